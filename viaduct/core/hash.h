@@ -1,0 +1,19 @@
+// Checksums: xxh3 for "did these bytes change", crc32 for zip records.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+namespace viaduct {
+
+uint64_t xxh3_64(std::span<const std::byte> bytes);
+uint64_t xxh3_64(std::string_view bytes);
+
+/// CRC-32 of zip and gzip; `before` is the value of the bytes in front of these (0 at the start).
+uint32_t crc32(std::span<const std::byte> bytes, uint32_t before = 0);
+/// The CRC of two adjacent runs from the CRC of each and the length of the second.
+uint32_t crc32_combine(uint32_t first, uint32_t second, uint64_t second_size);
+
+}  // namespace viaduct

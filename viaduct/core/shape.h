@@ -1,0 +1,66 @@
+// Shape: the sizes (or offsets, or strides) along the axes of a tensor, at most 8 of them, stored inline.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <span>
+#include <string>
+
+#include "viaduct/core/error.h"
+
+namespace viaduct {
+
+class Shape {
+ public:
+  static constexpr int kMaxRank = 8;
+
+  Shape() = default;
+  Shape(std::initializer_list<int64_t> sizes) : Shape(std::span(sizes.begin(), sizes.size())) {}
+  explicit Shape(std::span<const int64_t> sizes);
+  /// `rank` axes that all hold `value`.
+  static Shape filled(int rank, int64_t value);
+
+  int rank() const { return rank_; }
+  bool empty() const { return rank_ == 0; }
+  int64_t& operator[](int axis) { return values_[axis]; }
+  int64_t operator[](int axis) const { return values_[axis]; }
+  int64_t* begin() { return values_.data(); }
+  int64_t* end() { return values_.data() + rank_; }
+  const int64_t* begin() const { return values_.data(); }
+  const int64_t* end() const { return values_.data() + rank_; }
+  void push_back(int64_t value);
+  /// A copy with `value` put before axis `axis`.
+  Shape inserted(int axis, int64_t value) const;
+
+  friend bool operator==(const Shape& a, const Shape& b) {
+    if (a.rank_ != b.rank_) return false;
+    for (int i = 0; i < a.rank_; ++i)
+      if (a.values_[i] != b.values_[i]) return false;
+    return true;
+  }
+
+ private:
+  std::array<int64_t, kMaxRank> values_{};
+  int8_t rank_ = 0;
+};
+
+/// Number of elements, 1 for rank 0. UserError when a size is negative or the product does not fit in 63 bits.
+int64_t num_elements(const Shape& shape);
+
+/// Row-major strides in elements: the last axis has stride 1.
+Shape row_major_strides(const Shape& shape);
+
+/// "[2, 3]"
+std::string to_string(const Shape& shape);
+
+}  // namespace viaduct
+
+template <>
+struct fmt::formatter<viaduct::Shape> : fmt::formatter<std::string> {
+  auto format(const viaduct::Shape& shape, fmt::format_context& context) const {
+    return fmt::formatter<std::string>::format(viaduct::to_string(shape), context);
+  }
+};
