@@ -1,0 +1,85 @@
+// The streaming executor: moves the bytes of a TransferPlan with a few reused aligned buffers and a few threads.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "viaduct/bridge/transfer.h"
+#include "viaduct/core/progress.h"
+
+namespace viaduct::bridge {
+
+/// Where bytes come from. Thread-safe.
+class ByteSource {
+ public:
+  virtual ~ByteSource() = default;
+  virtual uint64_t size(uint32_t file) const = 0;
+  /// Reads exactly to.size() bytes at `offset`; both, and the address, are multiples of 4096 except at a file's end,
+  /// where `to` may reach past the end (returns the bytes read).
+  virtual size_t read(uint32_t file, uint64_t offset, std::span<std::byte> to) = 0;
+};
+
+/// Where bytes go. Thread-safe. Ranges of different calls never overlap and come in any order.
+class ByteSink {
+ public:
+  virtual ~ByteSink() = default;
+  virtual void write(uint32_t file, uint64_t offset, std::span<const std::byte> from) = 0;
+  /// All ranges have been written: complete, set sizes, fsync.
+  virtual void finish() = 0;
+};
+
+/// Files read with O_DIRECT where the file system has it (buffered elsewhere, by itself), sequential read-ahead.
+std::unique_ptr<ByteSource> file_source(const std::vector<Path>& files);
+/// Files below `directory`, created with their final sizes. Large aligned middles go out with O_DIRECT, the pages at
+/// the edges of ranges are put together in memory.
+std::unique_ptr<ByteSink> file_sink(const Path& directory, const std::vector<formats::TargetFile>& files);
+/// Counts and forgets.
+std::unique_ptr<ByteSink> discard_sink();
+/// Whole files in memory, for tests and later refit; `buffers` outlive the source or sink.
+std::unique_ptr<ByteSource> memory_source(const std::vector<std::span<const std::byte>>& buffers);
+std::unique_ptr<ByteSink> memory_sink(const std::vector<std::span<std::byte>>& buffers);
+/// Calls back with each range, from several threads.
+std::unique_ptr<ByteSink> callback_sink(
+    std::function<void(uint32_t file, uint64_t offset, std::span<const std::byte> bytes)> callback);
+
+/// The sums of one block of a target chunk.
+struct BlockSum {
+  uint64_t xxh3 = 0;
+  uint32_t crc32 = 0;
+  bool done = false;
+};
+
+/// What is already there from an earlier run, and where progress is recorded. Thread-safe.
+class BlockJournal {
+ public:
+  virtual ~BlockJournal() = default;
+  /// The sums of a block that is already in the target, or nullopt when it must be made.
+  virtual std::optional<BlockSum> find(uint32_t target_chunk, uint32_t block) = 0;
+  /// The block is in the target.
+  virtual void record(uint32_t target_chunk, uint32_t block, const BlockSum& sum) = 0;
+};
+
+struct ExecuteOptions {
+  int threads = 0;                        // 0: one per processor, at most 8
+  uint64_t max_memory = 192u << 20;       // bytes of buffers; at least 24 MiB
+  Progress* progress = nullptr;           // advances by target bytes
+  BlockJournal* journal = nullptr;
+  bool crc = true;                        // compute CRC-32 (needed when the plan has CRC fields)
+};
+
+struct ExecuteReport {
+  uint64_t bytes_read = 0;
+  uint64_t bytes_written = 0;
+  double seconds = 0;
+  std::vector<std::vector<BlockSum>> sums;   // [target chunk][block]
+};
+
+/// Makes every target chunk of the plan and writes literals and CRC fields. On any error all threads stop and the
+/// first error is thrown. Throws Interrupted when progress->cancelled(). Calls sink.finish() at the end.
+ExecuteReport execute(const TransferPlan& plan, ByteSource& source, ByteSink& sink, const ExecuteOptions& options);
+
+}  // namespace viaduct::bridge
