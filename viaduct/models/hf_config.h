@@ -1,0 +1,56 @@
+// HfConfig: reads fields of a Hugging Face config.json, in the forms of transformers 4 and 5, and says what is wrong
+// with the file, key by key.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "viaduct/core/json.h"
+#include "viaduct/models/arch_spec.h"
+
+namespace viaduct::models {
+
+class HfConfig {
+ public:
+  /// `origin` names the file in messages.
+  HfConfig(Json document, std::string origin) : document_(std::move(document)), origin_(std::move(origin)) {}
+  static HfConfig read(const std::string& path);
+
+  const Json& document() const { return document_; }
+  const std::string& origin() const { return origin_; }
+
+  /// False for an absent key and for null.
+  bool has(std::string_view key) const;
+  /// UserError naming file and key when the key is absent or of another type.
+  int64_t integer(std::string_view key) const;
+  double number(std::string_view key) const;
+  /// The fallback is what transformers' class assumes for an absent key.
+  int64_t integer_or(std::string_view key, int64_t fallback) const;
+  double number_or(std::string_view key, double fallback) const;
+  bool boolean_or(std::string_view key, bool fallback) const;
+  std::string text_or(std::string_view key, std::string fallback) const;
+  std::optional<int64_t> optional_integer(std::string_view key) const;
+  std::optional<double> optional_number(std::string_view key) const;
+
+  /// architectures[0], or the class that auto_map names for causal language models; empty when there is neither.
+  std::string architecture() const;
+  std::string model_type() const { return text_or("model_type", ""); }
+  /// "dtype" (transformers 5) or "torch_dtype"; none when the file says nothing.
+  std::optional<DType> dtype() const;
+  /// rope_parameters (transformers 5), or rope_theta with rope_scaling. UserError for a scaling that is not known here.
+  RopeSpec rope(double default_theta) const;
+
+  /// Throws a UserError "<file>: <message>".
+  [[noreturn]] void fail(const std::string& message) const;
+
+ private:
+  template <class Get>
+  auto get(std::string_view key, Get get) const;
+
+  Json document_;
+  std::string origin_;
+};
+
+}  // namespace viaduct::models

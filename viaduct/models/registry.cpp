@@ -1,0 +1,101 @@
+#include "viaduct/models/registry.h"
+
+#include <fmt/ranges.h>
+
+#include "viaduct/core/error.h"
+#include "viaduct/core/strings.h"
+#include "viaduct/models/decoder.h"
+
+namespace viaduct::models {
+
+#define VIADUCT_FAMILY(name) Family name##_family();
+#include "generated/families.inc"
+#undef VIADUCT_FAMILY
+
+const std::vector<Family>& families() {
+  static const std::vector<Family> kFamilies = {
+#define VIADUCT_FAMILY(name) name##_family(),
+#include "generated/families.inc"
+#undef VIADUCT_FAMILY
+  };
+  return kFamilies;
+}
+
+const Family& family_named(std::string_view name) {
+  std::vector<std::string> names;
+  for (const Family& family : families()) {
+    if (family.name == name) return family;
+    names.emplace_back(family.name);
+  }
+  const auto near = nearest(name, names);
+  throw UserError(fmt::format("there is no model family \"{}\"{}; there are {}", name,
+                              near ? fmt::format(" (did you mean \"{}\"?)", *near) : "", fmt::join(names, ", ")));
+}
+
+const Family* find_family(const HfConfig& config) {
+  const std::string architecture = config.architecture();
+  for (const Family& family : families())
+    if (family.architecture == architecture) return &family;
+  if (!architecture.empty()) return nullptr;
+  const std::string type = config.model_type();
+  for (const Family& family : families())
+    if (family.model_type == type) return &family;
+  return nullptr;
+}
+
+const Family& family_of(const HfConfig& config) {
+  if (const Family* family = find_family(config)) return *family;
+  std::vector<std::string> known;
+  for (const Family& family : families()) known.emplace_back(family.architecture);
+  const std::string name = config.architecture();
+  const auto near = nearest(name, known);
+  config.fail(fmt::format("the architecture \"{}\" is not supported{}. Supported are: {}",
+                          name.empty() ? config.model_type() : name,
+                          near ? fmt::format(" (did you mean \"{}\"?)", *near) : "", fmt::join(known, ", ")));
+}
+
+const Family& family_of(const config::ModelConfig& provider) {
+  for (const Family& family : families())
+    if (family.recognises(provider)) return family;
+  throw UserError(fmt::format("no supported model family has a provider like {}; give --reference with the Hugging "
+                              "Face model that the checkpoint came from", provider.target));
+}
+
+ArchSpec read_arch(const HfConfig& config) {
+  const Family& family = family_of(config);
+  ArchSpec arch = family.read_config(config);
+  arch.family = family.name;
+  try {
+    arch.validate();
+  } catch (const UserError& error) {
+    config.fail(error.what());
+  }
+  return arch;
+}
+
+ArchSpec read_arch(const config::ModelConfig& provider) {
+  const Family& family = family_of(provider);
+  ArchSpec arch = read_decoder_provider(provider);
+  arch.family = family.name;
+  family.read_provider(provider, arch);
+  arch.validate();
+  return arch;
+}
+
+config::ModelConfig provider_for(const ArchSpec& arch) {
+  config::ModelConfig provider;
+  set_decoder_provider(arch, provider);
+  family_named(arch.family).set_provider(arch, provider);
+  return provider;
+}
+
+Json hf_config_for(const ArchSpec& arch) {
+  const Family& family = family_named(arch.family);
+  Json config = write_decoder_config(arch);
+  config.set("architectures", Json::array({Json(family.architecture)}));
+  config.set("model_type", Json(family.model_type));
+  family.write_config(arch, config);
+  return config;
+}
+
+}  // namespace viaduct::models

@@ -1,0 +1,36 @@
+// How the model's state lies in a torch_dist checkpoint: which key and which box of it a parameter is. Generic: no
+// family has its own.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "viaduct/core/shape.h"
+#include "viaduct/models/parameters.h"
+
+namespace viaduct::models {
+
+/// Stacked: one key "decoder.layers.mlp.linear_fc2.weight" with a leading layer axis; per layer: one key a layer. When
+/// writing, the model's configuration decides (a dense or all-MoE model is stacked); when reading, the file.
+enum class LayerKeys { kStacked, kPerLayer };
+
+LayerKeys layer_keys_for(const ArchSpec& arch);
+
+/// The place of a parameter in the checkpoint: elements [prefix..., 0...] of tensor `key`.
+struct StateKey {
+  std::string key;
+  Shape prefix;        // index on each prepended axis (layer, expert); may be empty
+  Shape prefix_sizes;  // sizes of the prepended axes
+
+  /// The stored tensor's shape for a parameter of shape `shape`.
+  Shape stored_shape(const Shape& shape) const;
+};
+
+StateKey state_key(const Parameter& parameter, const ArchSpec& arch, LayerKeys keys);
+
+/// Names of the `_extra_state` bytes entries, "<module key>._extra_state/shard_<offsets>_<sizes>", for every
+/// Transformer Engine linear layer and norm of the model, each once.
+std::vector<std::string> extra_state_names(const std::vector<Parameter>& parameters, const ArchSpec& arch,
+                                           LayerKeys keys);
+
+}  // namespace viaduct::models
