@@ -68,11 +68,32 @@ std::vector<std::byte> read_tensor(const TensorReader& reader, const StoredTenso
 std::vector<std::byte> read_object(const TensorReader& reader, const StoredObject& object,
                                    uint64_t limit = 64u << 20);
 
+/// Constant bytes with one owner count: a layout of 100,000 zip records has few that differ, and equal ones are kept
+/// once. Reads like a string_view.
+class SharedBytes {
+ public:
+  SharedBytes() = default;
+  SharedBytes(std::string bytes) : bytes_(std::make_shared<const std::string>(std::move(bytes))) {}
+
+  std::string_view view() const { return bytes_ ? std::string_view(*bytes_) : std::string_view(); }
+  operator std::string_view() const { return view(); }
+  const char* data() const { return view().data(); }
+  size_t size() const { return bytes_ ? bytes_->size() : 0; }
+  bool empty() const { return size() == 0; }
+  const char* begin() const { return data(); }
+  const char* end() const { return data() + size(); }
+  char operator[](size_t i) const { return (*bytes_)[i]; }
+  friend bool operator==(const SharedBytes& a, std::string_view b) { return a.view() == b; }
+
+ private:
+  std::shared_ptr<const std::string> bytes_;
+};
+
 /// Bytes of a target file that are known before any tensor data moves.
 struct Literal {
   uint32_t file = 0;
   uint64_t offset = 0;
-  std::string bytes;
+  SharedBytes bytes;
 };
 
 /// Four bytes of a target file that hold the CRC-32 of a chunk's data, known when that data has passed.
