@@ -46,6 +46,23 @@ StateKey state_key(const Parameter& parameter, const ArchSpec& arch, LayerKeys k
   return result;
 }
 
+std::vector<std::string> alternative_keys(const std::string& key) {
+  static constexpr std::pair<std::string_view, std::string_view> kTwins[] = {
+      {"self_attention.linear_qkv.layer_norm_", "input_layernorm."},
+      {"mlp.linear_fc1.layer_norm_", "pre_mlp_layernorm."},
+  };
+  std::vector<std::string> result;
+  for (const auto& [fused, separate] : kTwins) {
+    for (const auto& [from, to] : {std::pair(fused, separate), std::pair(separate, fused)}) {
+      const size_t at = key.find(from);
+      if (at == std::string::npos) continue;
+      result.push_back(key);
+      result.back().replace(at, from.size(), to);
+    }
+  }
+  return result;
+}
+
 std::vector<std::string> extra_state_names(const std::vector<Parameter>& parameters, const ArchSpec& arch,
                                            LayerKeys keys) {
   std::vector<std::string> names;

@@ -28,6 +28,10 @@ struct StateKey {
 
 StateKey state_key(const Parameter& parameter, const ArchSpec& arch, LayerKeys keys);
 
+/// Other keys under which checkpoints hold the same tensor: norms that a layer spec without Transformer Engine keeps as
+/// modules of their own, or fuses where Transformer Engine does not.
+std::vector<std::string> alternative_keys(const std::string& key);
+
 /// Names of the `_extra_state` bytes entries, "<module key>._extra_state/shard_<offsets>_<sizes>", for every
 /// Transformer Engine linear layer and norm of the model, each once.
 std::vector<std::string> extra_state_names(const std::vector<Parameter>& parameters, const ArchSpec& arch,

@@ -1,0 +1,111 @@
+// Checkpoint: an opened source in either world, with its architecture and its tensors in plain coordinates (as the
+// model's parameters or as Hugging Face tensors, without stacked axes).
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "viaduct/bridge/source_record.h"
+#include "viaduct/bridge/transfer.h"
+#include "viaduct/bridge/weight_graph.h"
+#include "viaduct/core/json.h"
+#include "viaduct/formats/tensor_io.h"
+
+namespace viaduct::bridge {
+
+/// A stored tensor, or the slice of a stacked one, as a tensor of its own.
+struct PlainTensor {
+  struct Chunk {
+    Shape offset;         // in this tensor
+    SourceChunk place;    // place.size is the chunk's box
+  };
+  std::string name;       // as stored, for messages
+  DType dtype{};
+  Shape shape;
+  std::vector<Chunk> chunks;
+};
+
+/// The files of a source and the tensors in them.
+struct StoredTensors {
+  std::vector<Path> files;
+  std::vector<PlainTensor> tensors;
+};
+
+enum class World { kHuggingFace, kMegatron };
+
+/// The piece that takes all of tensor `id` as tensor 0.
+layout::Piece whole_piece(int32_t id, const Shape& shape);
+
+/// Two stored tensors that must have the same bits: a tied copy and its original. Indices into stored().tensors.
+struct Tie {
+  int32_t copy = 0;
+  int32_t original = 0;
+};
+
+/// A tensor that the source holds and that goes nowhere by itself, with the reason.
+struct UnusedTensor {
+  std::string name;
+  std::string reason;
+};
+
+class Checkpoint {
+ public:
+  virtual ~Checkpoint() = default;
+
+  World world() const { return world_; }
+  const Path& path() const { return path_; }
+  const models::ArchSpec& arch() const { return graph_.arch; }
+  const WeightGraph& graph() const { return graph_; }
+  const StoredTensors& stored() const { return stored_; }
+  /// What of the source is known beyond its weights; always there, partly empty.
+  const SourceRecord& record() const { return record_; }
+  const std::vector<UnusedTensor>& unused() const { return unused_; }
+  const std::vector<Tie>& ties() const { return ties_; }
+  /// Derived tensors that no parameter holds and that import keeps beside the checkpoint: indices into stored().tensors.
+  const std::vector<int32_t>& kept() const { return kept_; }
+
+  /// Pieces of stored().tensors (source ids) that make a parameter, or a Hugging Face tensor, of the graph (target 0).
+  layout::Pieces parameter_pieces(size_t parameter) const;
+  layout::Pieces hf_pieces(size_t hf_tensor) const;
+  /// The element type that the parameter (Hugging Face tensor) has in this source: the widest of its parts.
+  DType parameter_dtype(size_t parameter) const;
+  DType hf_dtype(size_t hf_tensor) const;
+
+ protected:
+  Checkpoint(World world, Path path) : world_(world), path_(std::move(path)) {}
+  DType widest(const layout::Pieces& pieces) const;
+
+  World world_;
+  Path path_;
+  WeightGraph graph_;
+  StoredTensors stored_;
+  std::vector<layout::Pieces> own_;   // [parameter or Hugging Face tensor, by world]: source ids index stored_.tensors
+  SourceRecord record_;
+  std::vector<UnusedTensor> unused_;
+  std::vector<Tie> ties_;
+  std::vector<int32_t> kept_;
+};
+
+struct OpenOptions {
+  std::optional<int64_t> iteration;   // of a Megatron root with several iter_* folders; none: the newest complete one
+  std::optional<Path> reference;      // a Hugging Face folder that gives config, tokenizer and shard names
+};
+
+/// Opens a Hugging Face folder, a GGUF file, or a Megatron checkpoint (root or iter_* folder). UserError when it is
+/// neither, when its family is not supported, or when a tensor is missing, doubled or has another shape than the
+/// configuration says: all such tensors are listed at once.
+std::unique_ptr<Checkpoint> open_checkpoint(const Path& path, const OpenOptions& options = {});
+
+/// Any checkpoint as its format lists it, whatever the architecture: each stored tensor whole.
+struct RawCheckpoint {
+  StoredTensors stored;
+  std::string format;
+};
+RawCheckpoint open_raw_checkpoint(const Path& path, std::optional<int64_t> iteration = std::nullopt);
+
+/// Does `path` look like a Megatron checkpoint (root or iteration folder)?
+bool is_megatron_checkpoint(const Path& path);
+
+}  // namespace viaduct::bridge

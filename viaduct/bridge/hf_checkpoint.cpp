@@ -1,0 +1,224 @@
+#include "viaduct/bridge/hf_checkpoint.h"
+
+#include <fmt/ranges.h>
+
+#include <cmath>
+
+#include "viaduct/core/convert.h"
+#include "viaduct/core/error.h"
+#include "viaduct/formats/gguf.h"
+#include "viaduct/formats/hf_directory.h"
+#include "viaduct/models/gguf_source.h"
+
+namespace viaduct::bridge {
+
+namespace fs = std::filesystem;
+using formats::StoredTensor;
+using models::DerivedTensor;
+
+namespace {
+
+PlainTensor plain_tensor(const StoredTensor& stored) {
+  PlainTensor plain;
+  plain.name = stored.name;
+  plain.dtype = stored.dtype;
+  plain.shape = stored.shape;
+  for (const formats::StoredChunk& chunk : stored.chunks)
+    plain.chunks.push_back({chunk.offset, {chunk.file, chunk.byte_offset, stored.dtype, chunk.size, chunk.strides}});
+  return plain;
+}
+
+// Rotary frequencies as the configuration gives them, before any scaling.
+bool plausible_inverse_frequencies(const std::vector<std::byte>& bytes, const StoredTensor& tensor,
+                                   const models::RopeSpec& rope) {
+  const int64_t count = num_elements(tensor.shape);
+  if (!can_convert(tensor.dtype, DType::kF32)) return false;
+  std::vector<float> values(static_cast<size_t>(count));
+  convert(tensor.dtype, bytes.data(), DType::kF32, reinterpret_cast<std::byte*>(values.data()), count);
+  // What rounding to the stored type allows, and the last bits in which libraries' powers differ.
+  const double tolerance = tensor.dtype == DType::kF32 ? 1e-5 : tensor.dtype == DType::kF16 ? 2e-3 : 8e-3;
+  for (int64_t i = 0; i < count; ++i) {
+    const double expected = std::pow(rope.theta, -static_cast<double>(i) / static_cast<double>(count));
+    const double found = values[static_cast<size_t>(i)];
+    // A scaled frequency lies between the plain one and the plain one divided by the factor. float16 runs out of
+    // range below 6e-8.
+    const double low = expected / std::max(rope.factor, 1.0) * (1 - tolerance) - 6e-8;
+    if (!(found >= low && found <= expected * (1 + tolerance) + 6e-8)) return false;
+  }
+  return true;
+}
+
+class HfCheckpoint : public Checkpoint {
+ public:
+  explicit HfCheckpoint(const Path& path) : Checkpoint(World::kHuggingFace, path) {}
+
+  void open_folder();
+  void open_gguf_file();
+
+ private:
+  void locate(const formats::TensorReader& reader);
+  void check_derived(const formats::TensorReader& reader, const StoredTensor& tensor, const DerivedTensor& derived,
+                     int32_t id);
+  [[noreturn]] void fail(size_t count, const std::vector<std::string>& problems) const;
+};
+
+void fill_record(SourceRecord& record, const Path& folder, const formats::HfDirectory& reader) {
+  record.origin = folder.string();
+  record.format = reader.format();
+  for (size_t i = 0; i < reader.shard_names().size(); ++i)
+    record.shards.push_back({reader.shard_names()[i], std::string(reader.header_text(i))});
+  record.index_text = reader.index_text();
+  for (const StoredTensor& tensor : reader.tensors())
+    record.tensors.push_back({tensor.name, tensor.dtype, tensor.shape, tensor.chunks.at(0).file});
+}
+
+models::HfConfig read_config(const Path& folder) {
+  VIADUCT_USER_CHECK(fs::is_directory(folder), "{} is not a folder", folder.string());
+  const Path config = folder / "config.json";
+  VIADUCT_USER_CHECK(fs::exists(config),
+                     "{} has no config.json, so it is not a Hugging Face model folder; and it is no Megatron checkpoint "
+                     "(no iter_*, no .metadata)", folder.string());
+  return models::HfConfig::read(config.string());
+}
+
+void HfCheckpoint::open_folder() {
+  const models::HfConfig config = read_config(path_);
+  models::ArchSpec arch = models::read_arch(config);
+  const auto reader = formats::open_hf_directory(path_);
+  if (!config.dtype()) {
+    // The file says nothing: the weights do.
+    const StoredTensor& first = reader->tensors().at(0);
+    if (is_floating(first.dtype)) arch.dtype = first.dtype;
+  }
+  graph_ = build_weight_graph(arch);
+  record_.config = config.document();
+  record_.side_files = find_side_files(path_);
+  fill_record(record_, path_, *reader);
+  locate(*reader);
+}
+
+void HfCheckpoint::fail(size_t count, const std::vector<std::string>& problems) const {
+  throw UserError(fmt::format("{} does not hold the {} model that its config.json describes; {} problem{}:\n  {}{}",
+                              path_.string(), graph_.arch.family, count, count == 1 ? "" : "s",
+                              fmt::join(problems, "\n  "), count > problems.size() ? "\n  ..." : ""));
+}
+
+void HfCheckpoint::locate(const formats::TensorReader& reader) {
+  stored_.files = reader.files();
+  std::vector<std::string> problems;
+  size_t count = 0;
+  const auto report = [&](std::string problem) {
+    ++count;
+    if (problems.size() < 20) problems.push_back(std::move(problem));
+  };
+  own_.resize(graph_.hf_tensors.size());
+  for (size_t i = 0; i < graph_.hf_tensors.size(); ++i) {
+    const layout::Expr::Input& wanted = graph_.hf_tensors[i];
+    const StoredTensor* stored = reader.find(wanted.name);
+    if (!stored) {
+      report(fmt::format("missing: {} {}", wanted.name, wanted.shape));
+      continue;
+    }
+    if (stored->shape != wanted.shape) {
+      report(fmt::format("wrong shape: {} has {}, config.json gives {}", wanted.name, stored->shape, wanted.shape));
+      continue;
+    }
+    own_[i] = {whole_piece(static_cast<int32_t>(stored_.tensors.size()), wanted.shape)};
+    stored_.tensors.push_back(plain_tensor(*stored));
+  }
+  if (count) fail(count, problems);
+  for (const StoredTensor& stored : reader.tensors()) {
+    if (graph_.hf_ids.contains(stored.name)) continue;
+    const DerivedTensor* derived = graph_.family->weights.find_derived(stored.name);
+    if (!derived) {
+      report(fmt::format("unknown: {} {} is not part of this architecture", stored.name, stored.shape));
+      continue;
+    }
+    const auto id = static_cast<int32_t>(stored_.tensors.size());
+    stored_.tensors.push_back(plain_tensor(stored));
+    check_derived(reader, stored, *derived, id);
+  }
+  if (count) fail(count, problems);
+}
+
+void HfCheckpoint::check_derived(const formats::TensorReader& reader, const StoredTensor& tensor,
+                                 const DerivedTensor& derived, int32_t id) {
+  if (derived.kind == DerivedTensor::Kind::kCopy) {
+    const StoredTensor* original = reader.find(derived.of);
+    VIADUCT_CHECK(original, "{}", derived.of);
+    VIADUCT_USER_CHECK(original->shape == tensor.shape && original->dtype == tensor.dtype,
+                       "{}: {} {} {} should be a copy of {} {} {}, since config.json says that the embeddings are tied",
+                       path_.string(), tensor.name, tensor.dtype, tensor.shape, derived.of, original->dtype,
+                       original->shape);
+    ties_.push_back({id, own_[static_cast<size_t>(graph_.hf_ids.at(derived.of))][0].source});
+    record_.copies.emplace_back(tensor.name, derived.of);
+    unused_.push_back({tensor.name, fmt::format("a copy of {} (config.json ties them)", derived.of)});
+    return;
+  }
+  const std::vector<std::byte> bytes = read_tensor(reader, tensor, 16u << 20);
+  VIADUCT_USER_CHECK(plausible_inverse_frequencies(bytes, tensor, graph_.arch.rope),
+                     "{}: {} does not hold the rotary frequencies that config.json's rope_theta {} gives; one of the "
+                     "two is wrong", path_.string(), tensor.name, graph_.arch.rope.theta);
+  kept_.push_back(id);
+  record_.kept_tensors.push_back(tensor.name);
+  unused_.push_back({tensor.name, "follows from config.json; kept beside the checkpoint"});
+}
+
+void HfCheckpoint::open_gguf_file() {
+  const auto file = formats::open_gguf(path_);
+  const models::GgufModel model = models::read_gguf_model(*file);
+  const models::HfConfig config(model.config, path_.string());
+  graph_ = build_weight_graph(models::read_arch(config));
+  record_.origin = path_.string();
+  record_.format = file->format();
+  record_.config = model.config;
+  for (const auto& [name, text] : model.side_files) record_.side_files.push_back({name, {}, text});
+  stored_.files = file->files();
+  for (const StoredTensor& stored : file->tensors()) stored_.tensors.push_back(plain_tensor(stored));
+  std::vector<std::string> problems;
+  for (const layout::Expr::Input& wanted : graph_.hf_tensors) {
+    auto& pieces = own_.emplace_back();
+    const auto it = model.tensors.find(wanted.name);
+    if (it == model.tensors.end()) {
+      problems.push_back(fmt::format("missing: {}", wanted.name));
+      continue;
+    }
+    const layout::Expr& expr = it->second;
+    if (expr.shape() != wanted.shape) {
+      problems.push_back(fmt::format("wrong shape: {} has {}, the header gives {}", wanted.name, expr.shape(),
+                                     wanted.shape));
+      continue;
+    }
+    pieces = expr.pieces();
+    for (layout::Piece& piece : pieces) {
+      const StoredTensor* stored = file->find(expr.inputs().at(static_cast<size_t>(piece.source)).name);
+      piece.source = static_cast<int32_t>(stored - file->tensors().data());
+    }
+  }
+  for (const auto& [name, reason] : model.unused) unused_.push_back({name, reason});
+  if (!problems.empty()) fail(problems.size(), problems);
+}
+
+}  // namespace
+
+std::unique_ptr<Checkpoint> open_hf_checkpoint(const Path& path) {
+  auto checkpoint = std::make_unique<HfCheckpoint>(path);
+  if (fs::is_regular_file(path)) {
+    checkpoint->open_gguf_file();
+  } else {
+    checkpoint->open_folder();
+  }
+  return checkpoint;
+}
+
+SourceRecord read_hf_record(const Path& folder) {
+  SourceRecord record;
+  record.config = read_config(folder).document();
+  record.side_files = find_side_files(folder);
+  record.origin = folder.string();
+  // A reference may come without weights: config and tokenizer are enough, shards are then cut anew.
+  if (formats::has_hf_weights(folder)) fill_record(record, folder, *formats::open_hf_directory(folder));
+  return record;
+}
+
+}  // namespace viaduct::bridge

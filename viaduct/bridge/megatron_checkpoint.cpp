@@ -1,0 +1,242 @@
+#include "viaduct/bridge/megatron_checkpoint.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <map>
+#include <unordered_map>
+
+#include "viaduct/bridge/hf_checkpoint.h"
+#include "viaduct/config/run_config.h"
+#include "viaduct/core/error.h"
+#include "viaduct/formats/torch_dist.h"
+#include "viaduct/models/state_keys.h"
+
+namespace viaduct::bridge {
+
+namespace fs = std::filesystem;
+using formats::StoredChunk;
+using formats::StoredTensor;
+using models::LayerKeys;
+using models::Parameter;
+
+bool is_megatron_checkpoint(const Path& path) {
+  if (!fs::is_directory(path)) return false;
+  if (fs::exists(path / ".metadata") || fs::exists(path / "latest_checkpointed_iteration.txt") ||
+      fs::exists(path / "latest_train_state.pt") || fs::is_directory(path / "release"))
+    return true;
+  for (const fs::directory_entry& entry : fs::directory_iterator(path))
+    if (entry.is_directory() && entry.path().filename().string().starts_with("iter_")) return true;
+  return false;
+}
+
+namespace {
+
+// The chunks of one stored tensor, found by the index on its prepended axes.
+class ChunkIndex {
+ public:
+  ChunkIndex(const StoredTensor& tensor, int prefix_rank) : tensor_(tensor), prefix_rank_(prefix_rank) {
+    for (const StoredChunk& chunk : tensor.chunks) {
+      bool single = true;
+      std::vector<int64_t> at;
+      for (int axis = 0; axis < prefix_rank; ++axis) {
+        single &= chunk.size[axis] == 1;
+        at.push_back(chunk.offset[axis]);
+      }
+      if (single) {
+        exact_[at].push_back(&chunk);
+      } else {
+        wide_.push_back(&chunk);
+      }
+    }
+  }
+
+  /// The slice of the tensor at `prefix`, as a tensor of its own.
+  PlainTensor slice(const Shape& prefix) const {
+    PlainTensor plain;
+    plain.name = tensor_.name;
+    plain.dtype = tensor_.dtype;
+    for (int axis = prefix_rank_; axis < tensor_.shape.rank(); ++axis) plain.shape.push_back(tensor_.shape[axis]);
+    const std::vector<int64_t> at(prefix.begin(), prefix.end());
+    if (const auto it = exact_.find(at); it != exact_.end())
+      for (const StoredChunk* chunk : it->second) add(plain, *chunk, prefix);
+    for (const StoredChunk* chunk : wide_) {
+      bool inside = true;
+      for (int axis = 0; axis < prefix_rank_; ++axis)
+        inside &= prefix[axis] >= chunk->offset[axis] && prefix[axis] < chunk->offset[axis] + chunk->size[axis];
+      if (inside) add(plain, *chunk, prefix);
+    }
+    return plain;
+  }
+
+ private:
+  void add(PlainTensor& plain, const StoredChunk& chunk, const Shape& prefix) const {
+    const Shape strides = chunk.strides.empty() ? row_major_strides(chunk.size) : chunk.strides;
+    PlainTensor::Chunk result;
+    result.place.file = chunk.file;
+    result.place.dtype = tensor_.dtype;
+    int64_t skipped = 0;
+    for (int axis = 0; axis < prefix_rank_; ++axis) skipped += (prefix[axis] - chunk.offset[axis]) * strides[axis];
+    result.place.byte_offset = chunk.byte_offset + static_cast<uint64_t>(num_bytes(tensor_.dtype, skipped));
+    for (int axis = prefix_rank_; axis < chunk.size.rank(); ++axis) {
+      result.offset.push_back(chunk.offset[axis]);
+      result.place.size.push_back(chunk.size[axis]);
+      result.place.strides.push_back(strides[axis]);
+    }
+    if (result.place.strides == row_major_strides(result.place.size)) result.place.strides = {};
+    plain.chunks.push_back(std::move(result));
+  }
+
+  const StoredTensor& tensor_;
+  int prefix_rank_;
+  std::map<std::vector<int64_t>, std::vector<const StoredChunk*>> exact_;
+  std::vector<const StoredChunk*> wide_;
+};
+
+// Tensors of a checkpoint that are not the model's weights.
+std::optional<std::string> reason_unused(const std::string& key) {
+  if (key.starts_with("optimizer.") || key.starts_with("chained_")) return "optimizer state";
+  if (key.starts_with("rng_state")) return "random number generator state";
+  if (key.find("._extra_state") != std::string::npos) return "Transformer Engine's extra state";
+  if (key.starts_with("rerun_state_machine")) return "state of the rerun machine";
+  return std::nullopt;
+}
+
+class MegatronCheckpoint : public Checkpoint {
+ public:
+  MegatronCheckpoint(const Path& path, const OpenOptions& options) : Checkpoint(World::kMegatron, path) {
+    iteration_ = formats::resolve_iteration(path, options.iteration);
+    reader_ = formats::open_torch_dist(iteration_);
+    stored_.files = reader_->files();
+    graph_ = build_weight_graph(find_arch(options));
+    locate();
+  }
+
+ private:
+  models::ArchSpec find_arch(const OpenOptions& options);
+  void locate();
+  const StoredTensor* find_key(const std::string& key) const;
+
+  Path iteration_;
+  std::unique_ptr<formats::TensorReader> reader_;
+};
+
+// The folder's own record, else that of another iteration of the same run.
+std::optional<SourceRecord> find_record(const Path& iteration) {
+  if (auto record = read_record(iteration)) return record;
+  std::vector<Path> siblings;
+  const Path root = fs::absolute(iteration).parent_path();
+  if (!iteration.filename().string().starts_with("iter_")) return std::nullopt;
+  for (const fs::directory_entry& entry : fs::directory_iterator(root))
+    if (entry.is_directory() && entry.path().filename().string().starts_with("iter_"))
+      siblings.push_back(entry.path());
+  std::sort(siblings.begin(), siblings.end());
+  for (auto it = siblings.rbegin(); it != siblings.rend(); ++it)
+    if (auto record = read_record(*it)) return record;
+  return std::nullopt;
+}
+
+// The tokenizer that Megatron keeps in the checkpoint.
+std::vector<SideFile> tokenizer_files(const Path& iteration) {
+  if (!fs::is_directory(iteration / "tokenizer")) return {};
+  return find_side_files(iteration / "tokenizer");
+}
+
+models::ArchSpec MegatronCheckpoint::find_arch(const OpenOptions& options) {
+  if (options.reference) {
+    record_ = read_hf_record(*options.reference);
+  } else if (auto record = find_record(iteration_)) {
+    record_ = std::move(*record);
+  }
+  if (record_.config) {
+    const std::string origin = options.reference ? (*options.reference / "config.json").string()
+                                                 : (iteration_ / kRecordFolder / "source/config.json").string();
+    return models::read_arch(models::HfConfig(*record_.config, origin));
+  }
+  const Path config = iteration_ / "run_config.yaml";
+  VIADUCT_USER_CHECK(fs::exists(config),
+                     "{} holds neither {}/record.json nor run_config.yaml, so nothing says which model it is. Give "
+                     "--reference HF_FOLDER with the Hugging Face model that it came from",
+                     iteration_.string(), kRecordFolder);
+  const models::ArchSpec arch = models::read_arch(config::read_run_config(config).model);
+  record_.config = models::hf_config_for(arch);
+  record_.side_files = tokenizer_files(iteration_);
+  record_.side_files.push_back({"config.json", {}, record_.config->dump(2) + "\n"});
+  return arch;
+}
+
+const StoredTensor* MegatronCheckpoint::find_key(const std::string& key) const {
+  if (const StoredTensor* tensor = reader_->find(key)) return tensor;
+  for (const std::string& other : models::alternative_keys(key))
+    if (const StoredTensor* tensor = reader_->find(other)) return tensor;
+  return nullptr;
+}
+
+void MegatronCheckpoint::locate() {
+  // The file decides whether layers are stacked: the first layer's parameters are looked for in both forms.
+  LayerKeys keys = models::layer_keys_for(graph_.arch);
+  for (const Parameter& parameter : graph_.parameters) {
+    if (parameter.layer < 0) continue;
+    const bool stacked = find_key(state_key(parameter, graph_.arch, LayerKeys::kStacked).key);
+    const bool single = find_key(state_key(parameter, graph_.arch, LayerKeys::kPerLayer).key);
+    if (stacked != single) keys = stacked ? LayerKeys::kStacked : LayerKeys::kPerLayer;
+    break;
+  }
+
+  std::unordered_map<const StoredTensor*, ChunkIndex> indexes;
+  std::vector<std::string> problems;
+  size_t count = 0;
+  const auto report = [&](std::string problem) {
+    if (++count <= 20) problems.push_back(std::move(problem));
+  };
+  for (const Parameter& parameter : graph_.parameters) {
+    const models::StateKey key = state_key(parameter, graph_.arch, keys);
+    const StoredTensor* stored = find_key(key.key);
+    auto& pieces = own_.emplace_back();
+    if (!stored) {
+      report(fmt::format("missing: {} ({})", key.key, parameter.name));
+      continue;
+    }
+    const Shape wanted = key.stored_shape(parameter.shape);
+    bool fits = stored->shape.rank() == wanted.rank();
+    for (int axis = 0; fits && axis < wanted.rank(); ++axis) {
+      // Rows of a vocabulary may be padded; the surplus is not part of the model.
+      const bool rows = parameter.vocabulary && axis == key.prefix.rank();
+      fits = rows ? stored->shape[axis] >= wanted[axis] : stored->shape[axis] == wanted[axis];
+    }
+    if (!fits) {
+      report(fmt::format("wrong shape: {} has {}, the model's configuration gives {}", key.key, stored->shape, wanted));
+      continue;
+    }
+    const auto index = indexes.try_emplace(stored, *stored, key.prefix.rank()).first;
+    const auto id = static_cast<int32_t>(stored_.tensors.size());
+    stored_.tensors.push_back(index->second.slice(key.prefix));
+    pieces.push_back(whole_piece(id, parameter.shape));
+  }
+  for (const StoredTensor& tensor : reader_->tensors()) {
+    if (indexes.contains(&tensor)) continue;
+    if (auto reason = reason_unused(tensor.name)) {
+      unused_.push_back({tensor.name, *reason});
+    } else if (tensor.name == "output_layer.weight" && graph_.arch.embedding.tied) {
+      // A tied model's surplus copy: it must be one.
+      unused_.push_back({tensor.name, "a copy of embedding.word_embeddings.weight (the embeddings are tied)"});
+      const auto id = static_cast<int32_t>(stored_.tensors.size());
+      stored_.tensors.push_back(ChunkIndex(tensor, 0).slice({}));
+      ties_.push_back({id, own_[0].empty() ? id : own_[0][0].source});
+    } else {
+      report(fmt::format("unknown: {} {} is not part of this architecture", tensor.name, tensor.shape));
+    }
+  }
+  VIADUCT_USER_CHECK(count == 0, "{} does not hold the {} model that its configuration describes; {} problem{}:\n  {}",
+                     iteration_.string(), graph_.arch.family, count, count == 1 ? "" : "s",
+                     fmt::join(problems, "\n  "));
+  if (graph_.arch.dtype != stored_.tensors[0].dtype && is_floating(stored_.tensors[0].dtype)) graph_.arch.dtype = stored_.tensors[0].dtype;
+}
+
+}  // namespace
+
+std::unique_ptr<Checkpoint> open_megatron_checkpoint(const Path& path, const OpenOptions& options) {
+  return std::make_unique<MegatronCheckpoint>(path, options);
+}
+
+}  // namespace viaduct::bridge

@@ -1,0 +1,10 @@
+// A torch_dist checkpoint as a Checkpoint.
+#pragma once
+
+#include "viaduct/bridge/checkpoint.h"
+
+namespace viaduct::bridge {
+
+std::unique_ptr<Checkpoint> open_megatron_checkpoint(const Path& path, const OpenOptions& options);
+
+}  // namespace viaduct::bridge

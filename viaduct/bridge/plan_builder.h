@@ -1,0 +1,36 @@
+// PlanBuilder: collects target chunks with the pieces they are made of, and resolves the pieces against the places where
+// the source stores its tensors.
+#pragma once
+
+#include "viaduct/bridge/checkpoint.h"
+#include "viaduct/bridge/transfer.h"
+#include "viaduct/layout/piece.h"
+
+namespace viaduct::bridge {
+
+class PlanBuilder {
+ public:
+  /// `source` outlives the builder.
+  explicit PlanBuilder(const StoredTensors& source);
+
+  /// Adds the next target chunk: the box of shape `size` at `offset` of a tensor that `pieces` (source ids index
+  /// source.tensors, coordinates of the whole tensor) make. Its place is filled in by finish().
+  void add(const Shape& offset, const Shape& size, DType dtype, const layout::Pieces& pieces, uint32_t tensor,
+           uint32_t chunk);
+
+  /// The plan, with the places that `target` gives to the chunks.
+  TransferPlan finish(formats::TargetLayout target);
+  /// A plan without files, for hashing: every chunk is a file of its own.
+  TransferPlan finish_virtual();
+
+ private:
+  const StoredTensors& source_;
+  std::vector<uint32_t> first_chunk_;   // of each source tensor, in plan_.sources
+  TransferPlan plan_;
+};
+
+/// Where in the source's files the first byte of `pieces` lies: (file, offset). For ordering targets as the source is
+/// ordered.
+std::pair<uint32_t, uint64_t> first_source_byte(const StoredTensors& source, const layout::Pieces& pieces);
+
+}  // namespace viaduct::bridge
