@@ -114,6 +114,33 @@ void store(std::byte* p, int64_t i, T value) {
 
 constexpr int kBatch = 1024;
 
+// Scale and minimum of a block are halves. Product and sum are rounded one after the other, as numpy does it: this file
+// is compiled without contraction to fused multiply-adds.
+void decode_blocks(DType dtype, const std::byte* from, float* to, int blocks) {
+  const int block_bytes = info(dtype).block_bytes;
+  for (int block = 0; block < blocks; ++block, from += block_bytes, to += 32) {
+    const float scale = half_to_float32(load<uint16_t>(from, 0));
+    if (dtype == DType::kQ8_0) {
+      int8_t codes[32];
+      std::memcpy(codes, from + 2, 32);
+      for (int i = 0; i < 32; ++i) to[i] = static_cast<float>(codes[i]) * scale;
+      continue;
+    }
+    // Byte i holds element i in its low and element i + 16 in its high nibble.
+    const bool with_minimum = dtype == DType::kQ4_1;
+    uint8_t packed[16];
+    std::memcpy(packed, from + (with_minimum ? 4 : 2), 16);
+    if (with_minimum) {
+      const float minimum = half_to_float32(load<uint16_t>(from, 1));
+      for (int i = 0; i < 16; ++i) to[i] = scale * static_cast<float>(packed[i] & 0xF) + minimum;
+      for (int i = 0; i < 16; ++i) to[16 + i] = scale * static_cast<float>(packed[i] >> 4) + minimum;
+    } else {
+      for (int i = 0; i < 16; ++i) to[i] = scale * static_cast<float>((packed[i] & 0xF) - 8);
+      for (int i = 0; i < 16; ++i) to[16 + i] = scale * static_cast<float>((packed[i] >> 4) - 8);
+    }
+  }
+}
+
 // A run of at most kBatch elements as float32. `count` is a whole number of blocks.
 bool decode(DType dtype, const std::byte* from, float* to, int count) {
   const auto each = [&](auto value_of) {
@@ -138,29 +165,8 @@ bool decode(DType dtype, const std::byte* from, float* to, int count) {
       });
     }
     case DType::kQ8_0:
-      for (int block = 0; block < count / 32; ++block) {
-        const std::byte* p = from + block * 34;
-        const float scale = half_to_float32(load<uint16_t>(p, 0));
-        for (int i = 0; i < 32; ++i) to[block * 32 + i] = scale * static_cast<float>(load<int8_t>(p + 2, i));
-      }
-      return true;
     case DType::kQ4_0:
-    case DType::kQ4_1:
-      // Byte i of a block holds element i in its low and element i + 16 in its high nibble.
-      for (int block = 0; block < count / 32; ++block) {
-        const bool with_min = dtype == DType::kQ4_1;
-        const std::byte* p = from + block * (with_min ? 20 : 18);
-        const float scale = half_to_float32(load<uint16_t>(p, 0));
-        const float minimum = with_min ? half_to_float32(load<uint16_t>(p, 1)) : 0.0f;
-        const std::byte* codes = p + (with_min ? 4 : 2);
-        for (int i = 0; i < 32; ++i) {
-          const int code = (load<uint8_t>(codes, i % 16) >> (i / 16 * 4)) & 0xF;
-          // Two roundings, product and sum, as numpy has them: no fused multiply-add here.
-          const volatile float product = scale * static_cast<float>(with_min ? code : code - 8);
-          to[block * 32 + i] = with_min ? product + minimum : product;
-        }
-      }
-      return true;
+    case DType::kQ4_1: decode_blocks(dtype, from, to, count / 32); return true;
     default: return false;
   }
 }
