@@ -1,0 +1,77 @@
+// Conversion: an import or export, planned and proven before the first byte is written, then run.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "viaduct/bridge/checkpoint.h"
+#include "viaduct/bridge/executor.h"
+#include "viaduct/bridge/transfer.h"
+#include "viaduct/topology/parallelism.h"
+
+namespace viaduct::bridge {
+
+struct MegatronTarget {
+  topology::Parallelism parallel;       // how the written checkpoint is chunked; any layout loads any
+  std::optional<DType> dtype;           // cast every floating weight; none: as stored
+  int64_t iteration = 0;
+  int num_files = 0;                    // data files; 0: one for each 4 GiB
+};
+
+struct HfTarget {
+  std::optional<DType> dtype;           // cast every floating weight; none: the source record's, else as stored
+  std::optional<uint64_t> max_shard_size;  // none: the source's own shards, else 5 GB
+};
+
+/// A small file of the target with its content; `name` is relative to the target.
+struct SmallFile {
+  std::string name;
+  std::string content;
+};
+
+/// A planned conversion. Nothing has been written yet.
+struct Conversion {
+  World world = World::kMegatron;       // of the target
+  Path target;                          // checkpoint root, or Hugging Face folder
+  std::string folder;                   // inside the target that the data files lie in: "iter_0000000", or ""
+  TransferPlan plan;
+  Proof proof;
+  std::vector<std::string> rules;       // for the manifest: for each target tensor what it is made of
+  std::vector<SmallFile> files;         // in the order in which they appear; trackers last
+  SourceRecord record;                  // kept with a Megatron target
+  std::vector<UnusedTensor> unused;     // of the source, each with its reason
+  std::vector<std::string> notes;       // what the user should know: casts, padding, re-sharding
+  const Checkpoint* source = nullptr;
+
+  uint64_t bytes_to_write() const;
+};
+
+/// Plans HF (or any checkpoint) -> torch_dist below `root`. UserError when the layout does not fit the model.
+Conversion plan_import(const Checkpoint& source, const Path& root, const MegatronTarget& target);
+/// Plans any checkpoint -> Hugging Face folder.
+Conversion plan_export(const Checkpoint& source, const Path& folder, const HfTarget& target);
+
+struct RunOptions {
+  bool overwrite = false;    // replace what is at the target
+  bool resume = false;       // go on with an interrupted conversion of the same plan
+  int threads = 0;
+  uint64_t max_memory = 0;   // 0: the executor's default
+  Progress* progress = nullptr;
+};
+
+struct ConversionReport {
+  uint64_t bytes_read = 0;
+  uint64_t bytes_written = 0;
+  uint64_t tensors = 0;      // of the target
+  double seconds = 0;        // of planning's end to the last rename
+  uint64_t peak_memory = 0;  // VmHWM
+};
+
+/// Runs a conversion whose proof holds (else UserError with the problems): checks ties and free space, stages, moves,
+/// writes manifest and small files, syncs and renames.
+ConversionReport run(const Conversion& conversion, const RunOptions& options);
+
+}  // namespace viaduct::bridge
