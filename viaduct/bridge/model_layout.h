@@ -1,0 +1,28 @@
+// How a model is cut for a parallel layout: the chunks of each parameter, and whether the layout fits the model.
+#pragma once
+
+#include <vector>
+
+#include "viaduct/layout/split.h"
+#include "viaduct/models/parameters.h"
+#include "viaduct/topology/parallelism.h"
+
+namespace viaduct::bridge {
+
+/// Vocabulary rows that Megatron holds for a layout: the model's own when the tensor-parallel size divides them, else
+/// rounded up to a multiple of divisor * tp (divisor: make_vocab_size_divisible_by).
+int64_t padded_vocab_size(int64_t vocab_size, int64_t divisor, int tp);
+
+/// UserError that lists everything in the layout that does not fit the model: heads, groups, sizes, experts, layers.
+void check_layout(const models::ArchSpec& arch, const topology::Parallelism& parallel);
+
+/// The parameter's shape in a checkpoint written for `parallel` (rows of a vocabulary padded).
+Shape shape_in_layout(const models::Parameter& parameter, const models::ArchSpec& arch,
+                      const topology::Parallelism& parallel);
+
+/// The boxes that the ranks of the layout hold of a parameter of shape `shape`, each once: the chunk grid of a
+/// checkpoint.
+std::vector<layout::Box> chunk_boxes(const models::Parameter& parameter, const Shape& shape,
+                                     const topology::Parallelism& parallel);
+
+}  // namespace viaduct::bridge

@@ -1,0 +1,184 @@
+// Any checkpoint -> torch_dist.
+#include <algorithm>
+
+#include "viaduct/bridge/conversion.h"
+#include "viaduct/bridge/model_layout.h"
+#include "viaduct/bridge/plan_builder.h"
+#include "viaduct/config/run_config.h"
+#include "viaduct/core/error.h"
+#include "viaduct/formats/torch_dist_writer.h"
+#include "viaduct/models/registry.h"
+#include "viaduct/models/state_keys.h"
+
+namespace viaduct::bridge {
+
+namespace fs = std::filesystem;
+using layout::Box;
+using layout::Pieces;
+using models::Parameter;
+
+namespace {
+
+// A chunk of the target, before it has a place.
+struct Unit {
+  size_t parameter = 0;
+  Box box;                                     // of the parameter
+  std::pair<uint32_t, uint64_t> source;        // where its first byte lies in the source
+};
+
+std::string rule_text(const WeightGraph& graph, size_t parameter) {
+  std::string text;
+  int32_t last = layout::kNoTensor;
+  for (const layout::Piece& piece : graph.to_parameter[parameter]) {
+    if (piece.is_fill() || piece.source == last) continue;
+    last = piece.source;
+    const std::string& name = graph.hf_tensors[static_cast<size_t>(last)].name;
+    if (text.find(name) != std::string::npos) continue;
+    text += (text.empty() ? "" : " + ") + name;
+  }
+  return text;
+}
+
+// The source's pieces, and zeros for the rows that pad the vocabulary.
+Pieces padded_pieces(const Checkpoint& source, size_t parameter, const Shape& shape) {
+  Pieces pieces = source.parameter_pieces(parameter);
+  const Shape& own = source.graph().parameters[parameter].shape;
+  if (shape == own) return pieces;
+  layout::Piece fill;
+  fill.target = 0;
+  Shape offset = Shape::filled(shape.rank(), 0), size = shape;
+  offset[0] = own[0];
+  size[0] = shape[0] - own[0];
+  fill.to = Box::dense(offset, size);
+  pieces.push_back(fill);
+  return pieces;
+}
+
+// Chunks in the order in which their bytes lie in the source, so that both sides are read and written in sequence.
+std::vector<Unit> ordered_units(const Checkpoint& source, const topology::Parallelism& parallel) {
+  const WeightGraph& graph = source.graph();
+  std::vector<Unit> units;
+  for (size_t p = 0; p < graph.parameters.size(); ++p) {
+    const Parameter& parameter = graph.parameters[p];
+    const Shape shape = shape_in_layout(parameter, graph.arch, parallel);
+    const Pieces pieces = padded_pieces(source, p, shape);
+    for (Box& box : chunk_boxes(parameter, shape, parallel)) {
+      Pieces parts;
+      for (const layout::Piece& piece : pieces)
+        if (auto part = layout::restrict_target(piece, box)) parts.push_back(std::move(*part));
+      const auto first = first_source_byte(source.stored(), parts);
+      units.push_back({p, std::move(box), first});
+    }
+  }
+  std::stable_sort(units.begin(), units.end(), [](const Unit& a, const Unit& b) { return a.source < b.source; });
+  return units;
+}
+
+config::ModelConfig provider_in_layout(const Checkpoint& source, const MegatronTarget& target) {
+  models::ArchSpec arch = source.arch();
+  if (target.dtype) arch.dtype = *target.dtype;
+  config::ModelConfig provider = models::provider_for(arch);
+  const topology::Parallelism& parallel = target.parallel;
+  provider.tensor_model_parallel_size = parallel.tp;
+  provider.pipeline_model_parallel_size = parallel.pp;
+  if (parallel.vpp > 1) provider.virtual_pipeline_model_parallel_size = parallel.vpp;
+  provider.context_parallel_size = parallel.cp;
+  provider.expert_model_parallel_size = parallel.ep;
+  provider.expert_tensor_parallel_size = parallel.etp;
+  if (parallel.pp > 1) provider.pipeline_dtype = provider.params_dtype;
+  const int64_t vocab = arch.embedding.vocab_size;
+  provider.should_pad_vocab = padded_vocab_size(vocab, config::vocab_divisor(vocab), parallel.tp) != vocab;
+  provider.hf_model_id = source.record().origin;
+  provider.finalize();
+  return provider;
+}
+
+void add_tokenizer_files(const SourceRecord& record, const std::string& folder, std::vector<SmallFile>& files) {
+  for (const SideFile& side : record.side_files) {
+    const std::string& name = side.name;
+    const bool tokenizer = name.starts_with("tokenizer") || name.starts_with("special_tokens") ||
+                           name.starts_with("added_tokens") || name.starts_with("chat_template") ||
+                           name == "vocab.json" || name == "merges.txt" || name == "vocab.txt" ||
+                           name.ends_with(".tiktoken") || name.ends_with(".model");
+    if (tokenizer) files.push_back({folder + "/tokenizer/" + name, record.read(side)});
+  }
+}
+
+}  // namespace
+
+Conversion plan_import(const Checkpoint& source, const Path& root, const MegatronTarget& target) {
+  const WeightGraph& graph = source.graph();
+  target.parallel.validate();
+  check_layout(graph.arch, target.parallel);
+  VIADUCT_USER_CHECK(target.iteration >= 0 && target.iteration <= 9999999, "iteration {} is not in 0 to 9999999",
+                     target.iteration);
+  const models::LayerKeys keys = models::layer_keys_for(graph.arch);
+
+  Conversion conversion;
+  conversion.world = World::kMegatron;
+  conversion.target = root;
+  conversion.folder = fmt::format("iter_{:07}", target.iteration);
+  conversion.record = source.record();
+  conversion.record.cast = target.dtype;
+  conversion.unused = source.unused();
+  conversion.source = &source;
+
+  const std::vector<Unit> units = ordered_units(source, target.parallel);
+  formats::TorchDistWriter writer({.num_files = target.num_files});
+  PlanBuilder builder(source.stored());
+  std::unordered_map<std::string, uint32_t> tensor_ids;
+  std::vector<uint32_t> num_chunks;
+  bool casts = false;
+  for (const Unit& unit : units) {
+    const Parameter& parameter = graph.parameters[unit.parameter];
+    const models::StateKey key = state_key(parameter, graph.arch, keys);
+    const Shape shape = shape_in_layout(parameter, graph.arch, target.parallel);
+    const DType stored = source.parameter_dtype(unit.parameter);
+    const DType dtype = target.dtype && is_floating(stored) ? *target.dtype : stored;
+    casts |= dtype != stored;
+    formats::StoredChunk chunk;
+    chunk.offset = key.prefix;
+    chunk.size = Shape::filled(key.prefix.rank(), 1);
+    for (int axis = 0; axis < shape.rank(); ++axis) {
+      chunk.offset.push_back(unit.box.offset[axis]);
+      chunk.size.push_back(unit.box.size[axis]);
+    }
+    const auto [it, fresh] = tensor_ids.try_emplace(key.key, static_cast<uint32_t>(num_chunks.size()));
+    if (fresh) {
+      num_chunks.push_back(0);
+      conversion.rules.push_back(rule_text(graph, unit.parameter));
+    }
+    const uint32_t id = it->second;
+    writer.add({key.key, dtype, key.stored_shape(shape), {chunk}});
+    builder.add(unit.box.offset, unit.box.size, dtype, padded_pieces(source, unit.parameter, shape), id,
+                num_chunks[id]++);
+  }
+  for (const std::string& name : models::extra_state_names(graph.parameters, graph.arch, keys))
+    writer.add_object(name, formats::empty_extra_state());
+  conversion.plan = builder.finish(writer.finish());
+
+  const config::ModelConfig provider = provider_in_layout(source, target);
+  if (provider.should_pad_vocab)
+    conversion.notes.push_back(fmt::format(
+        "the vocabulary of {} does not divide by --tp {}: stored with {} rows, the rest zero",
+        graph.arch.embedding.vocab_size, target.parallel.tp,
+        padded_vocab_size(graph.arch.embedding.vocab_size, config::vocab_divisor(graph.arch.embedding.vocab_size),
+                          target.parallel.tp)));
+  if (casts) conversion.notes.push_back(fmt::format("weights are cast to {}", torch_name(*target.dtype)));
+
+  const std::string& folder = conversion.folder;
+  conversion.files.push_back({folder + "/.metadata", writer.metadata(root / folder)});
+  conversion.files.push_back({folder + "/common.pt", formats::common_state_file(target.iteration)});
+  conversion.files.push_back({folder + "/metadata.json", formats::torch_dist_metadata_json()});
+  conversion.files.push_back({folder + "/run_config.yaml",
+                              config::run_config_yaml(provider, {.save = fs::absolute(root).string(),
+                                                                 .tokenizer = source.record().origin})});
+  const std::string train_state = formats::train_state_file(target.iteration);
+  conversion.files.push_back({folder + "/train_state.pt", train_state});
+  add_tokenizer_files(conversion.record, folder, conversion.files);
+  conversion.files.push_back({"latest_train_state.pt", train_state});
+  conversion.files.push_back({"latest_checkpointed_iteration.txt", std::to_string(target.iteration)});
+  return conversion;
+}
+
+}  // namespace viaduct::bridge
