@@ -1,0 +1,63 @@
+// Writes Python pickles, protocol 2 (as torch.save does) or 4 (as pickle.dump does).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+
+#include "viaduct/formats/pickle_value.h"
+
+namespace viaduct::formats {
+
+/// Emits opcodes. Globals and texts are remembered and referred to when they come again; with protocol 2 every object
+/// gets a memo number as Python's pickler gives it, so that equal values give torch.save's bytes.
+class PickleWriter {
+ public:
+  explicit PickleWriter(int protocol);
+
+  void none() { out_ += 'N'; }
+  void boolean(bool value) { out_ += value ? '\x88' : '\x89'; }
+  void integer(int64_t value);
+  void floating(double value);
+  void string(std::string_view text);   // UTF-8
+  void bytes(std::string_view bytes);
+  void global(std::string_view module, std::string_view name);
+
+  void mark() { out_ += '('; }
+  void empty_tuple() { out_ += ')'; }
+  void empty_list();
+  void empty_dict();
+  /// A tuple of the last `count` values; for more than 3 (or an unknown number) `mark` came before them.
+  void tuple(size_t count);
+  void append() { out_ += 'a'; }        // one item to a list
+  void appends() { out_ += 'e'; }       // items since the mark
+  void set_items() { out_ += 'u'; }     // keys and values since the mark
+  void set_item() { out_ += 's'; }
+  void call();                          // REDUCE
+  void new_object();                    // NEWOBJ
+  void build() { out_ += 'b'; }
+  void persistent() { out_ += 'Q'; }    // protocol 2: the value before is the id
+
+  /// Appends STOP (and completes the frame). Called once.
+  std::string finish();
+
+ private:
+  void remember();   // gives the object just written its memo number
+  void recall(uint32_t number);
+
+  int protocol_;
+  std::string out_;
+  uint32_t memo_size_ = 0;
+  std::unordered_map<std::string, uint32_t> strings_;
+  std::unordered_map<std::string, uint32_t> globals_;
+};
+
+/// Writes a value tree; `tensor` writes the tensors it holds (InternalError when it is empty and there are some).
+void write_value(PickleWriter& to, const PickleValue& value,
+                 const std::function<void(PickleWriter&, const PickleTensor&)>& tensor = {});
+/// A whole pickle of a value without tensors.
+std::string write_pickle(const PickleValue& value, int protocol);
+
+}  // namespace viaduct::formats

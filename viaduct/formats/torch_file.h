@@ -1,0 +1,42 @@
+// torch.save files in their zip form: .pt, .bin, and the entries of torch_dist checkpoints.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "viaduct/formats/pickle_value.h"
+#include "viaduct/formats/tensor_io.h"
+
+namespace viaduct::formats {
+
+struct TorchFileOptions {
+  /// Keep classes that are not known by name instead of refusing them: Megatron's `args` in model_optim_rng.pt. Nothing
+  /// is run either way.
+  bool unknown_classes = false;
+};
+
+/// A file with a state dict: dicts in dicts (and lists) give names joined by '.', what is no tensor is passed over.
+/// UserError for the legacy form from before torch 1.6, for compressed entries, for a pickle that names other classes
+/// than state dicts need, and for a tensor that is hidden inside another object.
+std::unique_ptr<TensorReader> open_torch_file(const Path& path, const TorchFileOptions& options = {});
+
+/// True when `path` is a file that begins as a zip archive or as torch's legacy form.
+bool is_torch_file(const Path& path);
+
+/// A Hugging Face folder with pytorch_model.bin, or pytorch_model.bin.index.json and the files it names.
+std::unique_ptr<TensorReader> open_torch_folder(const Path& folder);
+bool is_torch_folder(const Path& folder);
+
+/// The whole object of a small file, tensors with their elements. Classes that are not known stay kObject. UserError
+/// when its tensors have more than 64 MiB, or as open_torch_file.
+PickleValue read_torch_object(const Path& path);
+/// Likewise of an archive in memory; `origin` names it in messages.
+PickleValue read_torch_object(std::span<const std::byte> archive, std::string_view origin);
+
+/// The bytes of torch.save(value) with the archive's root called `root_name` ("archive" in a stream, else the file's
+/// stem). For small values: everything is made in memory.
+std::string write_torch_file(const PickleValue& value, std::string_view root_name);
+
+}  // namespace viaduct::formats
