@@ -46,9 +46,13 @@ class Expr {
   /// Pieces from the inputs to the result, whose id is 0. Together they cover the result exactly once. Parts of inputs
   /// that no piece reads come as drops only from `pieces_with_drops`.
   const Pieces& pieces() const;
+  /// The same, and behind them a drop for every part of an input that no piece reads.
+  Pieces pieces_with_drops() const;
 
  private:
   struct Node;
+  // concat (parts one behind the other) or interleave (by turns).
+  static Expr join(const char* step, int axis, const std::vector<Expr>& parts, bool by_turns);
   explicit Expr(std::shared_ptr<const Node> node) : node_(std::move(node)) {}
   std::shared_ptr<const Node> node_;
 };

@@ -33,7 +33,7 @@ class AxisMap {
   static AxisMap identity(int rank);
   int8_t& operator[](int target_axis) { return axes_[target_axis]; }
   int8_t operator[](int target_axis) const { return axes_[target_axis]; }
-  /// The map from target to source. `source_rank` is the number of the source's axes.
+  /// The map from source to target. `target_rank` is the number of the target's axes.
   AxisMap inverse(int target_rank) const;
   friend bool operator==(const AxisMap&, const AxisMap&) = default;
 
@@ -66,8 +66,16 @@ using Pieces = std::vector<Piece>;
 Piece inverse(const Piece& piece);
 Pieces inverse(const Pieces& pieces);
 
+/// "[0:4, 1:9:2]": begin, end and, where it is not 1, stride of every axis.
+std::string to_string(const Box& box);
+/// "tensor 2 [0:4] -> tensor 0 [4:8]".
+std::string to_string(const Piece& piece);
+
 /// The common elements of two boxes of one tensor, again a strided box; nullopt when there are none.
 std::optional<Box> intersect(const Box& a, const Box& b);
+
+/// The elements of `a` that are not in `b`, as disjoint boxes (at most two an axis, more where `b` has wider strides).
+std::vector<Box> subtract(const Box& a, const Box& b);
 
 /// The part of `piece` whose target (source) elements lie in `box`, a box of that tensor; nullopt when empty. The
 /// coordinates stay those of the whole tensors.
@@ -79,18 +87,30 @@ std::optional<Piece> restrict_source(const Piece& piece, const Box& box);
 /// vanishes.
 Pieces compose(const Pieces& first, const Pieces& second);
 
+/// The same correspondence with as few pieces as can be found: pieces that together form one box become one. Sorted by
+/// target, then by the offset in it; drops come last, by source. Axes of size 1 have stride 1 and no partner.
+Pieces simplify(Pieces pieces);
+
 /// What was covered how often. `holes` counts elements of the target tensors that no piece writes, `doubles` elements
-/// written more than once; the first of each is named "tensor 3 at [0, 5]".
+/// written more than once, `outside` elements that pieces would write beyond a tensor's end, `malformed` pieces whose two
+/// sides do not fit each other or that name no tensor; the first of each is named "tensor 3 at [0, 5]".
 struct Coverage {
   int64_t holes = 0;
   int64_t doubles = 0;
+  int64_t outside = 0;
+  int64_t malformed = 0;
   std::string first_hole;
   std::string first_double;
-  bool exact() const { return holes == 0 && doubles == 0; }
+  std::string first_outside;
+  std::string first_malformed;
+  bool exact() const { return holes == 0 && doubles == 0 && outside == 0 && malformed == 0; }
+  /// One line that says what is wrong; "every element once" when nothing is.
+  std::string summary() const;
 };
 
-/// Proves that the targets of `pieces` cover every element of tensors of `shapes` (indexed by target id) exactly once,
-/// without looking at single elements (boxes are counted by size and tested pairwise for overlap).
+/// Proves that the targets of `pieces` cover every element of tensors of `shapes` (indexed by target id) exactly once.
+/// Boxes are counted by segments between their edges, never by single elements. What it cannot see: two pieces of equal
+/// size that changed places.
 Coverage check_targets(const Pieces& pieces, const std::vector<Shape>& shapes);
 /// The same for the sources; an element read more than once is a double.
 Coverage check_sources(const Pieces& pieces, const std::vector<Shape>& shapes);
