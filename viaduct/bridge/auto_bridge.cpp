@@ -1,0 +1,81 @@
+#include "viaduct/bridge/auto_bridge.h"
+
+#include <algorithm>
+
+#include "viaduct/bridge/plan_builder.h"
+#include "viaduct/core/error.h"
+#include "viaduct/models/registry.h"
+
+namespace viaduct::bridge {
+
+AutoBridge AutoBridge::from_hf_pretrained(const Path& path, const OpenOptions& options) {
+  return AutoBridge(open_checkpoint(path, options));
+}
+
+bool AutoBridge::can_handle(const Path& path) {
+  const Path config = path / "config.json";
+  if (!std::filesystem::exists(config)) return false;
+  return models::find_family(models::HfConfig::read(config.string())) != nullptr;
+}
+
+std::vector<std::string> AutoBridge::list_supported_models() {
+  std::vector<std::string> names;
+  for (const models::Family& family : models::families()) names.emplace_back(family.architecture);
+  return names;
+}
+
+std::vector<ConversionTask> AutoBridge::get_conversion_tasks() const {
+  const WeightGraph& graph = checkpoint_->graph();
+  std::vector<ConversionTask> tasks;
+  for (size_t i = 0; i < graph.parameters.size(); ++i) {
+    ConversionTask task{graph.parameters[i].name, {}, graph.parameters[i].shape, checkpoint_->parameter_dtype(i)};
+    for (const layout::Piece& piece : graph.to_parameter[i]) {
+      if (piece.is_fill()) continue;
+      const std::string& name = graph.hf_tensors[static_cast<size_t>(piece.source)].name;
+      if (std::find(task.hf_names.begin(), task.hf_names.end(), name) == task.hf_names.end())
+        task.hf_names.push_back(name);
+    }
+    tasks.push_back(std::move(task));
+  }
+  return tasks;
+}
+
+config::ModelConfig AutoBridge::to_megatron_provider() const {
+  config::ModelConfig provider = models::provider_for(arch());
+  provider.hf_model_id = checkpoint_->record().origin;
+  provider.finalize();
+  return provider;
+}
+
+void AutoBridge::export_hf_weights(
+    const std::function<void(const std::string&, DType, const Shape&, std::span<const std::byte>)>& receive) const {
+  for (const ViewTensor& tensor : hf_view(*checkpoint_).tensors) {
+    PlanBuilder builder(checkpoint_->stored());
+    builder.add(Shape::filled(tensor.shape.rank(), 0), tensor.shape, tensor.dtype, tensor.pieces, 0, 0);
+    const TransferPlan plan = builder.finish_virtual();
+    std::vector<std::byte> bytes(plan.bytes_of_data());
+    const auto source = file_source(plan.source_files);
+    const auto sink = memory_sink({std::span(bytes)});
+    execute(plan, *source, *sink, {});
+    receive(tensor.name, tensor.dtype, tensor.shape, bytes);
+  }
+}
+
+ConversionReport AutoBridge::import_ckpt(const Path& root, const MegatronTarget& target,
+                                         const RunOptions& options) const {
+  return run(plan_import(*checkpoint_, root, target), options);
+}
+
+ConversionReport AutoBridge::save_hf_pretrained(const Path& folder, const HfTarget& target,
+                                                const RunOptions& options) const {
+  return run(plan_export(*checkpoint_, folder, target), options);
+}
+
+ConversionReport AutoBridge::export_ckpt(const Path& megatron, const Path& folder, const HfTarget& target,
+                                         const RunOptions& options, const OpenOptions& open) {
+  VIADUCT_USER_CHECK(is_megatron_checkpoint(megatron), "{} is not a Megatron checkpoint (no iter_*, no .metadata)",
+                     megatron.string());
+  return from_hf_pretrained(megatron, open).save_hf_pretrained(folder, target, options);
+}
+
+}  // namespace viaduct::bridge
