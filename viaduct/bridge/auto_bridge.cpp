@@ -28,7 +28,7 @@ std::vector<ConversionTask> AutoBridge::get_conversion_tasks() const {
   const WeightGraph& graph = checkpoint_->graph();
   std::vector<ConversionTask> tasks;
   for (size_t i = 0; i < graph.parameters.size(); ++i) {
-    ConversionTask task{graph.parameters[i].name, {}, graph.parameters[i].shape, checkpoint_->parameter_dtype(i)};
+    ConversionTask task{graph.parameters[i].name, {}, graph.parameters[i].shape, checkpoint_->dtype_of(checkpoint_->parameter_pieces(i))};
     for (const layout::Piece& piece : graph.to_parameter[i]) {
       if (piece.is_fill()) continue;
       const std::string& name = graph.hf_tensors[static_cast<size_t>(piece.source)].name;

@@ -17,7 +17,7 @@ layout::Piece whole_piece(int32_t id, const Shape& shape) {
   return piece;
 }
 
-DType Checkpoint::widest(const Pieces& pieces) const {
+DType Checkpoint::dtype_of(const Pieces& pieces) const {
   std::optional<DType> result;
   for (const layout::Piece& piece : pieces) {
     if (piece.is_fill()) continue;
@@ -75,9 +75,6 @@ Pieces Checkpoint::hf_pieces(size_t hf_tensor) const {
   }
   return layout::compose(first, graph_.to_hf[hf_tensor]);
 }
-
-DType Checkpoint::parameter_dtype(size_t parameter) const { return widest(parameter_pieces(parameter)); }
-DType Checkpoint::hf_dtype(size_t hf_tensor) const { return widest(hf_pieces(hf_tensor)); }
 
 std::unique_ptr<Checkpoint> open_checkpoint(const Path& path, const OpenOptions& options) {
   VIADUCT_USER_CHECK(std::filesystem::exists(path),

@@ -69,13 +69,11 @@ class Checkpoint {
   /// Pieces of stored().tensors (source ids) that make a parameter, or a Hugging Face tensor, of the graph (target 0).
   layout::Pieces parameter_pieces(size_t parameter) const;
   layout::Pieces hf_pieces(size_t hf_tensor) const;
-  /// The element type that the parameter (Hugging Face tensor) has in this source: the widest of its parts.
-  DType parameter_dtype(size_t parameter) const;
-  DType hf_dtype(size_t hf_tensor) const;
+  /// The element type of what these pieces of stored().tensors make: the widest of its parts.
+  DType dtype_of(const layout::Pieces& pieces) const;
 
  protected:
   Checkpoint(World world, Path path) : world_(world), path_(std::move(path)) {}
-  DType widest(const layout::Pieces& pieces) const;
 
   World world_;
   Path path_;

@@ -46,7 +46,7 @@ void check_layout(const ArchSpec& arch, const Parallelism& parallel) {
   VIADUCT_USER_CHECK(problems.empty(), "the parallel layout does not fit the {} model:{}", arch.family, problems);
 }
 
-Shape shape_in_layout(const Parameter& parameter, const ArchSpec&, const Parallelism& parallel) {
+Shape shape_in_layout(const Parameter& parameter, const Parallelism& parallel) {
   Shape shape = parameter.shape;
   if (parameter.vocabulary) shape[0] = padded_vocab_size(shape[0], config::vocab_divisor(shape[0]), parallel.tp);
   return shape;

@@ -17,8 +17,7 @@ int64_t padded_vocab_size(int64_t vocab_size, int64_t divisor, int tp);
 void check_layout(const models::ArchSpec& arch, const topology::Parallelism& parallel);
 
 /// The parameter's shape in a checkpoint written for `parallel` (rows of a vocabulary padded).
-Shape shape_in_layout(const models::Parameter& parameter, const models::ArchSpec& arch,
-                      const topology::Parallelism& parallel);
+Shape shape_in_layout(const models::Parameter& parameter, const topology::Parallelism& parallel);
 
 /// The boxes that the ranks of the layout hold of a parameter of shape `shape`, each once: the chunk grid of a
 /// checkpoint.

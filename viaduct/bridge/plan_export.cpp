@@ -79,7 +79,7 @@ Wanted ExportPlanner::tensor(const std::string& name, std::optional<DType> liste
     const auto id = static_cast<size_t>(it->second);
     wanted.shape = graph.hf_tensors[id].shape;
     wanted.pieces = source_.hf_pieces(id);
-    wanted.dtype = choose_dtype(source_.hf_dtype(id), listed, id);
+    wanted.dtype = choose_dtype(source_.dtype_of(wanted.pieces), listed, id);
     for (const layout::Piece& piece : graph.to_hf[id]) {
       const std::string& parameter = graph.parameters[static_cast<size_t>(piece.source)].name;
       if (wanted.rule.find(parameter) == std::string::npos)

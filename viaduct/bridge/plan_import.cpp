@@ -19,11 +19,18 @@ using models::Parameter;
 
 namespace {
 
+// A parameter as the target holds it.
+struct Planned {
+  Shape shape;                            // vocabulary rows padded
+  Pieces pieces;                          // source ids index the source's stored tensors
+  DType dtype{};
+};
+
 // A chunk of the target, before it has a place.
 struct Unit {
   size_t parameter = 0;
-  Box box;                                     // of the parameter
-  std::pair<uint32_t, uint64_t> source;        // where its first byte lies in the source
+  Box box;                                // of the parameter
+  std::pair<uint32_t, uint64_t> source;   // where its first byte lies in the source
 };
 
 std::string rule_text(const WeightGraph& graph, size_t parameter) {
@@ -40,31 +47,33 @@ std::string rule_text(const WeightGraph& graph, size_t parameter) {
 }
 
 // The source's pieces, and zeros for the rows that pad the vocabulary.
-Pieces padded_pieces(const Checkpoint& source, size_t parameter, const Shape& shape) {
-  Pieces pieces = source.parameter_pieces(parameter);
-  const Shape& own = source.graph().parameters[parameter].shape;
-  if (shape == own) return pieces;
-  layout::Piece fill;
-  fill.target = 0;
-  Shape offset = Shape::filled(shape.rank(), 0), size = shape;
-  offset[0] = own[0];
-  size[0] = shape[0] - own[0];
-  fill.to = Box::dense(offset, size);
-  pieces.push_back(fill);
-  return pieces;
+Planned plan_parameter(const Checkpoint& source, size_t parameter, const MegatronTarget& target) {
+  const models::Parameter& wanted = source.graph().parameters[parameter];
+  Planned planned;
+  planned.shape = shape_in_layout(wanted, target.parallel);
+  planned.pieces = source.parameter_pieces(parameter);
+  planned.dtype = source.dtype_of(planned.pieces);
+  if (planned.shape != wanted.shape) {
+    layout::Piece fill;
+    fill.target = 0;
+    Shape offset = Shape::filled(planned.shape.rank(), 0), size = planned.shape;
+    offset[0] = wanted.shape[0];
+    size[0] = planned.shape[0] - wanted.shape[0];
+    fill.to = Box::dense(offset, size);
+    planned.pieces.push_back(fill);
+  }
+  return planned;
 }
 
 // Chunks in the order in which their bytes lie in the source, so that both sides are read and written in sequence.
-std::vector<Unit> ordered_units(const Checkpoint& source, const topology::Parallelism& parallel) {
+std::vector<Unit> ordered_units(const Checkpoint& source, const std::vector<Planned>& planned,
+                                const topology::Parallelism& parallel) {
   const WeightGraph& graph = source.graph();
   std::vector<Unit> units;
   for (size_t p = 0; p < graph.parameters.size(); ++p) {
-    const Parameter& parameter = graph.parameters[p];
-    const Shape shape = shape_in_layout(parameter, graph.arch, parallel);
-    const Pieces pieces = padded_pieces(source, p, shape);
-    for (Box& box : chunk_boxes(parameter, shape, parallel)) {
+    for (Box& box : chunk_boxes(graph.parameters[p], planned[p].shape, parallel)) {
       Pieces parts;
-      for (const layout::Piece& piece : pieces)
+      for (const layout::Piece& piece : planned[p].pieces)
         if (auto part = layout::restrict_target(piece, box)) parts.push_back(std::move(*part));
       const auto first = first_source_byte(source.stored(), parts);
       units.push_back({p, std::move(box), first});
@@ -123,7 +132,9 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
   conversion.unused = source.unused();
   conversion.source = &source;
 
-  const std::vector<Unit> units = ordered_units(source, target.parallel);
+  std::vector<Planned> planned;
+  for (size_t p = 0; p < graph.parameters.size(); ++p) planned.push_back(plan_parameter(source, p, target));
+  const std::vector<Unit> units = ordered_units(source, planned, target.parallel);
   formats::TorchDistWriter writer({.num_files = target.num_files});
   PlanBuilder builder(source.stored());
   std::unordered_map<std::string, uint32_t> tensor_ids;
@@ -132,8 +143,7 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
   for (const Unit& unit : units) {
     const Parameter& parameter = graph.parameters[unit.parameter];
     const models::StateKey key = state_key(parameter, graph.arch, keys);
-    const Shape shape = shape_in_layout(parameter, graph.arch, target.parallel);
-    const DType stored = source.parameter_dtype(unit.parameter);
+    const auto& [shape, pieces, stored] = planned[unit.parameter];
     const DType dtype = target.dtype && is_floating(stored) ? *target.dtype : stored;
     casts |= dtype != stored;
     formats::StoredChunk chunk;
@@ -150,7 +160,7 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
     }
     const uint32_t id = it->second;
     writer.add({key.key, dtype, key.stored_shape(shape), {chunk}});
-    builder.add(unit.box.offset, unit.box.size, dtype, padded_pieces(source, unit.parameter, shape), id,
+    builder.add(unit.box.offset, unit.box.size, dtype, pieces, id,
                 num_chunks[id]++);
   }
   for (const std::string& name : models::extra_state_names(graph.parameters, graph.arch, keys))
@@ -171,8 +181,8 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
   conversion.files.push_back({folder + "/common.pt", formats::common_state_file(target.iteration)});
   conversion.files.push_back({folder + "/metadata.json", formats::torch_dist_metadata_json()});
   conversion.files.push_back({folder + "/run_config.yaml",
-                              config::run_config_yaml(provider, {.save = fs::absolute(root).string(),
-                                                                 .tokenizer = source.record().origin})});
+                              config::run_config_yaml(provider, {.save_path = fs::absolute(root).string(),
+                                                                 .tokenizer_model = source.record().origin})});
   const std::string train_state = formats::train_state_file(target.iteration);
   conversion.files.push_back({folder + "/train_state.pt", train_state});
   add_tokenizer_files(conversion.record, folder, conversion.files);

@@ -78,7 +78,9 @@ View hf_view(const Checkpoint& checkpoint) {
   const WeightGraph& graph = checkpoint.graph();
   for (size_t i = 0; i < graph.hf_tensors.size(); ++i) {
     const layout::Expr::Input& tensor = graph.hf_tensors[i];
-    view.tensors.push_back({tensor.name, checkpoint.hf_dtype(i), tensor.shape, checkpoint.hf_pieces(i)});
+    layout::Pieces pieces = checkpoint.hf_pieces(i);
+    const DType dtype = checkpoint.dtype_of(pieces);
+    view.tensors.push_back({tensor.name, dtype, tensor.shape, std::move(pieces)});
   }
   return view;
 }
