@@ -3,6 +3,7 @@
 #include "viaduct/bridge/hf_checkpoint.h"
 #include "viaduct/bridge/megatron_checkpoint.h"
 #include "viaduct/core/error.h"
+#include "viaduct/formats/torch_dist.h"
 
 namespace viaduct::bridge {
 
@@ -74,6 +75,30 @@ Pieces Checkpoint::hf_pieces(size_t hf_tensor) const {
     }
   }
   return layout::compose(first, graph_.to_hf[hf_tensor]);
+}
+
+PlainTensor plain_tensor(const formats::StoredTensor& stored) {
+  PlainTensor plain;
+  plain.name = stored.name;
+  plain.dtype = stored.dtype;
+  plain.shape = stored.shape;
+  for (const formats::StoredChunk& chunk : stored.chunks)
+    plain.chunks.push_back({chunk.offset, {chunk.file, chunk.byte_offset, stored.dtype, chunk.size, chunk.strides}});
+  return plain;
+}
+
+RawCheckpoint open_raw_checkpoint(const Path& path, std::optional<int64_t> iteration) {
+  std::unique_ptr<formats::TensorReader> reader;
+  if (is_megatron_checkpoint(path)) {
+    reader = formats::open_torch_dist(formats::resolve_iteration(path, iteration));
+  } else {
+    reader = formats::open_reader(path);
+  }
+  RawCheckpoint raw;
+  raw.format = reader->format();
+  raw.stored.files = reader->files();
+  for (const formats::StoredTensor& tensor : reader->tensors()) raw.stored.tensors.push_back(plain_tensor(tensor));
+  return raw;
 }
 
 std::unique_ptr<Checkpoint> open_checkpoint(const Path& path, const OpenOptions& options) {

@@ -27,6 +27,9 @@ struct PlainTensor {
   std::vector<Chunk> chunks;
 };
 
+/// A stored tensor as it is, whole.
+PlainTensor plain_tensor(const formats::StoredTensor& stored);
+
 /// The files of a source and the tensors in them.
 struct StoredTensors {
   std::vector<Path> files;

@@ -18,16 +18,6 @@ using models::DerivedTensor;
 
 namespace {
 
-PlainTensor plain_tensor(const StoredTensor& stored) {
-  PlainTensor plain;
-  plain.name = stored.name;
-  plain.dtype = stored.dtype;
-  plain.shape = stored.shape;
-  for (const formats::StoredChunk& chunk : stored.chunks)
-    plain.chunks.push_back({chunk.offset, {chunk.file, chunk.byte_offset, stored.dtype, chunk.size, chunk.strides}});
-  return plain;
-}
-
 // Rotary frequencies as the configuration gives them, before any scaling.
 bool plausible_inverse_frequencies(const std::vector<std::byte>& bytes, const StoredTensor& tensor,
                                    const models::RopeSpec& rope) {

@@ -1,0 +1,153 @@
+// Conversions held against what the reference programs wrote (fixtures/README.md): Megatron Bridge's import of the same
+// model, tensor by tensor and bit by bit, its configuration, and the way back.
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "viaduct/bridge/auto_bridge.h"
+#include "viaduct/bridge/manifest.h"
+#include "viaduct/config/run_config.h"
+#include "viaduct/formats/tensor_io.h"
+#include "viaduct/formats/torch_dist.h"
+
+namespace viaduct::bridge {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Set by the build: where the fixtures were unpacked, and a folder for what the tests write.
+const Path kFixtures = VIADUCT_GOLDEN_DIR;
+
+Path scratch(const std::string& name) {
+  const Path path = Path(testing::TempDir()) / ("viaduct-golden-" + std::to_string(::getpid())) / name;
+  fs::remove_all(path);
+  fs::create_directories(path.parent_path());
+  return path;
+}
+
+std::string text_of(const Comparison& comparison) {
+  std::string text;
+  for (const Difference& difference : comparison.differences)
+    text += difference.tensor + ": " + difference.what + "\n";
+  return text;
+}
+
+void expect_equal(const RawCheckpoint& a, const RawCheckpoint& b) {
+  const Comparison comparison = compare(raw_view(a), raw_view(b), {});
+  EXPECT_TRUE(comparison.equal()) << text_of(comparison);
+  EXPECT_GT(comparison.tensors, 0u);
+}
+
+std::set<std::string> extra_states(const Path& root) {
+  const auto reader = formats::open_torch_dist(formats::resolve_iteration(root, std::nullopt));
+  std::set<std::string> names;
+  for (const formats::StoredObject& object : reader->objects())
+    if (object.name.find("_extra_state") != std::string::npos) names.insert(object.name);
+  return names;
+}
+
+// The model section without what names a place on a disk.
+config::Yaml model_section(const Path& root) {
+  const Path iteration = formats::resolve_iteration(root, std::nullopt);
+  config::Yaml model = config::read_run_config(iteration / "run_config.yaml").document.at("model");
+  model.erase("hf_model_id");
+  return model;
+}
+
+std::vector<std::string> families_of_fixtures() {
+  std::vector<std::string> names;
+  for (const fs::directory_entry& entry : fs::directory_iterator(kFixtures / "families"))
+    names.push_back(entry.path().filename().string());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+class GoldenFamily : public testing::TestWithParam<std::string> {
+ protected:
+  Path hf() const { return kFixtures / "families" / GetParam() / "hf"; }
+  Path megatron() const { return kFixtures / "families" / GetParam() / "megatron"; }
+};
+
+TEST_P(GoldenFamily, ImportEqualsUpstreams) {
+  const Path ours = scratch(GetParam() + "/import");
+  AutoBridge::from_hf_pretrained(hf()).import_ckpt(ours);
+  expect_equal(open_raw_checkpoint(ours), open_raw_checkpoint(megatron()));
+  EXPECT_EQ(extra_states(ours), extra_states(megatron()));
+}
+
+TEST_P(GoldenFamily, RunConfigEqualsUpstreams) {
+  const Path ours = scratch(GetParam() + "/config");
+  AutoBridge::from_hf_pretrained(hf()).import_ckpt(ours);
+  const config::Yaml mine = model_section(ours), theirs = model_section(megatron());
+  for (const auto& [key, value] : theirs.members()) {
+    const config::Yaml* other = mine.find(key.as_string());
+    ASSERT_NE(other, nullptr) << key.as_string();
+    EXPECT_TRUE(*other == value) << key.as_string() << ": " << config::emit_yaml(*other) << " against "
+                                 << config::emit_yaml(value);
+  }
+  EXPECT_EQ(mine.members().size(), theirs.members().size());
+}
+
+TEST_P(GoldenFamily, ExportOfUpstreamsEqualsTheSource) {
+  const Path out = scratch(GetParam() + "/export");
+  AutoBridge::export_ckpt(megatron(), out, {}, {}, {.reference = hf()});
+  expect_equal(open_raw_checkpoint(out), open_raw_checkpoint(hf()));
+}
+
+// The files themselves come back, headers and side files included.
+TEST_P(GoldenFamily, RoundTripGivesTheSourcesFiles) {
+  const Path ours = scratch(GetParam() + "/there"), back = scratch(GetParam() + "/back");
+  AutoBridge::from_hf_pretrained(hf()).import_ckpt(ours, {.parallel = {.tp = 2, .pp = 1}});
+  AutoBridge::export_ckpt(ours, back);
+  size_t files = 0;
+  for (const fs::directory_entry& entry : fs::directory_iterator(hf())) {
+    const Path other = back / entry.path().filename();
+    ASSERT_TRUE(fs::exists(other)) << other;
+    EXPECT_EQ(read_text_file(other), read_text_file(entry.path())) << other;
+    ++files;
+  }
+  EXPECT_GE(files, 4u);
+  EXPECT_TRUE(check_manifest(ours, {}).holds());
+  EXPECT_TRUE(check_manifest(back, {}).holds());
+}
+
+// With everything removed that import kept for the way back, run_config.yaml alone tells the model.
+TEST_P(GoldenFamily, ExportNeedsNothingButTheCheckpoint) {
+  const Path out = scratch(GetParam() + "/bare");
+  AutoBridge::export_ckpt(megatron(), out);
+  const Comparison comparison = compare(raw_view(open_raw_checkpoint(out)), raw_view(open_raw_checkpoint(hf())), {});
+  EXPECT_TRUE(comparison.equal()) << text_of(comparison);
+  EXPECT_TRUE(fs::exists(out / "config.json"));
+  EXPECT_TRUE(fs::exists(out / "tokenizer.json"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Fixtures, GoldenFamily, testing::ValuesIn(families_of_fixtures()),
+                         [](const auto& info) { return info.param; });
+
+// Checkpoints as upstream writes them under other layouts and in older generations.
+struct Run {
+  const char* name;
+  const char* model;
+};
+
+class GoldenRun : public testing::TestWithParam<Run> {};
+
+TEST_P(GoldenRun, ExportsToTheSourcesBytes) {
+  const Path run = kFixtures / "runs" / GetParam().name / "megatron";
+  const Path hf = kFixtures / "runs/_models" / GetParam().model / "hf";
+  const Path out = scratch(std::string(GetParam().name) + "/export");
+  AutoBridge::export_ckpt(run, out, {}, {}, {.reference = hf});
+  expect_equal(open_raw_checkpoint(out), open_raw_checkpoint(hf));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Fixtures, GoldenRun,
+    testing::Values(Run{"llama_tp2_pp2", "llama_tied"}, Run{"llama_pp2_vpp2", "llama4"},
+                    Run{"llama_tp2_dp2_fpsave", "llama4"}, Run{"llama_tp2_dp2_nofpsave", "llama4"},
+                    Run{"qwen3_moe_tp2_pp2_ep2", "qwen3_moe"}, Run{"qwen3_moe_ep2_nofpsave", "qwen3_moe"},
+                    Run{"qwen3_moe_tp2_ep2_etp2", "qwen3_moe"}, Run{"gena_core014_llama_tp2", "llama"},
+                    Run{"mlm_torch_dist_llama_tp2", "llama"}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+}  // namespace
+}  // namespace viaduct::bridge
