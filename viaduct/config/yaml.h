@@ -50,6 +50,8 @@ class Yaml {
   /// An integer that 64 bits cannot hold; as_int refuses it, as_double rounds it, emit_yaml writes it as it was.
   bool is_big_integer() const { return is_int() && !text_.empty(); }
 
+  const std::string& big_digits() const { return text_; }
+
   /// The value as a C++ type; UserError that says what was found when it is another kind.
   bool as_bool() const;
   int64_t as_int() const;
@@ -77,7 +79,6 @@ class Yaml {
   std::string describe() const;
 
  private:
-  friend struct YamlOrder;
   [[noreturn]] void wrong_kind(std::string_view wanted) const;
 
   Kind kind_ = Kind::kNull;
