@@ -22,6 +22,12 @@ Yaml Yaml::mapping(std::vector<Member> members) {
   return out;
 }
 
+Yaml Yaml::set_of(std::vector<Member> members) {
+  Yaml out = mapping(std::move(members));
+  out.kind_ = Kind::kSet;
+  return out;
+}
+
 Yaml Yaml::big_integer(std::string digits) {
   Yaml out;
   out.kind_ = Kind::kInt;
@@ -50,6 +56,7 @@ std::string Yaml::describe() const {
     case Kind::kString: return "the string '" + shortened(text_) + "'";
     case Kind::kSequence: return fmt::format("a list of {} entries", items_.size());
     case Kind::kMapping: return fmt::format("a mapping of {} keys", members_.size());
+    case Kind::kSet: return fmt::format("a set of {} entries", members_.size());
   }
   return {};
 }
@@ -90,16 +97,17 @@ std::vector<Yaml>& Yaml::items() {
 }
 
 const std::vector<Yaml::Member>& Yaml::members() const {
-  if (!is_mapping()) wrong_kind("a mapping");
+  if (!is_mapping() && !is_set()) wrong_kind("a mapping");
   return members_;
 }
 
 std::vector<Yaml::Member>& Yaml::members() {
-  if (!is_mapping()) wrong_kind("a mapping");
+  if (!is_mapping() && !is_set()) wrong_kind("a mapping");
   return members_;
 }
 
 const Yaml* Yaml::find(std::string_view key) const {
+  if (!is_mapping()) return nullptr;
   for (const Member& member : members_)
     if (member.first.is_string() && member.first.text_ == key) return &member.second;
   return nullptr;
@@ -141,7 +149,8 @@ bool operator==(const Yaml& a, const Yaml& b) {
                                   : std::isnan(a.float_) && std::isnan(b.float_);
     case Yaml::Kind::kString: return a.text_ == b.text_;
     case Yaml::Kind::kSequence: return a.items_ == b.items_;
-    case Yaml::Kind::kMapping: break;
+    case Yaml::Kind::kMapping:
+    case Yaml::Kind::kSet: break;
   }
   if (a.members_.size() != b.members_.size()) return false;
   for (size_t i = 0; i < a.members_.size(); ++i) {

@@ -17,7 +17,7 @@ namespace viaduct::config {
 
 class Yaml {
  public:
-  enum class Kind : uint8_t { kNull, kBool, kInt, kFloat, kString, kSequence, kMapping };
+  enum class Kind : uint8_t { kNull, kBool, kInt, kFloat, kString, kSequence, kMapping, kSet };
   /// Keys of a mapping are scalars: nearly always strings, sometimes integers (id2label).
   using Member = std::pair<Yaml, Yaml>;
 
@@ -34,6 +34,8 @@ class Yaml {
   Yaml(std::string_view value) : Yaml(std::string(value)) {}
   static Yaml sequence(std::vector<Yaml> items = {});
   static Yaml mapping(std::vector<Member> members = {});
+  /// A Python set (!!set), written by adapters' configurations: members whose values are null.
+  static Yaml set_of(std::vector<Member> members = {});
   /// An integer of any size, given as decimal digits with an optional minus.
   static Yaml big_integer(std::string digits);
 
@@ -46,7 +48,8 @@ class Yaml {
   bool is_string() const { return kind_ == Kind::kString; }
   bool is_sequence() const { return kind_ == Kind::kSequence; }
   bool is_mapping() const { return kind_ == Kind::kMapping; }
-  bool is_scalar() const { return !is_sequence() && !is_mapping(); }
+  bool is_set() const { return kind_ == Kind::kSet; }
+  bool is_scalar() const { return kind_ < Kind::kSequence; }
   /// An integer that 64 bits cannot hold; as_int refuses it, as_double rounds it, emit_yaml writes it as it was.
   bool is_big_integer() const { return is_int() && !text_.empty(); }
 
@@ -59,7 +62,7 @@ class Yaml {
   const std::string& as_string() const;
   const std::vector<Yaml>& items() const;  // of a sequence
   std::vector<Yaml>& items();
-  const std::vector<Member>& members() const;  // of a mapping, in order
+  const std::vector<Member>& members() const;  // of a mapping or a set, in order
   std::vector<Member>& members();
 
   /// Of a mapping: the value of a string key, or nullptr. Of anything else: nullptr.

@@ -111,7 +111,8 @@ class Emitter {
   /// `indent`: the column of the enclosing collection's entries.
   void node(const Yaml& value, int indent, Place place) {
     const int inner = place == Place::kRoot ? 0 : indent + kIndentStep;
-    if (value.is_mapping() && !value.members().empty()) {
+    if (value.is_set()) tag("!!set");
+    if ((value.is_mapping() || value.is_set()) && !value.members().empty()) {
       mapping(value, inner);
     } else if (value.is_sequence() && !value.items().empty()) {
       sequence(value, place == Place::kValue ? indent : inner);  // a list under a key is not indented
@@ -179,9 +180,9 @@ class Emitter {
   }
 
   void scalar(const Yaml& value, int indent, bool key, bool root) {
-    if (value.is_mapping() || value.is_sequence()) {
+    if (!value.is_scalar()) {
       separate();
-      write(value.is_mapping() ? "{}" : "[]");
+      write(value.is_sequence() ? "[]" : "{}");
       return;
     }
     if (!value.is_string()) {
@@ -314,6 +315,11 @@ class Emitter {
   }
 
   void indicator(std::string_view text) { write(text); }
+
+  void tag(std::string_view text) {
+    separate();
+    write(text);
+  }
 
   /// The space between an indicator and a scalar.
   void separate() {

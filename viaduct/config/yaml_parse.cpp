@@ -58,7 +58,8 @@ class Builder : public YAML::EventHandler {
   }
   void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                   YAML::EmitterStyle::value) override {
-    open(mark, tag, "map", anchor, Yaml::mapping());
+    const bool set = tag == "tag:yaml.org,2002:set";
+    open(mark, tag, set ? "set" : "map", anchor, set ? Yaml::set_of() : Yaml::mapping());
   }
   void OnSequenceEnd() override { close(); }
   void OnMapEnd() override { close(); }
@@ -74,7 +75,7 @@ class Builder : public YAML::EventHandler {
     std::set<std::string> keys;           // of a mapping: those it has itself
     std::vector<Yaml::Member> inherited;  // of a mapping: what << brought
 
-    bool expects_key() const { return node.is_mapping() && !key; }
+    bool expects_key() const { return !node.is_sequence() && !key; }
   };
 
   [[noreturn]] void fail(const YAML::Mark& mark, std::string_view what) const {
@@ -157,6 +158,7 @@ class Builder : public YAML::EventHandler {
       collect(mark, frame, std::move(node), weight);
       frame.key.reset();
     } else {
+      if (frame.node.is_set() && !node.is_null()) fail(mark, "a member of a set with a value");
       frame.node.members().emplace_back(std::move(*frame.key), std::move(node));
       frame.key.reset();
     }
