@@ -1,0 +1,164 @@
+// Every registered family, held against published figures and against its own inverse.
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "viaduct/models/parameters.h"
+#include "viaduct/models/registry.h"
+#include "viaduct/models/state_keys.h"
+
+namespace viaduct::models {
+namespace {
+
+HfConfig toy_config(const Family& family, std::string_view changes = "{}") {
+  Json config = Json::parse(family.toy_config, "toy");
+  config.set("architectures", Json::array({Json(family.architecture)}));
+  config.set("model_type", Json(family.model_type));
+  const Json changed = Json::parse(changes, "changes");
+  for (const auto& [key, value] : changed.members()) config.set(key, value);
+  return {std::move(config), std::string(family.name) + "/config.json"};
+}
+
+int64_t parameters_of(std::string_view size_name) {
+  for (const Family& family : families())
+    for (const KnownSize& size : family.sizes)
+      if (size.name == size_name) return count_parameters(read_arch(toy_config(family, size.config)));
+  ADD_FAILURE() << "no size " << size_name;
+  return 0;
+}
+
+// The counts that the models' publishers and the Hub's safetensors metadata give.
+TEST(Family, ParameterCountsAreThePublishedOnes) {
+  EXPECT_EQ(parameters_of("llama-2-7b"), 6'738'415'616);
+  EXPECT_EQ(parameters_of("llama-2-70b"), 68'976'648'192);
+  EXPECT_EQ(parameters_of("llama-3.1-8b"), 8'030'261'248);
+  EXPECT_EQ(parameters_of("llama-3.1-70b"), 70'553'706'496);
+  EXPECT_EQ(parameters_of("llama-3.1-405b"), 405'853'388'800);
+  EXPECT_EQ(parameters_of("llama-3.2-1b"), 1'235'814'400);
+  EXPECT_EQ(parameters_of("llama-3.2-3b"), 3'212'749'824);
+  EXPECT_EQ(parameters_of("mistral-7b-v0.3"), 7'248'023'552);
+  EXPECT_EQ(parameters_of("qwen2.5-0.5b"), 494'032'768);
+  EXPECT_EQ(parameters_of("qwen2.5-7b"), 7'615'616'512);
+  EXPECT_EQ(parameters_of("qwen3-0.6b"), 596'049'920);
+  EXPECT_EQ(parameters_of("qwen3-8b"), 8'190'735'360);
+  EXPECT_EQ(parameters_of("qwen3-30b-a3b"), 30'532'122'624);
+  EXPECT_EQ(parameters_of("gemma-2b"), 2'506'172'416);
+  EXPECT_EQ(parameters_of("gemma-2-2b"), 2'614'341'888);
+  EXPECT_EQ(parameters_of("gemma-2-9b"), 9'241'705'984);
+  EXPECT_EQ(parameters_of("olmoe-1b-7b"), 6'919'161'856);
+}
+
+class EveryFamily : public testing::TestWithParam<size_t> {
+ protected:
+  const Family& family() const { return families()[GetParam()]; }
+};
+
+TEST_P(EveryFamily, ConfigGoesThroughArchSpecAndBack) {
+  const ArchSpec arch = read_arch(toy_config(family()));
+  const Json written = hf_config_for(arch);
+  const ArchSpec again = read_arch(HfConfig(written, "written"));
+  EXPECT_EQ(hf_config_for(again), written);
+  EXPECT_EQ(count_parameters(again), count_parameters(arch));
+  // What the toy says, the written configuration says as well.
+  const Json toy = toy_config(family()).document();
+  for (const auto& [key, value] : toy.members()) {
+    static const std::set<std::string> kNotOfTheArchitecture = {
+        "bos_token_id",          "eos_token_id", "pad_token_id", "output_router_logits", "max_window_layers",
+        "sliding_window"};
+    if (kNotOfTheArchitecture.contains(key)) continue;
+    const Json* other = written.find(key);
+    ASSERT_NE(other, nullptr) << key;
+    EXPECT_EQ(*other, value) << key << ": " << other->dump() << " against " << value.dump();
+  }
+}
+
+TEST_P(EveryFamily, ProviderGoesBackToTheSameArchSpec) {
+  const ArchSpec arch = read_arch(toy_config(family()));
+  config::ModelConfig provider = provider_for(arch);
+  provider.finalize();
+  EXPECT_EQ(&family_of(provider), &family());
+  const ArchSpec again = read_arch(provider);
+  EXPECT_EQ(hf_config_for(again), hf_config_for(arch));
+}
+
+TEST_P(EveryFamily, EveryParameterHasARuleAndAUniqueKey) {
+  const ArchSpec arch = read_arch(toy_config(family()));
+  std::set<std::string> names, places;
+  for (const Parameter& parameter : megatron_parameters(arch)) {
+    EXPECT_TRUE(names.insert(parameter.name).second) << parameter.name;
+    const layout::Expr expr = family().weights.expression(arch, parameter);
+    EXPECT_EQ(expr.shape(), parameter.shape) << parameter.name;
+    for (const LayerKeys keys : {LayerKeys::kStacked, LayerKeys::kPerLayer}) {
+      const StateKey key = state_key(parameter, arch, keys);
+      EXPECT_TRUE(places.insert(fmt::format("{} {} {}", static_cast<int>(keys), key.key, key.prefix)).second)
+          << parameter.name;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Registry, EveryFamily, testing::Range<size_t>(0, families().size()),
+                         [](const auto& info) { return std::string(families()[info.param].name); });
+
+TEST(Registry, HoldsTheFamiliesOfTheDocumentation) {
+  std::set<std::string> names;
+  for (const Family& family : families()) names.emplace(family.architecture);
+  EXPECT_EQ(names, (std::set<std::string>{"GemmaForCausalLM", "Gemma2ForCausalLM", "LlamaForCausalLM",
+                                          "MistralForCausalLM", "OlmoeForCausalLM", "Qwen2ForCausalLM",
+                                          "Qwen3ForCausalLM", "Qwen3MoeForCausalLM"}));
+}
+
+TEST(Registry, NamesTheNearestFamily) {
+  try {
+    family_named("lama");
+    FAIL();
+  } catch (const UserError& error) {
+    EXPECT_NE(std::string(error.what()).find("did you mean \"llama\""), std::string::npos) << error.what();
+  }
+}
+
+std::string message_of(const std::string& config) {
+  try {
+    read_arch(HfConfig(Json::parse(config, "x"), "folder/config.json"));
+  } catch (const UserError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(HfConfig, SaysWhatIsWrong) {
+  EXPECT_NE(message_of(R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 64})").find("\"vocab_size\""),
+            std::string::npos);
+  EXPECT_NE(message_of(R"({"architectures": ["LlamForCausalLM"]})").find("did you mean \"LlamaForCausalLM\""),
+            std::string::npos);
+  const std::string heads = message_of(
+      R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "vocab_size": 10, "intermediate_size": 8,
+          "num_attention_heads": 4, "num_key_value_heads": 3, "num_hidden_layers": 1})");
+  EXPECT_NE(heads.find("4 attention heads of layer 0 do not divide among 3"), std::string::npos) << heads;
+  const std::string rope = message_of(
+      R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "vocab_size": 10, "intermediate_size": 8,
+          "num_attention_heads": 4, "num_hidden_layers": 1, "rope_scaling": {"type": "dynamic", "factor": 2.0}})");
+  EXPECT_NE(rope.find("rope type \"dynamic\""), std::string::npos) << rope;
+  EXPECT_NE(message_of(R"({"architectures": ["LlamaForCausalLM"], "hidden_size": "big", "vocab_size": 1})")
+                .find("\"hidden_size\": an integer wanted, a string found"),
+            std::string::npos);
+}
+
+TEST(HfConfig, ReadsBothFormsOfRope) {
+  const std::string common = R"("architectures": ["LlamaForCausalLM"], "hidden_size": 64, "vocab_size": 10,
+    "intermediate_size": 8, "num_attention_heads": 4, "num_hidden_layers": 1)";
+  const std::string scaling = R"("factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192, "rope_type": "llama3")";
+  const ArchSpec v4 = read_arch(HfConfig(
+      Json::parse("{" + common + ", \"torch_dtype\": \"float16\", \"rope_theta\": 500000.0, \"rope_scaling\": {" +
+                  scaling + "}}", "v4"), "v4"));
+  const ArchSpec v5 = read_arch(HfConfig(
+      Json::parse("{" + common + ", \"dtype\": \"float16\", \"rope_parameters\": {\"rope_theta\": 500000.0, " +
+                  scaling + "}}", "v5"), "v5"));
+  EXPECT_EQ(hf_config_for(v4), hf_config_for(v5));
+  EXPECT_EQ(v4.dtype, DType::kF16);
+  EXPECT_EQ(v4.rope.scaling, RopeScaling::kLlama3);
+  EXPECT_EQ(v4.rope.theta, 500000.0);
+}
+
+}  // namespace
+}  // namespace viaduct::models
