@@ -43,6 +43,7 @@ void set_provider(const ArchSpec& arch, config::ModelConfig& provider) {
   provider.set_layer_spec("megatron.bridge.models.gemma.gemma2_provider.gemma2_layer_spec");
   // Which layers have the window is fixed in upstream's layer spec.
   set_provider_window(provider, attention.window);
+  provider.window_attn_skip_freq.reset();
   provider.attn_logit_softcapping = attention.logit_softcap;
   provider.final_logit_softcapping = arch.final_logit_softcap;
   provider.query_pre_attn_scalar = static_cast<int64_t>(attention.query_scale_dim.value_or(attention.head_dim));
