@@ -1,0 +1,48 @@
+// safetensors files: a JSON header that names tensors, their types, shapes and byte ranges, then the data.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "viaduct/formats/tensor_io.h"
+
+namespace viaduct::formats {
+
+/// A file's header may have this many bytes, as in the reference implementation.
+inline constexpr uint64_t kMaxSafetensorsHeader = 100'000'000;
+
+/// What a header says.
+struct SafetensorsHeader {
+  std::string text;                   // the JSON text, without padding blanks at its end removed: byte for byte
+  uint64_t data_start = 0;            // offset of the first data byte in the file
+  uint64_t data_size = 0;
+  std::vector<std::pair<std::string, std::string>> metadata;   // of "__metadata__"
+  std::vector<StoredTensor> tensors;  // by data offset; one chunk each, file 0, absolute byte offsets
+};
+
+/// Reads and checks the header of an open file. UserError naming file, tensor and byte offset for a length that does not
+/// fit the file, malformed JSON, text that is not UTF-8, an unknown dtype, a byte range that does not fit its shape,
+/// overlaps, gaps, duplicates and bytes behind the last tensor.
+SafetensorsHeader read_safetensors_header(const File& file);
+/// The same of a header in memory: `header` is the JSON text, `file_size` the whole file's. `origin` names it.
+SafetensorsHeader parse_safetensors_header(std::string header, uint64_t file_size, std::string_view origin);
+
+class SafetensorsFile : public TensorReader {
+ public:
+  explicit SafetensorsFile(const Path& path);
+  std::string_view format() const override { return "safetensors"; }
+  const std::vector<Path>& files() const override { return files_; }
+  const std::vector<StoredTensor>& tensors() const override { return header_.tensors; }
+  const SafetensorsHeader& header() const { return header_; }
+
+ private:
+  std::vector<Path> files_;
+  SafetensorsHeader header_;
+};
+
+std::unique_ptr<TensorReader> open_safetensors(const Path& path);
+
+}  // namespace viaduct::formats
