@@ -1,4 +1,4 @@
-# The three ways something is declared in this project: a layer, a test binary, a fuzz target.
+# The ways something is declared in this project: a layer, a program, a test binary, a Python test, a fuzz target.
 include(${CMAKE_CURRENT_LIST_DIR}/Layers.cmake)
 
 # viaduct_layer(NAME SRCS ... [DEPS layer ...] [LIBS target ...])
@@ -28,9 +28,26 @@ function(viaduct_layer NAME)
   target_link_libraries(viaduct_${NAME} PUBLIC viaduct_options PRIVATE ${A_LIBS})
 endfunction()
 
-# viaduct_test(NAME SRCS ... DEPS target ... LABELS label ... [TIMEOUT seconds])
+# viaduct_program(NAME SRCS ... DEPS target ...): a program that can be carried to any Linux machine: everything but the C
+# library is linked statically, and a test says so.
+function(viaduct_program NAME)
+  cmake_parse_arguments(A "" "" "SRCS;DEPS" ${ARGN})
+  add_executable(${NAME} ${A_SRCS})
+  target_link_libraries(${NAME} PRIVATE ${A_DEPS} viaduct_options)
+  if(NOT VIADUCT_SANITIZE)
+    target_link_options(${NAME} PRIVATE -static-libstdc++ -static-libgcc)
+    if(VIADUCT_TESTS)
+      add_test(NAME ${NAME}.carries_its_libraries COMMAND ${CMAKE_COMMAND} -DPROGRAM=$<TARGET_FILE:${NAME}>
+               -P ${PROJECT_SOURCE_DIR}/cmake/CheckLibraries.cmake)
+      set_tests_properties(${NAME}.carries_its_libraries PROPERTIES LABELS unit)
+    endif()
+  endif()
+endfunction()
+
+# viaduct_test(NAME SRCS ... DEPS target ... LABELS label ... [TIMEOUT seconds] [GOLDEN])
+# GOLDEN: reads reference checkpoints, which lie in VIADUCT_GOLDEN_DIR (tests/golden/fixtures, unpacked).
 function(viaduct_test NAME)
-  cmake_parse_arguments(A "" "TIMEOUT" "SRCS;DEPS;LABELS" ${ARGN})
+  cmake_parse_arguments(A "GOLDEN" "TIMEOUT" "SRCS;DEPS;LABELS" ${ARGN})
   if(NOT VIADUCT_TESTS)
     return()
   endif()
@@ -39,12 +56,39 @@ function(viaduct_test NAME)
   endif()
   add_executable(${NAME} ${A_SRCS})
   target_link_libraries(${NAME} PRIVATE ${A_DEPS} viaduct_options GTest::gmock GTest::gtest_main)
-  target_compile_definitions(${NAME} PRIVATE VIADUCT_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  target_compile_definitions(${NAME} PRIVATE VIADUCT_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
+                             VIADUCT_GOLDEN_DIR="${PROJECT_BINARY_DIR}/golden")
+  if(A_GOLDEN)
+    add_dependencies(${NAME} golden_fixtures)
+  endif()
   gtest_discover_tests(${NAME} DISCOVERY_TIMEOUT 60 PROPERTIES LABELS "${A_LABELS}" TIMEOUT ${A_TIMEOUT})
 endfunction()
 
+# viaduct_python_test(NAME SCRIPT [ARGS ...] [LABELS label ...] [TIMEOUT seconds])
+# Runs a Python script with the interpreter of the test environment (tools/setup test). Environment: VIADUCT (the
+# program), VIADUCT_GOLDEN (the unpacked fixtures), VIADUCT_SCRATCH (a folder of its own), VIADUCT_REPORT (a file whose
+# lines are shown at the end of the run); tests/python/viaduct_test.py reads them.
+function(viaduct_python_test NAME SCRIPT)
+  cmake_parse_arguments(A "" "TIMEOUT;COST" "ARGS;LABELS" ${ARGN})
+  if(NOT VIADUCT_TESTS OR VIADUCT_FUZZ)
+    return()
+  endif()
+  if(NOT A_TIMEOUT)
+    set(A_TIMEOUT 300)
+  endif()
+  if(NOT A_COST)
+    set(A_COST 10)
+  endif()
+  cmake_path(ABSOLUTE_PATH SCRIPT BASE_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR})
+  add_test(NAME ${NAME} COMMAND ${VIADUCT_TEST_PYTHON} ${SCRIPT} ${A_ARGS})
+  set_tests_properties(${NAME} PROPERTIES LABELS "${A_LABELS}" TIMEOUT ${A_TIMEOUT} COST ${A_COST}
+    ENVIRONMENT "VIADUCT=${PROJECT_BINARY_DIR}/bin/viaduct;VIADUCT_SOURCE=${PROJECT_SOURCE_DIR};VIADUCT_GOLDEN=${PROJECT_BINARY_DIR}/golden;VIADUCT_SCRATCH=${PROJECT_BINARY_DIR}/scratch/${NAME};VIADUCT_REPORT=${PROJECT_BINARY_DIR}/reports/${NAME}.txt;PYTHONPATH=${PROJECT_SOURCE_DIR}/tests/python;OMP_NUM_THREADS=1"
+    ENVIRONMENT_MODIFICATION "PYTHONDONTWRITEBYTECODE=unset:")
+endfunction()
+
 # viaduct_fuzz(NAME SRC DEPS target ...): a libFuzzer target under the fuzz preset, elsewhere a program that runs
-# the target's corpus (tests/fuzz/corpus/NAME) once, as a test.
+# the target's corpus (tests/fuzz/corpus/NAME) once, as a test. With VIADUCT_FUZZ_SECONDS the libFuzzer program of
+# build/fuzz runs that long as a second test.
 function(viaduct_fuzz NAME)
   cmake_parse_arguments(A "" "" "SRCS;DEPS" ${ARGN})
   if(VIADUCT_FUZZ)
@@ -54,6 +98,16 @@ function(viaduct_fuzz NAME)
     add_executable(fuzz_${NAME} ${A_SRCS} ${PROJECT_SOURCE_DIR}/tests/fuzz/run_corpus.cpp)
     add_test(NAME fuzz.${NAME} COMMAND fuzz_${NAME} ${PROJECT_SOURCE_DIR}/tests/fuzz/corpus/${NAME})
     set_tests_properties(fuzz.${NAME} PROPERTIES LABELS "fuzz" TIMEOUT 120)
+    if(VIADUCT_FUZZ_SECONDS GREATER 0)
+      set(program ${PROJECT_SOURCE_DIR}/build/fuzz/bin/fuzz_${NAME})
+      math(EXPR limit "${VIADUCT_FUZZ_SECONDS} + 120")
+      add_test(NAME fuzz_run.${NAME} COMMAND ${CMAKE_COMMAND} -DNAME=${NAME} -DPROGRAM=${program}
+               -DCORPUS=${PROJECT_SOURCE_DIR}/tests/fuzz/corpus/${NAME} -DSECONDS=${VIADUCT_FUZZ_SECONDS}
+               -DREPORT=${PROJECT_BINARY_DIR}/reports/fuzz_${NAME}.txt -DSCRATCH=${PROJECT_BINARY_DIR}/fuzz/${NAME}
+               -P ${PROJECT_SOURCE_DIR}/cmake/RunFuzz.cmake)
+      set_tests_properties(fuzz_run.${NAME} PROPERTIES LABELS "fuzz" TIMEOUT ${limit} REQUIRED_FILES ${program}
+                           COST ${VIADUCT_FUZZ_SECONDS})
+    endif()
   else()
     return()
   endif()

@@ -1,0 +1,43 @@
+# The ways in. `make demo` needs nothing but Debian's packages and PyPI's CMake; `make test` also gets the reference
+# programs (tools/setup says what). Everything made stays in build/, bin/, .venv/ and .cache/.
+#
+#   make build   the converter, at bin/viaduct
+#   make demo    a real model to Megatron and back, bit for bit
+#   make test    every test; what CI runs
+#   make check   format, layering, build and tests of what you are working on
+#   make bench   speed and memory, against cp on the same disk
+#   make clean   removes build/ and bin/
+
+CMAKE := .venv/build/bin/cmake
+export PATH := $(CURDIR)/.venv/build/bin:$(PATH)
+JOBS ?= $(shell nproc)
+
+.PHONY: build demo test check bench clean setup-converter setup-test
+.DEFAULT_GOAL := build
+
+setup-converter:
+	@tools/setup converter
+
+build: setup-converter
+	@tools/build release viaduct
+	@mkdir -p bin
+	@cp -f build/release/bin/viaduct bin/.viaduct.new && mv -f bin/.viaduct.new bin/viaduct
+	@echo "build: bin/viaduct"
+
+demo: build
+	@tools/demo
+
+test:
+	@tools/setup converter test
+	@tools/test
+
+check:
+	@tools/setup converter test
+	@tools/check.sh
+
+bench: build
+	@tools/setup bench
+	@tools/bench
+
+clean:
+	rm -rf build bin

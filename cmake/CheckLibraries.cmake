@@ -1,0 +1,11 @@
+# cmake -DPROGRAM= -P CheckLibraries.cmake: the program may load the C library's own parts (and libcurl's), nothing else.
+execute_process(COMMAND ldd ${PROGRAM} OUTPUT_VARIABLE libraries COMMAND_ERROR_IS_FATAL ANY)
+string(REGEX MATCHALL "[a-z0-9_+-]+\\.so[.0-9]*" names "${libraries}")
+list(REMOVE_DUPLICATES names)
+set(own linux-vdso.so.1 ld-linux-x86-64.so.2 ld-linux-aarch64.so.1 libc.so.6 libm.so.6)
+set(others ${names})
+list(REMOVE_ITEM others ${own})
+if(others OR NOT "libc.so.6" IN_LIST names)
+  message(FATAL_ERROR "${PROGRAM} needs ${others}; only libc and libm may be shared (it needs: ${names})")
+endif()
+message(STATUS "${PROGRAM} needs only: ${names}")

@@ -1,0 +1,62 @@
+"""Packs reference checkpoints into tests/golden/fixtures/, one small archive a family and one for the runs.
+
+usage: make_fixtures.py ORACLE_DIR [NAME...]
+
+ORACLE_DIR holds families/NAME/{hf,megatron,oracle.json} and runs/, made with the reference programs themselves
+(fixtures/README.md says with which). Only what a test compares goes in: no logits, no flat copies of the weights. The
+same input gives the same bytes. A name given alone packs that family (or `runs`) and leaves the others as they are.
+"""
+import io
+import lzma
+import pathlib
+import sys
+import tarfile
+
+FAMILIES = "llama llama2 mistral mistral_small qwen2 qwen3 gemma gemma2 qwen3_moe olmoe".split()
+RUNS = ("llama_tp2_pp2 llama_pp2_vpp2 llama_tp2_dp2_fpsave llama_tp2_dp2_nofpsave qwen3_moe_tp2_pp2_ep2 "
+        "qwen3_moe_ep2_nofpsave qwen3_moe_tp2_ep2_etp2 gena_core014_llama_tp2 mlm_torch_dist_llama_tp2").split()
+MODELS_OF_RUNS = "llama llama4 llama_tied qwen3_moe".split()
+PARTS = ("hf", "megatron", "oracle.json")
+
+
+def files_below(folder):
+    for part in PARTS:
+        path = folder / part
+        if path.is_file():
+            yield path
+        else:
+            yield from sorted(p for p in path.rglob("*") if p.is_file())
+
+
+def pack(oracle, folders, archive):
+    buffer = io.BytesIO()
+    count = 0
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for folder in folders:
+            for path in files_below(oracle / folder):
+                entry = tarfile.TarInfo(str(path.relative_to(oracle)))
+                entry.size = path.stat().st_size
+                entry.mode = 0o644
+                tar.addfile(entry, io.BytesIO(path.read_bytes()))
+                count += 1
+    archive.write_bytes(lzma.compress(buffer.getvalue(), preset=9 | lzma.PRESET_EXTREME))
+    print(f"{archive.name}: {count} files, {len(buffer.getvalue()):,} -> {archive.stat().st_size:,} bytes")
+
+
+def main():
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    oracle, names = pathlib.Path(sys.argv[1]), sys.argv[2:] or FAMILIES + ["runs"]
+    fixtures = pathlib.Path(__file__).resolve().parent / "fixtures"
+    for name in names:
+        folders = [f"families/{name}"]
+        if name == "runs":
+            folders = [f"runs/_models/{m}" for m in MODELS_OF_RUNS] + [f"runs/{r}" for r in RUNS]
+        missing = [f for f in folders if not (oracle / f).is_dir()]
+        if missing:
+            sys.exit(f"not in {oracle}: {', '.join(missing)}")
+        pack(oracle, folders, fixtures / f"{name}.tar.xz")
+
+
+if __name__ == "__main__":
+    main()
