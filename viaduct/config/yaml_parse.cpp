@@ -1,22 +1,17 @@
-// yaml-cpp reads the text and reports events; the document, its types and its bounds are ours.
-#include <yaml-cpp/eventhandler.h>
-#include <yaml-cpp/exceptions.h>
-#include <yaml-cpp/parser.h>
-
-#include <charconv>
+// Tokens to a document: YAML 1.1's grammar, anchors, merge keys, types and bounds.
 #include <map>
 #include <optional>
 #include <set>
-#include <sstream>
 #include <vector>
 
-#include "viaduct/config/yaml.h"
+#include "viaduct/config/yaml_scanner.h"
 #include "viaduct/core/strings.h"
 
 namespace viaduct::config {
 namespace {
 
 constexpr std::string_view kCore = "tag:yaml.org,2002:";
+constexpr std::string_view kMergeKey = "<<";
 
 /// What a node cost: itself and all that is in it.
 struct Weight {
@@ -29,192 +24,305 @@ struct Weight {
   }
 };
 
-class Builder : public YAML::EventHandler {
+struct Node {
+  Yaml value;
+  Weight weight;
+  bool is_merge_key = false;
+};
+
+/// Two scalars are the same key when kind and text are equal.
+std::string identity(const Yaml& key) {
+  return std::to_string(static_cast<int>(key.kind())) + (key.is_string() ? key.as_string() : emit_yaml(key));
+}
+
+std::string key_name(const Yaml& key) { return key.is_string() ? "'" + key.as_string() + "'" : key.describe(); }
+
+/// The members of a mapping while it is read.
+class MappingBuilder {
  public:
-  Builder(std::string_view origin, const YamlLimits& limits) : origin_(origin), limits_(limits) {}
-
-  Yaml take() { return std::move(root_); }
-
-  void OnDocumentStart(const YAML::Mark&) override {}
-  void OnDocumentEnd() override {}
-
-  void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override { add(mark, anchor, Yaml(), {1, 0}); }
-
-  void OnAlias(const YAML::Mark& mark, YAML::anchor_t anchor) override {
-    const auto known = anchors_.find(anchor);
-    if (known == anchors_.end()) fail(mark, "an alias inside the node that it names");
-    add(mark, 0, known->second.first, known->second.second);
+  /// False when the key was there before.
+  bool claim(const Yaml& key, bool merge) { return own_.insert(merge ? std::string(kMergeKey) : identity(key)).second; }
+  void put(Yaml key, Yaml value) { members_.emplace_back(std::move(key), std::move(value)); }
+  void inherit(const Yaml& source) {
+    for (const Yaml::Member& member : source.members()) inherited_.push_back(member);
   }
 
-  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
-                const std::string& text) override {
-    const bool merge = tag == "?" && text == "<<" && !frames_.empty() && frames_.back().expects_key();
-    add(mark, anchor, merge ? Yaml(text) : scalar(mark, tag, text), {1, text.size()}, merge);
+  /// Own members win over inherited ones, later inherited ones over earlier.
+  std::vector<Yaml::Member> take() {
+    if (inherited_.empty()) return std::move(members_);
+    std::vector<Yaml::Member> all;
+    std::map<std::string, size_t> places;
+    for (std::vector<Yaml::Member>* part : {&inherited_, &members_}) {
+      for (Yaml::Member& member : *part) {
+        const auto [at, fresh] = places.try_emplace(identity(member.first), all.size());
+        if (fresh) {
+          all.push_back(std::move(member));
+        } else {
+          all[at->second].second = std::move(member.second);
+        }
+      }
+    }
+    return all;
   }
-
-  void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
-                       YAML::EmitterStyle::value) override {
-    open(mark, tag, "seq", anchor, Yaml::sequence());
-  }
-  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
-                  YAML::EmitterStyle::value) override {
-    const bool set = tag == "tag:yaml.org,2002:set";
-    open(mark, tag, set ? "set" : "map", anchor, set ? Yaml::set_of() : Yaml::mapping());
-  }
-  void OnSequenceEnd() override { close(); }
-  void OnMapEnd() override { close(); }
 
  private:
-  struct Frame {
-    Yaml node;
-    YAML::Mark mark;
-    YAML::anchor_t anchor = 0;
-    Weight weight{1, 0};
-    std::optional<Yaml> key;              // of a mapping: read, its value not yet
-    bool key_merges = false;              // the key is <<
-    std::set<std::string> keys;           // of a mapping: those it has itself
-    std::vector<Yaml::Member> inherited;  // of a mapping: what << brought
+  std::vector<Yaml::Member> members_;
+  std::vector<Yaml::Member> inherited_;
+  std::set<std::string> own_;
+};
 
-    bool expects_key() const { return !node.is_sequence() && !key; }
-  };
+class Parser {
+ public:
+  Parser(std::vector<YamlToken> tokens, std::string_view origin, const YamlLimits& limits)
+      : tokens_(std::move(tokens)), origin_(origin), limits_(limits) {}
 
-  [[noreturn]] void fail(const YAML::Mark& mark, std::string_view what) const {
-    throw UserError(fmt::format("{}: {} at line {}, column {}", origin_, what, mark.line + 1, mark.column + 1));
+  Yaml document() {
+    while (accept(Kind::kDocumentEnd)) {
+    }
+    if (next_is(Kind::kStreamEnd)) return Yaml();
+    accept(Kind::kDocumentStart);
+    const bool empty = next_is(Kind::kDocumentStart) || next_is(Kind::kDocumentEnd) || next_is(Kind::kStreamEnd);
+    Yaml root = empty ? Yaml() : node(kBlock).value;
+    while (accept(Kind::kDocumentEnd)) {
+    }
+    if (!next_is(Kind::kStreamEnd))
+      fail(next_is(Kind::kDocumentStart) ? "a second document, where one is expected," : "text behind the document");
+    return root;
   }
 
-  Yaml scalar(const YAML::Mark& mark, const std::string& tag, const std::string& text) const {
-    try {
-      if (tag == "?") return resolve_plain_scalar(text);
-      if (tag == "!" || tag == "tag:yaml.org,2002:str") return Yaml(text);
-      if (!tag.starts_with(kCore)) fail(mark, unknown_tag(tag));
-      const std::string_view type = std::string_view(tag).substr(kCore.size());
-      Yaml value = resolve_plain_scalar(text);
-      if (type == "int" && value.is_int()) return value;
-      if (type == "float" && value.is_number()) return Yaml(value.as_double());
-      if (type == "bool" && value.is_bool()) return value;
-      if (type == "null" && value.is_null()) return value;
-      if (type == "int" || type == "float" || type == "bool" || type == "null")
-        fail(mark, fmt::format("{} is no {}", value.describe(), type));
-    } catch (const UserError& error) {
-      if (std::string_view(error.what()).starts_with(origin_)) throw;
-      fail(mark, error.what());
+ private:
+  using Kind = YamlToken::Kind;
+  enum Context { kBlock, kBlockOrIndentless, kFlow };
+
+  const YamlToken& next() const { return tokens_[at_]; }
+  bool next_is(Kind kind) const { return next().kind == kind; }
+  template <class... Kinds>
+  bool next_is_one_of(Kinds... kinds) const {
+    return (next_is(kinds) || ...);
+  }
+  YamlToken take() { return std::move(tokens_[at_++]); }
+  bool accept(Kind kind) { return next_is(kind) && (++at_, true); }
+
+  YamlPlace place() const { return {next().line, next().column}; }
+  [[noreturn]] void fail(std::string_view what, YamlPlace where) const { throw_yaml_error(origin_, what, where); }
+  [[noreturn]] void fail(std::string_view what) const { fail(what, place()); }
+
+  void spend(const Weight& weight, YamlPlace where) {
+    spent_ += weight;
+    if (spent_.nodes > limits_.nodes) fail(fmt::format("more than {} nodes, aliases expanded,", limits_.nodes), where);
+    if (spent_.bytes > limits_.expanded_bytes)
+      fail(fmt::format("more than {} of text, aliases expanded,", human_bytes(limits_.expanded_bytes)), where);
+  }
+
+  Node node(Context context) {
+    const YamlPlace where = place();
+    if (next_is(Kind::kAlias)) return alias();
+    std::optional<std::string> anchor, tag;
+    while ((next_is(Kind::kAnchor) && !anchor) || (next_is(Kind::kTag) && !tag)) {
+      std::optional<std::string>& slot = next_is(Kind::kAnchor) ? anchor : tag;
+      slot = take().text;
     }
-    fail(mark, unknown_tag(tag));
+    if (anchor && anchors_.contains(*anchor)) fail(fmt::format("the anchor '{}' a second time", *anchor), where);
+    // Until its node is read, an alias to it has nothing to stand for.
+    if (anchor) anchors_[*anchor] = std::nullopt;
+    Node out = content(context, tag, anchor.has_value(), where);
+    if (anchor) {
+      spend(out.weight, where);
+      anchors_[*anchor] = Node{out.value, out.weight};
+    }
+    return out;
+  }
+
+  Node alias() {
+    const YamlPlace where = place();
+    const std::string name = take().text;
+    const auto known = anchors_.find(name);
+    if (known == anchors_.end()) fail(fmt::format("an alias to '{}', which is not defined,", name), where);
+    if (!known->second) fail(fmt::format("the alias '{}' inside the node that it names", name), where);
+    spend(known->second->weight, where);
+    return *known->second;
+  }
+
+  Node content(Context context, const std::optional<std::string>& tag, bool has_anchor, YamlPlace where) {
+    if (context == kBlockOrIndentless && next_is(Kind::kBlockEntry)) return sequence(tag, where, Kind::kBlockEntry);
+    if (next_is(Kind::kScalar)) {
+      const YamlToken token = take();
+      return scalar(token.text, token.plain, tag, where);
+    }
+    if (next_is(Kind::kFlowSequenceStart)) return sequence(tag, where, Kind::kFlowSequenceStart);
+    if (next_is(Kind::kFlowMappingStart)) return mapping(tag, where, false);
+    if (context != kFlow && next_is(Kind::kBlockSequenceStart)) return sequence(tag, where, Kind::kBlockSequenceStart);
+    if (context != kFlow && next_is(Kind::kBlockMappingStart)) return mapping(tag, where, true);
+    if (tag || has_anchor) return scalar("", !tag, tag, where);
+    fail("something else than a value");
+  }
+
+  Node empty() { return scalar("", true, std::nullopt, place()); }
+
+  Node scalar(const std::string& text, bool plain, const std::optional<std::string>& tag, YamlPlace where) {
+    Node out;
+    out.weight = {1, text.size()};
+    spend(out.weight, where);
+    out.is_merge_key = plain && !tag && text == kMergeKey;
+    out.value = out.is_merge_key ? Yaml(text) : typed(text, plain, tag, where);
+    return out;
+  }
+
+  Yaml typed(const std::string& text, bool plain, const std::optional<std::string>& tag, YamlPlace where) const {
+    if (!tag && !plain) return Yaml(text);
+    if (tag == std::string(kCore) + "str") return Yaml(text);
+    Yaml value;
+    try {
+      value = resolve_plain_scalar(text);
+    } catch (const UserError& error) {
+      fail(error.what(), where);
+    }
+    if (!tag || *tag == "!") return value;
+    const std::string_view type = tag->starts_with(kCore) ? std::string_view(*tag).substr(kCore.size()) : *tag;
+    if (type == "int" && value.is_int()) return value;
+    if (type == "float" && value.is_number()) return Yaml(value.as_double());
+    if (type == "bool" && value.is_bool()) return value;
+    if (type == "null") return Yaml();
+    if (tag->starts_with(kCore) && (type == "int" || type == "float" || type == "bool"))
+      fail(fmt::format("{} is no {}", value.describe(), type), where);
+    fail(unknown_tag(*tag), where);
   }
 
   static std::string unknown_tag(const std::string& tag) {
     return fmt::format("the tag '{}' (only YAML's own types are read, no objects)", tag);
   }
 
-  void open(const YAML::Mark& mark, const std::string& tag, std::string_view own, YAML::anchor_t anchor, Yaml node) {
-    if (tag != "?" && tag != "!" && tag != std::string(kCore) + std::string(own)) fail(mark, unknown_tag(tag));
-    if (static_cast<int>(frames_.size()) >= limits_.depth)
-      fail(mark, fmt::format("nested deeper than {} levels", limits_.depth));
-    if (!frames_.empty() && frames_.back().expects_key()) fail(mark, "a key that is not a scalar");
-    spend(mark, {1, 0});
-    frames_.push_back({std::move(node), mark, anchor});
+  /// A collection begins: checks its tag, pays for it and counts the depth.
+  void enter(const std::optional<std::string>& tag, std::string_view own, YamlPlace where) {
+    if (tag && *tag != "!" && *tag != std::string(kCore) + std::string(own)) fail(unknown_tag(*tag), where);
+    if (++depth_ > limits_.depth) fail(fmt::format("nested deeper than {} levels", limits_.depth), where);
+    spend({1, 0}, where);
   }
 
-  void close() {
-    Frame frame = std::move(frames_.back());
-    frames_.pop_back();
-    if (!frame.inherited.empty()) inherit(frame);
-    attach(frame.mark, frame.anchor, std::move(frame.node), frame.weight, false);
-  }
-
-  /// A scalar or an alias: pays for it and puts it in its place.
-  void add(const YAML::Mark& mark, YAML::anchor_t anchor, Yaml node, Weight weight, bool merge = false) {
-    spend(mark, weight);
-    attach(mark, anchor, std::move(node), weight, merge);
-  }
-
-  void spend(const YAML::Mark& mark, const Weight& weight) {
-    spent_ += weight;
-    if (spent_.nodes > limits_.nodes) fail(mark, fmt::format("more than {} nodes, aliases expanded,", limits_.nodes));
-    if (spent_.bytes > limits_.expanded_bytes)
-      fail(mark, fmt::format("more than {} of text, aliases expanded,", human_bytes(limits_.expanded_bytes)));
-  }
-
-  void attach(const YAML::Mark& mark, YAML::anchor_t anchor, Yaml node, const Weight& weight, bool merge) {
-    if (anchor != 0) {
-      spend(mark, weight);
-      anchors_[anchor] = {node, weight};
-    }
-    if (frames_.empty()) {
-      root_ = std::move(node);
-      return;
-    }
-    Frame& frame = frames_.back();
-    frame.weight += weight;
-    if (frame.node.is_sequence()) {
-      frame.node.items().push_back(std::move(node));
-    } else if (!frame.key) {
-      if (!node.is_scalar()) fail(mark, "a key that is not a scalar");
-      const std::string identity = (merge ? "<" : std::to_string(static_cast<int>(node.kind()))) + emit_yaml(node);
-      if (!frame.keys.insert(identity).second) fail(mark, fmt::format("the key {} a second time", key_name(node)));
-      frame.key = std::move(node);
-      frame.key_merges = merge;
-    } else if (frame.key_merges) {
-      collect(mark, frame, std::move(node), weight);
-      frame.key.reset();
+  /// `start`: how it begins; kBlockEntry for a list under a key that is not indented further than the key.
+  Node sequence(const std::optional<std::string>& tag, YamlPlace where, Kind start) {
+    enter(tag, "seq", where);
+    Node out{Yaml::sequence(), {1, 0}};
+    auto append = [&](Node item) {
+      out.weight += item.weight;
+      refuse_merge_key(item, where);
+      out.value.items().push_back(std::move(item.value));
+    };
+    if (start == Kind::kFlowSequenceStart) {
+      take();
+      flow_entries(Kind::kFlowSequenceEnd, [&] { append(next_is(Kind::kKey) ? single_pair() : node(kFlow)); });
     } else {
-      if (frame.node.is_set() && !node.is_null()) fail(mark, "a member of a set with a value");
-      frame.node.members().emplace_back(std::move(*frame.key), std::move(node));
-      frame.key.reset();
+      const bool indentless = start == Kind::kBlockEntry;
+      if (!indentless) take();
+      while (accept(Kind::kBlockEntry)) {
+        const bool absent = next_is_one_of(Kind::kBlockEntry, Kind::kBlockEnd) ||
+                            (indentless && next_is_one_of(Kind::kKey, Kind::kValue));
+        append(absent ? empty() : node(kBlock));
+      }
+      if (!indentless && !accept(Kind::kBlockEnd)) fail("something else than a list's next entry");
+    }
+    --depth_;
+    return out;
+  }
+
+  template <class Entry>
+  void flow_entries(Kind end, Entry entry) {
+    for (bool first = true; !accept(end); first = false) {
+      if (!first && !accept(Kind::kFlowEntry)) fail("something else than ',' or the closing bracket");
+      if (accept(end)) return;
+      entry();
     }
   }
 
-  static std::string key_name(const Yaml& key) { return key.is_string() ? "'" + key.as_string() + "'" : key.describe(); }
+  Node mapping(const std::optional<std::string>& tag, YamlPlace where, bool block) {
+    const bool is_set = tag == std::string(kCore) + "set";
+    enter(tag, is_set ? "set" : "map", where);
+    MappingBuilder members;
+    Weight weight{1, 0};
+    take();
+    if (block) {
+      while (next_is_one_of(Kind::kKey)) block_pair(members, weight, is_set);
+      if (!accept(Kind::kBlockEnd)) fail("something else than a mapping's next key");
+    } else {
+      flow_entries(Kind::kFlowMappingEnd, [&] { flow_pair(members, weight, is_set, Kind::kFlowMappingEnd); });
+    }
+    --depth_;
+    return {is_set ? Yaml::set_of(members.take()) : Yaml::mapping(members.take()), weight};
+  }
+
+  /// "[a: 1]": a mapping of one pair inside a list.
+  Node single_pair() {
+    enter(std::nullopt, "map", place());
+    MappingBuilder members;
+    Weight weight{1, 0};
+    flow_pair(members, weight, false, Kind::kFlowSequenceEnd);
+    --depth_;
+    return {Yaml::mapping(members.take()), weight};
+  }
+
+  void block_pair(MappingBuilder& members, Weight& weight, bool is_set) {
+    const YamlPlace where = place();
+    take();
+    const auto absent = [&] { return next_is_one_of(Kind::kKey, Kind::kValue, Kind::kBlockEnd); };
+    Node key = absent() ? empty() : node(kBlockOrIndentless);
+    Node value = !accept(Kind::kValue) || absent() ? empty() : node(kBlockOrIndentless);
+    pair(members, weight, is_set, std::move(key), std::move(value), where);
+  }
+
+  void flow_pair(MappingBuilder& members, Weight& weight, bool is_set, Kind end) {
+    const YamlPlace where = place();
+    if (!accept(Kind::kKey)) {  // "{a, b}": keys without values
+      Node key = node(kFlow);
+      return pair(members, weight, is_set, std::move(key), empty(), where);
+    }
+    Node key = next_is_one_of(Kind::kValue, Kind::kFlowEntry, end) ? empty() : node(kFlow);
+    const bool has_value = accept(Kind::kValue) && !next_is_one_of(Kind::kFlowEntry, end);
+    pair(members, weight, is_set, std::move(key), has_value ? node(kFlow) : empty(), where);
+  }
+
+  void pair(MappingBuilder& members, Weight& weight, bool is_set, Node key, Node value, YamlPlace where) {
+    if (!key.value.is_scalar()) fail("a key that is not a scalar", where);
+    refuse_merge_key(value, where);
+    if (!members.claim(key.value, key.is_merge_key)) fail(fmt::format("the key {} a second time", key_name(key.value)), where);
+    weight += key.weight;
+    weight += value.weight;
+    if (key.is_merge_key) return merge(members, value, where);
+    if (is_set && !value.value.is_null()) fail("a member of a set with a value", where);
+    members.put(std::move(key.value), std::move(value.value));
+  }
 
   /// The value of <<: a mapping, or a list of mappings of which earlier ones win.
-  void collect(const YAML::Mark& mark, Frame& frame, Yaml node, const Weight& weight) {
-    spend(mark, weight);
-    std::vector<Yaml> sources;
-    if (node.is_sequence()) {
-      sources.assign(node.items().rbegin(), node.items().rend());
-    } else {
-      sources.push_back(std::move(node));
-    }
-    for (Yaml& source : sources) {
-      if (!source.is_mapping()) fail(mark, fmt::format("'<<' merges mappings, not {},", source.describe()));
-      for (Yaml::Member& member : source.members()) frame.inherited.push_back(std::move(member));
-    }
-  }
-
-  /// Own members over inherited ones, later inherited ones over earlier.
-  static void inherit(Frame& frame) {
-    std::vector<Yaml::Member> all;
-    std::map<std::string, size_t> places;
-    auto put = [&](Yaml::Member member) {
-      const std::string identity = std::to_string(static_cast<int>(member.first.kind())) + emit_yaml(member.first);
-      const auto [at, fresh] = places.try_emplace(identity, all.size());
-      if (fresh) {
-        all.push_back(std::move(member));
-      } else {
-        all[at->second].second = std::move(member.second);
-      }
+  void merge(MappingBuilder& members, const Node& value, YamlPlace where) {
+    spend(value.weight, where);
+    auto one = [&](const Yaml& source) {
+      if (!source.is_mapping()) fail(fmt::format("'<<' merges mappings, not {},", source.describe()), where);
+      members.inherit(source);
     };
-    for (Yaml::Member& member : frame.inherited) put(std::move(member));
-    for (Yaml::Member& member : frame.node.members()) put(std::move(member));
-    frame.node.members() = std::move(all);
+    if (!value.value.is_sequence()) return one(value.value);
+    for (auto source = value.value.items().rbegin(); source != value.value.items().rend(); ++source) one(*source);
   }
 
+  void refuse_merge_key(const Node& node, YamlPlace where) const {
+    if (node.is_merge_key) fail("a bare '<<' that is no key; quote it", where);
+  }
+
+  std::vector<YamlToken> tokens_;
   std::string_view origin_;
   const YamlLimits& limits_;
-  std::vector<Frame> frames_;
-  std::map<YAML::anchor_t, std::pair<Yaml, Weight>> anchors_;
+  size_t at_ = 0;
+  int depth_ = 0;
   Weight spent_;
-  Yaml root_;
+  std::map<std::string, std::optional<Node>> anchors_;
 };
 
-/// The characters that PyYAML refuses, and the rare line breaks on which the two parsers disagree.
+/// The characters that PyYAML refuses, and the rare line breaks that it alone takes for such.
 void check_characters(std::string_view text, std::string_view origin) {
   VIADUCT_USER_CHECK(is_utf8(text), "{}: not UTF-8 text", origin);
+  const auto byte = [&](size_t at) { return at < text.size() ? static_cast<unsigned char>(text[at]) : 0u; };
   for (size_t i = 0; i < text.size(); ++i) {
-    const auto byte = [&](size_t at) { return at < text.size() ? static_cast<unsigned char>(text[at]) : 0u; };
     const unsigned c = byte(i);
-    const bool control = (c < 0x20 && c != '\t' && c != '\n' && c != '\r') || c == 0x7F ||
-                         (c == 0xC2 && byte(i + 1) < 0xA0);
+    const bool control =
+        (c < 0x20 && c != '\t' && c != '\n' && c != '\r') || c == 0x7F || (c == 0xC2 && byte(i + 1) < 0xA0);
     const bool separator = c == 0xE2 && byte(i + 1) == 0x80 && (byte(i + 2) == 0xA8 || byte(i + 2) == 0xA9);
     const bool noncharacter = c == 0xEF && byte(i + 1) == 0xBF && byte(i + 2) >= 0xBE;
     VIADUCT_USER_CHECK(!control && !separator && !noncharacter,
@@ -230,19 +338,7 @@ Yaml parse_yaml(std::string_view text, std::string_view origin, const YamlLimits
   VIADUCT_USER_CHECK(text.size() <= limits.text_bytes, "{}: {} of YAML; at most {} are read", origin,
                      human_bytes(text.size()), human_bytes(limits.text_bytes));
   check_characters(text, origin);
-  Builder builder(origin, limits);
-  try {
-    std::istringstream stream{std::string(text)};
-    YAML::Parser parser(stream);
-    if (!parser.HandleNextDocument(builder)) return Yaml();
-    Yaml document = builder.take();
-    Builder second(origin, limits);
-    VIADUCT_USER_CHECK(!parser.HandleNextDocument(second), "{}: a second document; one is expected", origin);
-    return document;
-  } catch (const YAML::Exception& error) {
-    throw UserError(fmt::format("{}: {} at line {}, column {}", origin, error.msg, error.mark.line + 1,
-                                error.mark.column + 1));
-  }
+  return Parser(YamlScanner(text, origin, limits).scan(), origin, limits).document();
 }
 
 Yaml read_yaml_file(const Path& path, const YamlLimits& limits) {
