@@ -74,8 +74,8 @@ void PickleWriter::floating(double value) {
 }
 
 void PickleWriter::string(std::string_view text) {
-  const auto [it, is_new] = strings_.try_emplace(std::string(text), memo_size_);
-  if (!is_new) return recall(it->second);
+  if (const auto it = strings_.find(text); it != strings_.end()) return recall(it->second);
+  strings_.emplace(text, memo_size_);
   if (protocol_ == 4 && text.size() < 256) {
     out_ += '\x8c';
     out_ += static_cast<char>(text.size());
@@ -115,20 +115,20 @@ void PickleWriter::bytes(std::string_view bytes) {
 }
 
 void PickleWriter::global(std::string_view module, std::string_view name) {
-  std::string key(module);
-  key += '\n';
-  key += name;
-  if (const auto it = globals_.find(key); it != globals_.end()) return recall(it->second);
+  key_.assign(module);
+  key_ += '\n';
+  key_ += name;
+  if (const auto it = globals_.find(std::string_view(key_)); it != globals_.end()) return recall(it->second);
   if (protocol_ == 4) {
     string(module);
     string(name);
     out_ += '\x93';
   } else {
     out_ += 'c';
-    out_ += key;
+    out_ += key_;
     out_ += '\n';
   }
-  globals_.emplace(std::move(key), memo_size_);
+  globals_.emplace(key_, memo_size_);
   remember();
 }
 

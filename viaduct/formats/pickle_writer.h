@@ -50,8 +50,15 @@ class PickleWriter {
   int protocol_;
   std::string out_;
   uint32_t memo_size_ = 0;
-  std::unordered_map<std::string, uint32_t> strings_;
-  std::unordered_map<std::string, uint32_t> globals_;
+  // Looked up by string_view without making a string of it.
+  struct Hash {
+    using is_transparent = void;
+    size_t operator()(std::string_view text) const { return std::hash<std::string_view>()(text); }
+  };
+  using Memo = std::unordered_map<std::string, uint32_t, Hash, std::equal_to<>>;
+  Memo strings_;
+  Memo globals_;
+  std::string key_;   // of the global being looked up
 };
 
 /// Writes a value tree; `tensor` writes the tensors it holds (InternalError when it is empty and there are some).

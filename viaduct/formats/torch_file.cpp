@@ -351,7 +351,7 @@ PickleValue read_torch_object(std::span<const std::byte> bytes, std::string_view
   return read_object_of(archive, read, origin);
 }
 
-std::string write_torch_file(const PickleValue& value, std::string_view root_name) {
+std::string write_torch_file(const PickleValue& value, std::string_view root_name, std::string_view serialization_id) {
   std::vector<const PickleTensor*> tensors;
   PickleWriter pickle(2);
   write_value(pickle, value, [&](PickleWriter& to, const PickleTensor& tensor) {
@@ -374,7 +374,9 @@ std::string write_torch_file(const PickleValue& value, std::string_view root_nam
   }
   zip.add(root + "version", "3\n");
   // Forty digits that differ when the content does; torch only compares them.
-  zip.add(root + ".data/serialization_id", fmt::format("{:020}{:020}", fingerprint, xxh3_64(root)));
+  zip.add(root + ".data/serialization_id", serialization_id.empty()
+                                               ? fmt::format("{:020}{:020}", fingerprint, xxh3_64(root))
+                                               : std::string(serialization_id));
   return zip.finish().head;
 }
 

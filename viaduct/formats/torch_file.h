@@ -36,7 +36,9 @@ PickleValue read_torch_object(const Path& path);
 PickleValue read_torch_object(std::span<const std::byte> archive, std::string_view origin);
 
 /// The bytes of torch.save(value) with the archive's root called `root_name` ("archive" in a stream, else the file's
-/// stem). For small values: everything is made in memory.
-std::string write_torch_file(const PickleValue& value, std::string_view root_name);
+/// stem). For small values: everything is made in memory. `serialization_id`: 40 digits; empty: made from the content.
+/// Everything but these digits (and their CRC) is what torch.save writes.
+std::string write_torch_file(const PickleValue& value, std::string_view root_name,
+                             std::string_view serialization_id = {});
 
 }  // namespace viaduct::formats
