@@ -51,7 +51,7 @@ std::optional<DType> tensor_dtype(uint32_t type) {
 
 std::string tensor_type_name(uint32_t type) {
   if (type < std::size(kTensorTypeNames) && !kTensorTypeNames[type].empty()) return std::string(kTensorTypeNames[type]);
-  return fmt::format("type {}", type);
+  return std::to_string(type);
 }
 
 template <class T>
