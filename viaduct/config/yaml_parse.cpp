@@ -77,11 +77,12 @@ class Parser {
       : tokens_(std::move(tokens)), origin_(origin), limits_(limits) {}
 
   Yaml document() {
-    while (accept(Kind::kDocumentEnd)) {
-    }
     if (next_is(Kind::kStreamEnd)) return Yaml();
-    accept(Kind::kDocumentStart);
-    const bool empty = next_is(Kind::kDocumentStart) || next_is(Kind::kDocumentEnd) || next_is(Kind::kStreamEnd);
+    bool directives = false;
+    while (accept(Kind::kDirective)) directives = true;
+    const bool marked = accept(Kind::kDocumentStart);
+    if (directives && !marked) fail("something else than '---' behind a directive");
+    const bool empty = marked && next_is_one_of(Kind::kDocumentStart, Kind::kDocumentEnd, Kind::kStreamEnd);
     Yaml root = empty ? Yaml() : node(kBlock).value;
     while (accept(Kind::kDocumentEnd)) {
     }

@@ -167,6 +167,7 @@ void YamlScanner::fetch_directive() {
   end_blocks_beyond(-1);
   forget_key();
   key_allowed_ = false;
+  add(Kind::kDirective);
   size_t length = 0;
   while (!is_break_or_end(peek(length))) ++length;
   const std::string line = take(length);
@@ -325,6 +326,7 @@ void YamlScanner::fetch_block_scalar(bool folded) {
       forward();
     }
   }
+  if (!is_blank_or_end(peek())) fail("text behind the sign of a block of text");
   while (peek() == ' ') forward();
   if (peek() == '#')
     while (!is_break_or_end(peek())) forward();

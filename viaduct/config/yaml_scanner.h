@@ -13,6 +13,7 @@ namespace viaduct::config {
 
 struct YamlToken {
   enum class Kind : uint8_t {
+    kDirective,
     kDocumentStart,
     kDocumentEnd,
     kBlockSequenceStart,
