@@ -21,7 +21,7 @@ struct PickleNode::Sequence {
 
 struct PickleNode::Call {
   PickleNode callable, arguments, state;
-  PickleNode appended, members;   // a list and a dict, or None where there are none
+  PickleNode* items = nullptr;   // two, where there are any: appended (a list), members (a dict)
 };
 
 /// Memory that lives as long as the document, with a bound on its sum.
@@ -82,8 +82,8 @@ const PickleNode* PickleNode::find(std::string_view key) const {
 PickleNode PickleNode::callable() const { return u_.call->callable; }
 PickleNode PickleNode::arguments() const { return u_.call->arguments; }
 PickleNode PickleNode::state() const { return u_.call->state; }
-PickleNode PickleNode::appended() const { return u_.call->appended; }
-PickleNode PickleNode::members() const { return u_.call->members; }
+PickleNode PickleNode::appended() const { return u_.call->items ? u_.call->items[0] : PickleNode(); }
+PickleNode PickleNode::members() const { return u_.call->items ? u_.call->items[1] : PickleNode(); }
 bool PickleNode::is_call_of(std::string_view global) const {
   return kind_ == Kind::kCall && u_.call->callable.kind_ == Kind::kGlobal && u_.call->callable.text() == global;
 }
@@ -232,6 +232,11 @@ class Unpickler {
     return sequence(Kind::kTuple, stack_.size() - count);
   }
   Node empty(Kind kind) { return sequence(kind, stack_.size()); }
+  // Tuples never change, so one empty one serves all.
+  Node empty_tuple() {
+    if (empty_tuple_.is_none()) empty_tuple_ = empty(Kind::kTuple);
+    return empty_tuple_;
+  }
 
   Node global(std::string_view module, std::string_view name) {
     if (module.empty() || name.empty() || module.size() + name.size() > 1000 || !is_utf8(module) || !is_utf8(name))
@@ -393,12 +398,16 @@ class Unpickler {
     if (!target.u_.call->state.is_none()) fail("BUILD of one object twice");
     target.u_.call->state = state;
   }
+  Node* items_of(const Node& call) {
+    if (call.u_.call->items == nullptr) call.u_.call->items = arena_.make<Node>(2);
+    return call.u_.call->items;
+  }
   void append_items(size_t from) {
     if (from <= base()) fail("nothing to append to");
     const Node target = stack_[from - 1];
     if (target.kind_ == Kind::kList) return append(target.u_.sequence, from);
     if (target.kind_ != Kind::kCall) fail("an item appended to something that is no list");
-    Node& appended = target.u_.call->appended;
+    Node& appended = items_of(target)[0];
     if (appended.is_none()) appended = sequence(Kind::kList, from);
     else append(appended.u_.sequence, from);
   }
@@ -408,7 +417,7 @@ class Unpickler {
     const Node target = stack_[from - 1];
     if (target.kind_ == Kind::kDict) return append(target.u_.sequence, from);
     if (target.kind_ != Kind::kCall) fail("an item set in something that is no dict");
-    Node& members = target.u_.call->members;
+    Node& members = items_of(target)[1];
     if (members.is_none()) members = sequence(Kind::kDict, from);
     else append(members.u_.sequence, from);
   }
@@ -444,6 +453,7 @@ class Unpickler {
   size_t op_at_ = 0;
   std::vector<Node> stack_;
   std::vector<size_t> marks_;
+  Node empty_tuple_;
   std::vector<Node> memo_;
   std::vector<bool> known_;
   uint64_t puts_ = 0;
@@ -496,7 +506,7 @@ void Unpickler::step(uint8_t op) {
     case 0x97: case 0x98: fail("buffers outside of the pickle are not supported");
     // Containers
     case '(': marks_.push_back(stack_.size()); break;
-    case ')': push(empty(Kind::kTuple)); break;
+    case ')': push(empty_tuple()); break;
     case ']': push(empty(Kind::kList)); break;
     case '}': push(empty(Kind::kDict)); break;
     case 0x8f: push(empty(Kind::kSet)); break;
@@ -548,6 +558,12 @@ void Unpickler::step(uint8_t op) {
     case 0x93: stack_global(); break;
     case 'R': case 0x81: {
       const Node arguments = pop(), callable = pop();
+      // A torch.Size is its tuple: an index of 100,000 entries has three of them for each.
+      if (callable.kind_ == Kind::kGlobal && callable.text() == "torch.Size" && arguments.kind_ == Kind::kTuple &&
+          arguments.size() == 1 && arguments.item(0).kind_ == Kind::kTuple) {
+        push(arguments.item(0));
+        break;
+      }
       push(call(callable, arguments));
       break;
     }
@@ -555,7 +571,7 @@ void Unpickler::step(uint8_t op) {
       const Node keywords = pop(), arguments = pop(), callable = pop();
       if (keywords.kind_ != Kind::kDict) fail("NEWOBJ_EX without a dict of keyword arguments");
       Node node = call(callable, arguments);
-      node.u_.call->members = keywords.size() == 0 ? Node() : keywords;
+      if (keywords.size() > 0) items_of(node)[1] = keywords;
       push(node);
       break;
     }

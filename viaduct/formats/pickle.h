@@ -27,7 +27,7 @@ class PickleNode {
  public:
   enum class Kind : uint8_t {
     kNone, kBool, kInt, kBigInt, kFloat, kString, kBytes, kList, kTuple, kSet, kDict, kGlobal,
-    kCall,         // callable(*args), with what was built, appended and set afterwards
+    kCall,         // callable(*args), with what was built, appended and set afterwards; torch.Size is a kTuple
     kPersistent,   // a persistent id: torch's storages
   };
 

@@ -25,6 +25,10 @@ PickleWriter::PickleWriter(int protocol) : protocol_(protocol) {
   }
 }
 
+void PickleWriter::remember_container() {
+  if (protocol_ == 2) remember();
+}
+
 void PickleWriter::remember() {
   const uint32_t number = memo_size_++;
   if (protocol_ == 4) {
@@ -73,9 +77,13 @@ void PickleWriter::floating(double value) {
   put(out_, __builtin_bswap64(std::bit_cast<uint64_t>(value)));
 }
 
-void PickleWriter::string(std::string_view text) {
-  if (const auto it = strings_.find(text); it != strings_.end()) return recall(it->second);
-  strings_.emplace(text, memo_size_);
+uint32_t PickleWriter::string(std::string_view text) {
+  auto it = strings_.find(text);
+  if (it != strings_.end()) {
+    recall(it->second);
+    return it->second;
+  }
+  it = strings_.emplace(text, memo_size_).first;
   if (protocol_ == 4 && text.size() < 256) {
     out_ += '\x8c';
     out_ += static_cast<char>(text.size());
@@ -86,6 +94,7 @@ void PickleWriter::string(std::string_view text) {
   }
   out_ += text;
   remember();
+  return it->second;
 }
 
 void PickleWriter::bytes(std::string_view bytes) {
@@ -134,28 +143,28 @@ void PickleWriter::global(std::string_view module, std::string_view name) {
 
 void PickleWriter::empty_list() {
   out_ += ']';
-  remember();
+  remember_container();
 }
 
 void PickleWriter::empty_dict() {
   out_ += '}';
-  remember();
+  remember_container();
 }
 
 void PickleWriter::tuple(size_t count) {
   if (count == 0) return empty_tuple();
   out_ += count == 1 ? '\x85' : count == 2 ? '\x86' : count == 3 ? '\x87' : 't';
-  remember();
+  remember_container();
 }
 
 void PickleWriter::call() {
   out_ += 'R';
-  remember();
+  remember_container();
 }
 
 void PickleWriter::new_object() {
   out_ += '\x81';
-  remember();
+  remember_container();
 }
 
 std::string PickleWriter::finish() {
@@ -212,7 +221,7 @@ void write_value(PickleWriter& to, const PickleValue& value, const TensorWriterF
     case PickleValue::Kind::kInt: return to.integer(value.as_int());
     case PickleValue::Kind::kBigInt: VIADUCT_CHECK(false, "integers beyond 64 bits are read, not written"); return;
     case PickleValue::Kind::kFloat: return to.floating(value.as_double());
-    case PickleValue::Kind::kString: return to.string(value.text());
+    case PickleValue::Kind::kString: to.string(value.text()); return;
     case PickleValue::Kind::kBytes: return to.bytes(value.text());
     case PickleValue::Kind::kList:
       to.empty_list();

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <iterator>
 #include <limits>
 #include <optional>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "viaduct/core/error.h"
 #include "viaduct/formats/chunk_grid.h"
@@ -59,11 +61,9 @@ class MetadataParser {
     return std::lexicographical_compare(a.begin(), a.end(), b.begin(), b.end());
   }
 
-  // torch.Size((2, 3)), or a plain tuple.
   std::optional<Shape> shape(const PickleNode* node) const {
     if (node == nullptr) return std::nullopt;
-    PickleNode tuple = *node;
-    if (tuple.is_call_of("torch.Size") && tuple.arguments().size() == 1) tuple = tuple.arguments().item(0);
+    const PickleNode tuple = *node;
     if ((!tuple.is(Kind::kTuple) && !tuple.is(Kind::kList)) || tuple.size() > Shape::kMaxRank) return std::nullopt;
     Shape result;
     for (size_t i = 0; i < tuple.size(); ++i) {
@@ -213,37 +213,49 @@ TorchDistIndex parse_torch_dist_metadata(std::string bytes, std::string_view ori
   return MetadataParser(std::move(document), origin).parse();
 }
 
-TorchDistIndex merge_indices(std::span<const TorchDistIndex> parts) {
+TorchDistIndex merge_indices(std::vector<TorchDistIndex> parts) {
   TorchDistIndex merged;
-  std::unordered_map<std::string, size_t> files, tensors, objects;
-  for (const TorchDistIndex& part : parts) {
-    const auto first_file = static_cast<uint32_t>(merged.files.size());
-    for (const std::string& file : part.files) {
-      VIADUCT_USER_CHECK(files.emplace(file, files.size()).second, "two parts of the checkpoint have a file {}", file);
-      merged.files.push_back(file);
-    }
-    const auto moved = [&](TorchDistPlace place) {
-      place.file += first_file;
-      return place;
-    };
-    for (const TorchDistTensor& tensor : part.tensors) {
-      const auto [it, is_new] = tensors.emplace(tensor.name, merged.tensors.size());
-      VIADUCT_USER_CHECK(!objects.contains(tensor.name), "{} is a tensor and an object", tensor.name);
-      if (is_new) merged.tensors.push_back({tensor.name, tensor.dtype, tensor.shape, {}});
-      TorchDistTensor& whole = merged.tensors[it->second];
-      VIADUCT_USER_CHECK(whole.dtype == tensor.dtype && whole.shape == tensor.shape,
-                         "tensor {} is {} {} in one part of the checkpoint and {} {} in another", tensor.name,
-                         whole.dtype, whole.shape, tensor.dtype, tensor.shape);
-      for (const TorchDistChunk& chunk : tensor.chunks)
-        whole.chunks.push_back({chunk.offset, chunk.size, moved(chunk.place)});
-    }
-    for (const TorchDistObject& object : part.objects) {
-      VIADUCT_USER_CHECK(objects.emplace(object.name, objects.size()).second && !tensors.contains(object.name),
-                         "key {} is there twice", object.name);
-      merged.objects.push_back({object.name, moved(object.place)});
+  if (parts.size() == 1) {
+    merged = std::move(parts.front());
+  } else {
+    std::unordered_map<std::string, size_t> tensors;
+    for (TorchDistIndex& part : parts) {
+      const auto first_file = static_cast<uint32_t>(merged.files.size());
+      std::move(part.files.begin(), part.files.end(), std::back_inserter(merged.files));
+      for (TorchDistTensor& tensor : part.tensors) {
+        const auto [it, is_new] = tensors.emplace(tensor.name, merged.tensors.size());
+        for (TorchDistChunk& chunk : tensor.chunks) chunk.place.file += first_file;
+        if (is_new) {
+          merged.tensors.push_back(std::move(tensor));
+          continue;
+        }
+        TorchDistTensor& whole = merged.tensors[it->second];
+        VIADUCT_USER_CHECK(whole.dtype == tensor.dtype && whole.shape == tensor.shape,
+                           "tensor {} is {} {} in one part of the checkpoint and {} {} in another", tensor.name,
+                           whole.dtype, whole.shape, tensor.dtype, tensor.shape);
+        whole.chunks.insert(whole.chunks.end(), tensor.chunks.begin(), tensor.chunks.end());
+      }
+      for (TorchDistObject& object : part.objects) {
+        object.place.file += first_file;
+        merged.objects.push_back(std::move(object));
+      }
     }
   }
-  for (const TorchDistTensor& tensor : merged.tensors) check_chunk_grid(without_places(tensor), "the new checkpoint");
+  std::unordered_set<std::string_view> names;
+  for (const std::string& file : merged.files)
+    VIADUCT_USER_CHECK(names.insert(file).second, "two parts of the checkpoint have a file {}", file);
+  names.clear();
+  names.reserve(merged.tensors.size() + merged.objects.size());
+  for (const TorchDistTensor& tensor : merged.tensors) {
+    VIADUCT_USER_CHECK(names.insert(tensor.name).second, "tensor {} is there twice", tensor.name);
+    // The whole in one chunk needs no look, nor a copy.
+    if (tensor.chunks.size() == 1 && tensor.chunks[0].size == tensor.shape &&
+        tensor.chunks[0].offset == Shape::filled(tensor.shape.rank(), 0))
+      continue;
+    check_chunk_grid(without_places(tensor), "the new checkpoint");
+  }
+  for (const TorchDistObject& object : merged.objects)
+    VIADUCT_USER_CHECK(names.insert(object.name).second, "key {} is there twice", object.name);
   return merged;
 }
 

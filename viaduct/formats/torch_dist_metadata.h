@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -51,7 +50,7 @@ TorchDistIndex parse_torch_dist_metadata(std::string bytes, std::string_view ori
 
 /// One index of many processes' parts. A tensor may have chunks in several parts; its dtype and shape must agree.
 /// UserError when an object or file is there twice, or when the chunks do not cover a tensor exactly once.
-TorchDistIndex merge_indices(std::span<const TorchDistIndex> parts);
+TorchDistIndex merge_indices(std::vector<TorchDistIndex> parts);
 
 /// The bytes of `.metadata`, as torch's Metadata, pickle protocol 4. `checkpoint_id` is the folder's path as upstream
 /// notes it (nothing reads it); empty: none is noted.

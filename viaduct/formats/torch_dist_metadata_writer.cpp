@@ -15,15 +15,6 @@ void begin_object(PickleWriter& to, std::string_view module, std::string_view na
   to.new_object();
 }
 
-void write_size(PickleWriter& to, const Shape& shape) {
-  to.global("torch", "Size");
-  if (shape.rank() > 3) to.mark();
-  for (const int64_t size : shape) to.integer(size);
-  to.tuple(static_cast<size_t>(shape.rank()));
-  to.tuple(1);
-  to.call();
-}
-
 void write_properties(PickleWriter& to, DType dtype) {
   begin_object(to, kModule, "TensorProperties");
   to.mark();
@@ -42,60 +33,85 @@ void write_properties(PickleWriter& to, DType dtype) {
   to.build();
 }
 
-void write_tensor(PickleWriter& to, const TorchDistTensor& tensor) {
-  begin_object(to, kModule, "TensorStorageMetadata");
-  to.empty_dict();
-  to.mark();
-  to.string("properties");
-  write_properties(to, tensor.dtype);
-  to.string("size");
-  write_size(to, tensor.shape);
-  to.string("chunks");
-  to.empty_list();
-  to.mark();
-  for (const TorchDistChunk& chunk : tensor.chunks) {
-    begin_object(to, kModule, "ChunkStorageMetadata");
-    to.empty_dict();
-    to.mark();
-    to.string("offsets");
-    write_size(to, chunk.offset);
-    to.string("sizes");
-    write_size(to, chunk.size);
-    to.set_items();
-    to.build();
-  }
-  to.appends();
-  to.set_items();
-  to.build();
-}
+class MetadataWriter {
+ public:
+  MetadataWriter(PickleWriter& to, const TorchDistIndex& index) : to_(to), index_(index) {}
 
-void write_place(PickleWriter& to, const TorchDistIndex& index, const std::string& name, const Shape* offset,
-                 const TorchDistPlace& place) {
-  begin_object(to, kModule, "MetadataIndex");
-  to.empty_dict();
-  to.mark();
-  to.string("fqn");
-  to.string(name);
-  if (offset != nullptr) {
-    to.string("offset");
-    write_size(to, *offset);
+  void tensor(const TorchDistTensor& tensor) {
+    begin_object(to_, kModule, "TensorStorageMetadata");
+    to_.empty_dict();
+    to_.mark();
+    to_.string("properties");
+    write_properties(to_, tensor.dtype);
+    to_.string("size");
+    size(tensor.shape);
+    to_.string("chunks");
+    to_.empty_list();
+    to_.mark();
+    for (const TorchDistChunk& chunk : tensor.chunks) {
+      to_.repeat(chunk_begin_, [&] {
+        begin_object(to_, kModule, "ChunkStorageMetadata");
+        to_.empty_dict();
+        to_.mark();
+        to_.string("offsets");
+      });
+      size(chunk.offset);
+      to_.string("sizes");
+      size(chunk.size);
+      end_object();
+    }
+    to_.appends();
+    end_object();
   }
-  to.string("index");
-  to.none();
-  to.set_items();
-  to.build();
-  begin_object(to, "torch.distributed.checkpoint.filesystem", "_StorageInfo");
-  to.empty_dict();
-  to.mark();
-  to.string("relative_path");
-  to.string(index.files.at(place.file));
-  to.string("offset");
-  to.integer(static_cast<int64_t>(place.offset));
-  to.string("length");
-  to.integer(static_cast<int64_t>(place.size));
-  to.set_items();
-  to.build();
-}
+
+  void place(uint32_t name, const Shape* offset, const TorchDistPlace& place) {
+    to_.repeat(index_begin_, [&] {
+      begin_object(to_, kModule, "MetadataIndex");
+      to_.empty_dict();
+      to_.mark();
+      to_.string("fqn");
+    });
+    to_.recall(name);
+    if (offset != nullptr) {
+      to_.string("offset");
+      size(*offset);
+    }
+    to_.repeat(storage_begin_, [&] {
+      to_.string("index");
+      to_.none();
+      end_object();
+      begin_object(to_, "torch.distributed.checkpoint.filesystem", "_StorageInfo");
+      to_.empty_dict();
+      to_.mark();
+      to_.string("relative_path");
+    });
+    to_.string(index_.files.at(place.file));
+    to_.repeat(storage_offset_, [&] { to_.string("offset"); });
+    to_.integer(static_cast<int64_t>(place.offset));
+    to_.repeat(storage_length_, [&] { to_.string("length"); });
+    to_.integer(static_cast<int64_t>(place.size));
+    end_object();
+  }
+
+ private:
+  void end_object() {
+    to_.set_items();
+    to_.build();
+  }
+
+  void size(const Shape& shape) {
+    to_.repeat(size_begin_, [&] { to_.global("torch", "Size"); });
+    if (shape.rank() > 3) to_.mark();
+    for (const int64_t value : shape) to_.integer(value);
+    to_.tuple(static_cast<size_t>(shape.rank()));
+    to_.tuple(1);
+    to_.call();
+  }
+
+  PickleWriter& to_;
+  const TorchDistIndex& index_;
+  PickleWriter::Pattern chunk_begin_, index_begin_, storage_begin_, storage_offset_, storage_length_, size_begin_;
+};
 
 void write_storage_meta(PickleWriter& to, std::string_view checkpoint_id) {
   if (checkpoint_id.empty()) return to.none();
@@ -118,18 +134,21 @@ void write_storage_meta(PickleWriter& to, std::string_view checkpoint_id) {
 
 std::string write_torch_dist_metadata(const TorchDistIndex& index, std::string_view checkpoint_id) {
   PickleWriter to(4);
+  MetadataWriter writer(to, index);
   begin_object(to, kModule, "Metadata");
   to.empty_dict();
   to.mark();
   to.string("state_dict_metadata");
   to.empty_dict();
   to.mark();
+  // The names come again below, as numbers.
+  std::vector<uint32_t> tensor_names, object_names;
   for (const TorchDistTensor& tensor : index.tensors) {
-    to.string(tensor.name);
-    write_tensor(to, tensor);
+    tensor_names.push_back(to.string(tensor.name));
+    writer.tensor(tensor);
   }
   for (const TorchDistObject& object : index.objects) {
-    to.string(object.name);
+    object_names.push_back(to.string(object.name));
     begin_object(to, kModule, "BytesStorageMetadata");
   }
   to.set_items();
@@ -138,10 +157,10 @@ std::string write_torch_dist_metadata(const TorchDistIndex& index, std::string_v
   to.string("storage_data");
   to.empty_dict();
   to.mark();
-  for (const TorchDistObject& object : index.objects) write_place(to, index, object.name, nullptr, object.place);
-  for (const TorchDistTensor& tensor : index.tensors)
-    for (const TorchDistChunk& chunk : tensor.chunks)
-      write_place(to, index, tensor.name, &chunk.offset, chunk.place);
+  for (size_t i = 0; i < index.objects.size(); ++i) writer.place(object_names[i], nullptr, index.objects[i].place);
+  for (size_t i = 0; i < index.tensors.size(); ++i)
+    for (const TorchDistChunk& chunk : index.tensors[i].chunks)
+      writer.place(tensor_names[i], &chunk.offset, chunk.place);
   to.set_items();
   to.string("storage_meta");
   write_storage_meta(to, checkpoint_id);

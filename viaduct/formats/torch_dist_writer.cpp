@@ -130,12 +130,16 @@ TargetLayout TorchDistShard::finish() {
   }
   if (!layout.files.empty()) layout.files.back().size = position;
   layout.tensors = std::move(tensors_);
+  ids_.clear();
+  units_ = {};
   return layout;
 }
 
 TargetLayout TorchDistWriter::finish() {
   TargetLayout layout = shard_.finish();
-  index_ = merge_indices(std::span(&shard_.index(), 1));
+  std::vector<TorchDistIndex> parts;
+  parts.push_back(shard_.take_index());
+  index_ = merge_indices(std::move(parts));
   return layout;
 }
 

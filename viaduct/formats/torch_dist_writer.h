@@ -37,8 +37,8 @@ class TorchDistShard {
   /// Files with the chunks' places, the records around them and the fields for their CRCs. Tensors are in the order of
   /// their first add, the chunks of each in the order of the calls. Called once.
   TargetLayout finish();
-  /// What lies where, after finish().
-  const TorchDistIndex& index() const { return index_; }
+  /// What lies where, after finish(). Called once.
+  TorchDistIndex take_index() { return std::move(index_); }
 
  private:
   /// The archive of a chunk of one element type and shape: the same bytes wherever it lies.

@@ -256,8 +256,6 @@ class ObjectBuilder {
     if (is_ordered_dict(node) && arguments.size() == 0 && !node.appended().is(Kind::kList))
       return PickleValue::dict(node.members().is(Kind::kDict) ? members(node.members(), depth)
                                                               : std::vector<PickleValue::Member>());
-    if (node.is_call_of("torch.Size") && arguments.size() == 1 && arguments.item(0).is(Kind::kTuple))
-      return PickleValue::tuple(items(arguments.item(0), depth));
     if ((node.is_call_of("builtins.set") || node.is_call_of("__builtin__.set")) && arguments.size() == 1 &&
         arguments.item(0).is(Kind::kList))
       return PickleValue::set(items(arguments.item(0), depth));

@@ -37,9 +37,7 @@ std::string_view storage_class(DType dtype) {
   return {};
 }
 
-Shape shape_of(const PickleNode& node, std::string_view what) {
-  // size is a plain tuple, or a torch.Size.
-  const PickleNode tuple = node.is_call_of("torch.Size") && node.arguments().size() == 1 ? node.arguments().item(0) : node;
+Shape shape_of(const PickleNode& tuple, std::string_view what) {
   VIADUCT_USER_CHECK(tuple.is(Kind::kTuple) || tuple.is(Kind::kList), "a tensor's {} is no tuple", what);
   VIADUCT_USER_CHECK(tuple.size() <= Shape::kMaxRank, "a tensor with {} axes: at most {} are supported", tuple.size(),
                      Shape::kMaxRank);
