@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <numeric>
 #include <span>
 
 #include "viaduct/layout/piece.h"
@@ -7,8 +8,8 @@ namespace viaduct::layout {
 
 namespace {
 
-// The boxes of one tensor, sorted along the axis that tells most of them apart, so that those which may touch a given
-// box are found without looking at all.
+// The boxes of one tensor, sorted along the axis that tells most of them apart, so that those which may touch a
+// given box are found without looking at all.
 class BoxIndex {
  public:
   // `positions` are those pieces of `pieces` whose targets are boxes of the tensor.
@@ -27,8 +28,10 @@ class BoxIndex {
     }
     for (int32_t i : positions) {
       const Box& to = pieces[i].to;
-      if (rank == 0) entries_.push_back({0, 0, 0, i});
-      else entries_.push_back({to.offset[axis_], to.offset[axis_] + (to.size[axis_] - 1) * to.stride[axis_], 0, i});
+      if (rank == 0)
+        entries_.push_back({0, 0, 0, i});
+      else
+        entries_.push_back({to.offset[axis_], to.offset[axis_] + (to.size[axis_] - 1) * to.stride[axis_], 0, i});
     }
     std::sort(entries_.begin(), entries_.end(), [](const Entry& a, const Entry& b) {
       return a.low != b.low ? a.low < b.low : a.position < b.position;
@@ -67,6 +70,19 @@ AxisMap chain(const AxisMap& first, const AxisMap& second, const Box& to) {
   return map;
 }
 
+// A -> C through what `first` (A -> B) and `second` (B -> C) have in common of one tensor B; false when that is
+// nothing.
+bool append_composed(const Piece& first, const Piece& second, Pieces& result) {
+  if (first.is_fill() && second.is_drop()) return false;
+  const std::optional<Piece> a = restrict_target(first, second.from);
+  if (!a) return false;
+  const Piece b = a->to == second.from ? second : *restrict_source(second, a->to);
+  Piece piece{a->source, b.target, a->from, b.to, {}};
+  if (!piece.is_fill() && !piece.is_drop()) piece.axes = chain(a->axes, b.axes, b.to);
+  result.push_back(piece);
+  return true;
+}
+
 }  // namespace
 
 Pieces compose(const Pieces& first, const Pieces& second) {
@@ -82,39 +98,41 @@ Pieces compose(const Pieces& first, const Pieces& second) {
                    [&](int32_t a, int32_t b) { return second[a].source < second[b].source; });
 
   // Results are found tensor by tensor and handed back in the order of `second`.
-  std::vector<std::pair<int32_t, Piece>> found;
+  Pieces result;
+  std::vector<int32_t> came_from;  // for each result the piece of `second`
+  result.reserve(std::max(first.size(), second.size()));
   std::vector<int32_t> candidates;
   size_t begin = 0;
   for (size_t w = 0; w < wanted.size();) {
     const int32_t middle = second[wanted[w]].source;
     if (middle == kNoTensor) {
-      found.emplace_back(wanted[w], second[wanted[w]]);
-      ++w;
+      result.push_back(second[wanted[w]]);
+      came_from.push_back(wanted[w++]);
       continue;
     }
     while (begin < order.size() && first[order[begin]].target < middle) ++begin;
     size_t end = begin;
     while (end < order.size() && first[order[end]].target == middle) ++end;
-    const BoxIndex index(first, std::span(order).subspan(begin, end - begin));
+    const std::span<const int32_t> there = std::span(order).subspan(begin, end - begin);
+    constexpr size_t kFew = 8;  // so few that an index costs more than it saves
+    const BoxIndex index(first, there.size() > kFew ? there : std::span<const int32_t>());
     for (; w < wanted.size() && second[wanted[w]].source == middle; ++w) {
-      const Piece& later = second[wanted[w]];
-      index.find(later.from, candidates);
-      for (int32_t candidate : candidates) {
-        const std::optional<Piece> a = restrict_target(first[candidate], later.from);
-        if (!a || (a->is_fill() && later.is_drop())) continue;
-        const Piece b = *restrict_source(later, a->to);
-        Piece piece{a->source, b.target, a->from, b.to, {}};
-        if (!piece.is_fill() && !piece.is_drop()) piece.axes = chain(a->axes, b.axes, b.to);
-        found.emplace_back(wanted[w], piece);
-      }
+      if (there.size() > kFew) index.find(second[wanted[w]].from, candidates);
+      for (int32_t candidate : there.size() > kFew ? std::span<const int32_t>(candidates) : there)
+        if (append_composed(first[candidate], second[wanted[w]], result)) came_from.push_back(wanted[w]);
     }
     begin = end;
   }
-  std::stable_sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-
-  Pieces result;
-  result.reserve(found.size());
-  for (auto& [position, piece] : found) result.push_back(piece);
+  if (!std::is_sorted(came_from.begin(), came_from.end())) {
+    std::vector<size_t> by_second(result.size());
+    std::iota(by_second.begin(), by_second.end(), size_t{0});
+    std::stable_sort(by_second.begin(), by_second.end(),
+                     [&](size_t a, size_t b) { return came_from[a] < came_from[b]; });
+    Pieces ordered;
+    ordered.reserve(result.size());
+    for (size_t i : by_second) ordered.push_back(result[i]);
+    result = std::move(ordered);
+  }
   for (const Piece& piece : first)
     if (piece.is_drop()) result.push_back(piece);
   return result;

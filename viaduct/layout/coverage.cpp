@@ -10,13 +10,12 @@ namespace viaduct::layout {
 
 namespace {
 
-// Counts, for the boxes of one tensor, the elements in none and in several of them. Axis by axis the indices fall into
-// segments between the boxes' edges; within a segment the same boxes are met, periodically where they have strides, so
-// that one index of each kind stands for all.
+// Counts, for the boxes of one tensor, the elements in none and in several of them. Axis by axis the indices fall
+// into segments between the boxes' edges; within a segment the same boxes are met, periodically where they have
+// strides, so that one index of each kind stands for all.
 class ElementCount {
  public:
-  ElementCount(const Shape& shape, const std::vector<const Box*>& boxes)
-      : shape_(shape) {
+  ElementCount(const Shape& shape, const std::vector<const Box*>& boxes) : shape_(shape) {
     inner_[shape.rank()] = 1;
     for (int axis = shape.rank() - 1; axis >= 0; --axis) inner_[axis] = inner_[axis + 1] * shape[axis];
     position_ = Shape::filled(shape.rank(), 0);
@@ -177,7 +176,8 @@ Coverage check(const Pieces& pieces, const std::vector<Shape>& shapes, Side side
       sound = sound && tensor >= 0 && static_cast<size_t>(tensor) < shapes.size() &&
               box->rank() == shapes[static_cast<size_t>(tensor)].rank();
     if (!sound) {
-      if (coverage.malformed++ == 0) coverage.first_malformed = fmt::format("piece {}: {}", i, to_string(pieces[i]));
+      if (coverage.malformed++ == 0)
+        coverage.first_malformed = fmt::format("piece {}: {}", i, to_string(pieces[i]));
       continue;
     }
     tensors[i] = tensor;
@@ -231,7 +231,8 @@ std::string Coverage::summary() const {
   std::string text;
   const auto add = [&text](int64_t number, const char* what, const std::string& first) {
     if (number != 0)
-      fmt::format_to(std::back_inserter(text), "{}{} {} (first: {})", text.empty() ? "" : ", ", number, what, first);
+      fmt::format_to(std::back_inserter(text), "{}{} {} (first: {})", text.empty() ? "" : ", ", number, what,
+                     first);
   };
   add(holes, "elements not covered", first_hole);
   add(doubles, "elements covered more than once", first_double);

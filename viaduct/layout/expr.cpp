@@ -25,8 +25,8 @@ std::string describe(const Expr& expr) {
 }
 
 void check_axis(const char* step, const Expr& expr, int axis) {
-  VIADUCT_USER_CHECK(axis >= 0 && axis < expr.shape().rank(), "{} along axis {} of {}: there is no such axis", step, axis,
-                     describe(expr));
+  VIADUCT_USER_CHECK(axis >= 0 && axis < expr.shape().rank(), "{} along axis {} of {}: there is no such axis", step,
+                     axis, describe(expr));
 }
 
 }  // namespace
@@ -49,10 +49,11 @@ Expr Expr::input(std::string name, Shape shape) {
 
 Expr Expr::slice(int axis, int64_t begin, int64_t size, int64_t stride) const {
   check_axis("slice", *this, axis);
-  VIADUCT_USER_CHECK(begin >= 0 && size >= 0 && stride >= 1 &&
-                         (size == 0 || (begin < shape()[axis] && (size - 1) <= (shape()[axis] - 1 - begin) / stride)),
-                     "slice of {} indices from {} with stride {} along axis {} does not fit in {}", size, begin, stride,
-                     axis, describe(*this));
+  VIADUCT_USER_CHECK(
+      begin >= 0 && size >= 0 && stride >= 1 &&
+          (size == 0 || (begin < shape()[axis] && (size - 1) <= (shape()[axis] - 1 - begin) / stride)),
+      "slice of {} indices from {} with stride {} along axis {} does not fit in {}", size, begin, stride, axis,
+      describe(*this));
   if (begin == 0 && stride == 1 && size == shape()[axis]) return *this;
   auto node = std::make_shared<Node>();
   node->shape = shape();
@@ -99,8 +100,8 @@ Expr Expr::transpose(std::span<const int> order) const {
 }
 
 Expr Expr::reshape(Shape to) const {
-  VIADUCT_USER_CHECK(num_elements(to) == num_elements(shape()), "reshape of {} to {}: the numbers of elements differ",
-                     describe(*this), to);
+  VIADUCT_USER_CHECK(num_elements(to) == num_elements(shape()),
+                     "reshape of {} to {}: the numbers of elements differ", describe(*this), to);
   if (to == shape()) return *this;
   auto node = std::make_shared<Node>();
   node->shape = to;
@@ -119,7 +120,8 @@ Expr Expr::unsqueeze(int axis) const {
   for (Piece& piece : node->pieces) {
     for (int i = shape().rank(); i > axis; --i) piece.axes[i] = piece.axes[i - 1];
     piece.axes[axis] = -1;
-    piece.to = {piece.to.offset.inserted(axis, 0), piece.to.size.inserted(axis, 1), piece.to.stride.inserted(axis, 1)};
+    piece.to = {piece.to.offset.inserted(axis, 0), piece.to.size.inserted(axis, 1),
+                piece.to.stride.inserted(axis, 1)};
   }
   return Expr(std::move(node));
 }
@@ -127,7 +129,8 @@ Expr Expr::unsqueeze(int axis) const {
 Expr Expr::pad(int axis, int64_t size) const {
   check_axis("pad", *this, axis);
   const int64_t had = shape()[axis];
-  VIADUCT_USER_CHECK(size >= had, "pad to {} along axis {} of {}: it is larger already", size, axis, describe(*this));
+  VIADUCT_USER_CHECK(size >= had, "pad to {} along axis {} of {}: it is larger already", size, axis,
+                     describe(*this));
   if (size == had) return *this;
   auto node = std::make_shared<Node>(*node_);
   node->shape[axis] = size;
@@ -154,8 +157,8 @@ Expr Expr::join(const char* step, int axis, const std::vector<Expr>& parts, bool
     const Expr& part = parts[number];
     Shape expected = by_turns ? parts[0].shape() : node->shape;
     if (!by_turns && axis < part.shape().rank()) expected[axis] = part.shape()[axis];
-    VIADUCT_USER_CHECK(part.shape() == expected, "{} along axis {}: part {} ({}) does not fit part 0 ({})", step, axis,
-                       number, describe(part), describe(parts[0]));
+    VIADUCT_USER_CHECK(part.shape() == expected, "{} along axis {}: part {} ({}) does not fit part 0 ({})", step,
+                       axis, number, describe(part), describe(parts[0]));
     std::vector<int32_t> sources;
     for (const Input& input : part.inputs()) {
       const auto [it, is_first] = ids.emplace(input.name, static_cast<int32_t>(node->inputs.size()));
@@ -225,8 +228,8 @@ Pieces Expr::pieces_with_drops() const {
 Expr interleave_query_groups(const Expr& q, const Expr& k, const Expr& v, int64_t groups) {
   const auto rows = [](const Expr& expr) { return expr.shape().rank() == 0 ? 0 : expr.shape()[0]; };
   const int64_t q_rows = rows(q), kv_rows = rows(k);
-  VIADUCT_USER_CHECK(groups >= 1 && kv_rows > 0 && kv_rows % groups == 0 && rows(v) == kv_rows && q_rows % kv_rows == 0 &&
-                         q_rows > 0,
+  VIADUCT_USER_CHECK(groups >= 1 && kv_rows > 0 && kv_rows % groups == 0 && rows(v) == kv_rows &&
+                         q_rows % kv_rows == 0 && q_rows > 0,
                      "interleave_query_groups: {} groups do not fit q ({}), k ({}) and v ({}); k and v must have "
                      "groups * head_dim rows and q a multiple of that",
                      groups, describe(q), describe(k), describe(v));

@@ -1,5 +1,5 @@
-// Expr: how one tensor is made of others, as an expression of index steps. Only this direction is ever written down;
-// the other is derived from the pieces.
+// Expr: how one tensor is made of others, as an expression of index steps. Only this direction is ever written
+// down; the other is derived from the pieces.
 #pragma once
 
 #include <memory>
@@ -11,8 +11,8 @@
 
 namespace viaduct::layout {
 
-/// An immutable expression; copies share. Every step checks shapes when it is made and throws UserError that says which
-/// step of which inputs does not fit.
+/// An immutable expression; copies share. Every step checks shapes when it is made and throws UserError that says
+/// which step of which inputs does not fit.
 class Expr {
  public:
   /// A whole named tensor of the source side.
@@ -20,7 +20,9 @@ class Expr {
   /// Rows (or columns ...) begin .. begin + size of one axis; stride > 1 takes every stride-th.
   Expr slice(int axis, int64_t begin, int64_t size, int64_t stride = 1) const;
   Expr transpose(std::span<const int> order) const;
-  Expr transpose(std::initializer_list<int> order) const { return transpose(std::span(order.begin(), order.size())); }
+  Expr transpose(std::initializer_list<int> order) const {
+    return transpose(std::span(order.begin(), order.size()));
+  }
   /// Same elements in row-major order under another shape.
   Expr reshape(Shape shape) const;
   /// A new axis of size 1 before `axis`.
@@ -31,7 +33,8 @@ class Expr {
   static Expr concat(int axis, std::vector<Expr> parts);
   /// A new axis before `axis` along which the parts lie.
   static Expr stack(int axis, const std::vector<Expr>& parts);
-  /// The parts' elements by turns along `axis` (gate, up, gate, up ...): result index i * n + k is part k's index i.
+  /// The parts' elements by turns along `axis` (gate, up, gate, up ...): result index i * n + k is part k's index
+  /// i.
   static Expr interleave(int axis, const std::vector<Expr>& parts);
 
   const Shape& shape() const;
@@ -43,8 +46,8 @@ class Expr {
   };
   /// The inputs, each once, in order of first use; Piece::source counts in this list.
   const std::vector<Input>& inputs() const;
-  /// Pieces from the inputs to the result, whose id is 0. Together they cover the result exactly once. Parts of inputs
-  /// that no piece reads come as drops only from `pieces_with_drops`.
+  /// Pieces from the inputs to the result, whose id is 0. Together they cover the result exactly once. Parts of
+  /// inputs that no piece reads come as drops only from `pieces_with_drops`.
   const Pieces& pieces() const;
   /// The same, and behind them a drop for every part of an input that no piece reads.
   Pieces pieces_with_drops() const;
@@ -57,8 +60,9 @@ class Expr {
   std::shared_ptr<const Node> node_;
 };
 
-/// Rows of q, k and v, whose first axis is heads * head_dim and groups * head_dim, as Megatron stores them: for each
-/// query group its q heads, then its k head, then its v head. Works on weights [rows, hidden] and biases [rows].
+/// Rows of q, k and v, whose first axis is heads * head_dim and groups * head_dim, as Megatron stores them: for
+/// each query group its q heads, then its k head, then its v head. Works on weights [rows, hidden] and biases
+/// [rows].
 Expr interleave_query_groups(const Expr& q, const Expr& k, const Expr& v, int64_t groups);
 
 }  // namespace viaduct::layout

@@ -48,15 +48,17 @@ std::optional<Progression> common(const Progression& a, const Progression& b) {
   const int64_t divisor = std::gcd(a.stride, b.stride);
   const int64_t distance = b.offset - a.offset;
   if (distance % divisor != 0) return std::nullopt;
-  // The common indices are those x with x = a.offset (mod a.stride) and x = b.offset (mod b.stride): every `step`-th
-  // from the least one that is not below `low`.
+  // The common indices are those x with x = a.offset (mod a.stride) and x = b.offset (mod b.stride): every
+  // `step`-th from the least one that is not below `low`.
   const int64_t modulus = b.stride / divisor;
   const Wide step = Wide{a.stride} * modulus;
   Wide turns = Wide{distance / divisor} % modulus * inverse_modulo(a.stride / divisor, modulus) % modulus;
   if (turns < 0) turns += modulus;
   Wide first = Wide{a.offset} + turns * a.stride;
-  if (first < low) first += (low - first + step - 1) / step * step;
-  else first -= (first - low) / step * step;
+  if (first < low)
+    first += (low - first + step - 1) / step * step;
+  else
+    first -= (first - low) / step * step;
   if (first > high) return std::nullopt;
   const auto size = static_cast<int64_t>((high - first) / step) + 1;
   return Progression{static_cast<int64_t>(first), size, size == 1 ? 1 : static_cast<int64_t>(step)};
@@ -117,7 +119,7 @@ std::string to_string(const Box& box) {
   for (int axis = 0; axis < box.rank(); ++axis) {
     const Progression p = along(box, axis);
     fmt::format_to(std::back_inserter(text), "{}{}:{}", axis == 0 ? "" : ", ", p.offset,
-                   p.size == 0 ? p.offset : p.last() + 1);
+                   p.size <= 0 ? p.offset : static_cast<int64_t>(Wide{p.offset} + Wide{p.size - 1} * p.stride + 1));
     if (p.size > 1 && p.stride != 1) fmt::format_to(std::back_inserter(text), ":{}", p.stride);
   }
   return text + "]";
@@ -158,8 +160,7 @@ std::vector<Box> subtract(const Box& a, const Box& b) {
     const int64_t last = (taken.last() - whole.offset) / whole.stride;
     const int64_t step = taken.size == 1 ? 1 : taken.stride / whole.stride;
     keep(axis, {whole.offset, before, whole.stride});
-    for (int64_t i = 1; i < step; ++i)
-      keep(axis, {taken.offset + i * whole.stride, taken.size - 1, taken.stride});
+    for (int64_t i = 1; i < step; ++i) keep(axis, {taken.offset + i * whole.stride, taken.size - 1, taken.stride});
     keep(axis, {taken.last() + whole.stride, whole.size - 1 - last, whole.stride});
     put(rest, axis, taken);
   }

@@ -11,7 +11,8 @@
 
 namespace viaduct::layout {
 
-/// A strided box of a tensor: along axis a the indices offset[a] + i * stride[a], 0 <= i < size[a]. Strides are >= 1.
+/// A strided box of a tensor: along axis a the indices offset[a] + i * stride[a], 0 <= i < size[a]. Strides are
+/// >= 1.
 struct Box {
   Shape offset;
   Shape size;
@@ -25,8 +26,8 @@ struct Box {
   friend bool operator==(const Box&, const Box&) = default;
 };
 
-/// For each axis of the target the axis of the source that runs with it; -1 where the target's size is 1 and no axis of
-/// the source belongs to it. Source axes that are named by none have size 1.
+/// For each axis of the target the axis of the source that runs with it; -1 where the target's size is 1 and no
+/// axis of the source belongs to it. Source axes that are named by none have size 1.
 class AxisMap {
  public:
   AxisMap() { axes_.fill(-1); }
@@ -74,7 +75,8 @@ std::string to_string(const Piece& piece);
 /// The common elements of two boxes of one tensor, again a strided box; nullopt when there are none.
 std::optional<Box> intersect(const Box& a, const Box& b);
 
-/// The elements of `a` that are not in `b`, as disjoint boxes (at most two an axis, more where `b` has wider strides).
+/// The elements of `a` that are not in `b`, as disjoint boxes (at most two an axis, more where `b` has wider
+/// strides).
 std::vector<Box> subtract(const Box& a, const Box& b);
 
 /// The part of `piece` whose target (source) elements lie in `box`, a box of that tensor; nullopt when empty. The
@@ -82,18 +84,19 @@ std::vector<Box> subtract(const Box& a, const Box& b);
 std::optional<Piece> restrict_target(const Piece& piece, const Box& box);
 std::optional<Piece> restrict_source(const Piece& piece, const Box& box);
 
-/// `first` maps tensors A to B, `second` B to C: the pieces of A to C. Target ids of `first` and source ids of `second`
-/// name the same tensors. Drops of `first` and fills of `second` stay; what `second` drops of a fill of `first`
-/// vanishes.
+/// `first` maps tensors A to B, `second` B to C: the pieces of A to C. Target ids of `first` and source ids of
+/// `second` name the same tensors. Drops of `first` and fills of `second` stay; what `second` drops of a fill of
+/// `first` vanishes.
 Pieces compose(const Pieces& first, const Pieces& second);
 
-/// The same correspondence with as few pieces as can be found: pieces that together form one box become one. Sorted by
-/// target, then by the offset in it; drops come last, by source. Axes of size 1 have stride 1 and no partner.
+/// The same correspondence with as few pieces as can be found: pieces that together form one box become one. Sorted
+/// by target, then by the offset in it; drops come last, by source. Axes of size 1 have stride 1 and no partner.
 Pieces simplify(Pieces pieces);
 
-/// What was covered how often. `holes` counts elements of the target tensors that no piece writes, `doubles` elements
-/// written more than once, `outside` elements that pieces would write beyond a tensor's end, `malformed` pieces whose two
-/// sides do not fit each other or that name no tensor; the first of each is named "tensor 3 at [0, 5]".
+/// What was covered how often. `holes` counts elements of the target tensors that no piece writes, `doubles`
+/// elements written more than once, `outside` elements that pieces would write beyond a tensor's end, `malformed`
+/// pieces whose two sides do not fit each other or that name no tensor; the first of each is named "tensor 3 at [0,
+/// 5]".
 struct Coverage {
   int64_t holes = 0;
   int64_t doubles = 0;
@@ -108,9 +111,9 @@ struct Coverage {
   std::string summary() const;
 };
 
-/// Proves that the targets of `pieces` cover every element of tensors of `shapes` (indexed by target id) exactly once.
-/// Boxes are counted by segments between their edges, never by single elements. What it cannot see: two pieces of equal
-/// size that changed places.
+/// Proves that the targets of `pieces` cover every element of tensors of `shapes` (indexed by target id) exactly
+/// once. Boxes are counted by segments between their edges, never by single elements. What it cannot see: two
+/// pieces of equal size that changed places.
 Coverage check_targets(const Pieces& pieces, const std::vector<Shape>& shapes);
 /// The same for the sources; an element read more than once is a double.
 Coverage check_sources(const Pieces& pieces, const std::vector<Shape>& shapes);

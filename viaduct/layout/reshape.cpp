@@ -20,9 +20,12 @@ std::vector<Group> matching_groups(const Shape& from, const Shape& to) {
     if (i < from.rank()) old_elements *= from[i++];
     if (j < to.rank()) new_elements *= to[j++];
     while (old_elements != new_elements) {
-      if (old_elements < new_elements && i < from.rank()) old_elements *= from[i++];
-      else if (j < to.rank()) new_elements *= to[j++];
-      else break;
+      if (old_elements < new_elements && i < from.rank())
+        old_elements *= from[i++];
+      else if (j < to.rank())
+        new_elements *= to[j++];
+      else
+        break;
     }
     VIADUCT_CHECK_EQ(new_elements, old_elements, "reshape of {} to {}", from, to);
     group.from_end = i;
@@ -57,8 +60,8 @@ class Reshaper {
   // Group number `g` and those behind it: every way in which its outer indices stand, with the innermost as a run.
   void merge_group(size_t g) {
     if (g == groups_.size()) {
-      VIADUCT_CHECK(result_.size() < kMaxReshapedPieces, "reshape of {} to {} takes a piece apart into too many", from_,
-                    to_);
+      VIADUCT_CHECK(result_.size() < kMaxReshapedPieces, "reshape of {} to {} takes a piece apart into too many",
+                    from_, to_);
       result_.push_back(piece_);
       return;
     }

@@ -32,12 +32,13 @@ int64_t joined_stride(const Box& a, const Box& b, int axis) {
 
 bool equal_but_for(const Box& a, const Box& b, int axis) {
   for (int i = 0; i < a.rank(); ++i)
-    if (i != axis && (a.offset[i] != b.offset[i] || a.size[i] != b.size[i] || a.stride[i] != b.stride[i])) return false;
+    if (i != axis && (a.offset[i] != b.offset[i] || a.size[i] != b.size[i] || a.stride[i] != b.stride[i]))
+      return false;
   return true;
 }
 
-// Makes `a` the union of `a` and `b`, pieces of the same tensors, when that is one piece in which `b` follows `a` along
-// `axis` of the target.
+// Makes `a` the union of `a` and `b`, pieces of the same tensors, when that is one piece in which `b` follows `a`
+// along `axis` of the target.
 bool join(Piece& a, const Piece& b, int axis, NewRuns runs) {
   if (!equal_but_for(a.to, b.to, axis)) return false;
   const int64_t stride = joined_stride(a.to, b.to, axis);
@@ -49,8 +50,10 @@ bool join(Piece& a, const Piece& b, int axis, NewRuns runs) {
     for (int i = 0; i < a.to.rank(); ++i)
       if (i != axis && a.axes[i] != b.axes[i]) return false;
     int partner = a.axes[axis];
-    if (partner < 0) partner = b.axes[axis];
-    else if (b.axes[axis] >= 0 && b.axes[axis] != partner) return false;
+    if (partner < 0)
+      partner = b.axes[axis];
+    else if (b.axes[axis] >= 0 && b.axes[axis] != partner)
+      return false;
     for (int i = 0; partner < 0 && i < a.from.rank(); ++i)
       if (a.from.offset[i] != b.from.offset[i]) partner = i;
     if (partner < 0 || !equal_but_for(a.from, b.from, partner)) return false;
@@ -71,11 +74,12 @@ bool join(Piece& a, const Piece& b, int axis, NewRuns runs) {
 
 // Whether the runs of `axis`, which all have `a`'s size and stride, lie by turns `step` apart in a and b.
 bool follows_by_turns(const Box& a, const Box& b, int axis, int64_t step) {
-  return b.size[axis] == a.size[axis] && b.stride[axis] == a.stride[axis] && b.offset[axis] == a.offset[axis] + step;
+  return b.size[axis] == a.size[axis] && b.stride[axis] == a.stride[axis] &&
+         b.offset[axis] == a.offset[axis] + step;
 }
 
-// The first few pieces of `order` made one: runs along `axis` that lie by turns (0, 2, 4 and 1, 3, 5) and leave no turn
-// out. Returns how many pieces that were, 0 when they are no such group.
+// The first few pieces of `order` made one: runs along `axis` that lie by turns (0, 2, 4 and 1, 3, 5) and leave no
+// turn out. Returns how many pieces that were, 0 when they are no such group.
 size_t join_turns(const Pieces& pieces, std::span<const size_t> order, int axis, Piece& joined) {
   const Piece& a = pieces[order[0]];
   if (order.size() < 2 || a.to.size[axis] < 2) return 0;
@@ -90,8 +94,8 @@ size_t join_turns(const Pieces& pieces, std::span<const size_t> order, int axis,
     const Piece& b = pieces[order[static_cast<size_t>(i)]];
     if (!(b.axes == a.axes) || !equal_but_for(a.to, b.to, axis) || !follows_by_turns(a.to, b.to, axis, i * to_step))
       return 0;
-    if (partner >= 0 && (!equal_but_for(a.from, b.from, partner) ||
-                         !follows_by_turns(a.from, b.from, partner, i * from_step)))
+    if (partner >= 0 &&
+        (!equal_but_for(a.from, b.from, partner) || !follows_by_turns(a.from, b.from, partner, i * from_step)))
       return 0;
   }
   joined = a;
@@ -110,7 +114,8 @@ int compare(const Shape& a, const Shape& b) {
   return 0;
 }
 
-// One round along one axis of the target: true when something was joined. `pieces` are all of one source and target.
+// One round along one axis of the target: true when something was joined. `pieces` are all of one source and
+// target.
 bool join_along(Pieces& pieces, int axis, NewRuns runs) {
   std::vector<size_t> order(pieces.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
@@ -123,7 +128,8 @@ bool join_along(Pieces& pieces, int axis, NewRuns runs) {
       if (a.size[i] != b.size[i]) return a.size[i] < b.size[i];
       if (a.stride[i] != b.stride[i]) return a.stride[i] < b.stride[i];
     }
-    return a.offset[axis] < b.offset[axis];
+    if (a.offset[axis] != b.offset[axis]) return a.offset[axis] < b.offset[axis];
+    return compare(pieces[x].from.offset, pieces[y].from.offset) < 0;
   };
   std::sort(order.begin(), order.end(), less);
   Pieces result;
@@ -134,7 +140,12 @@ bool join_along(Pieces& pieces, int axis, NewRuns runs) {
     } else {
       joined = pieces[order[i++]];
     }
-    if (result.empty() || !join(result.back(), joined, axis, runs)) result.push_back(joined);
+    // Elements that stand in several places give runs that lie between each other.
+    constexpr size_t kOpenRuns = 4;
+    bool is_joined = false;
+    for (size_t back = 1; !is_joined && back <= std::min(result.size(), kOpenRuns); ++back)
+      is_joined = join(result[result.size() - back], joined, axis, runs);
+    if (!is_joined) result.push_back(joined);
   }
   const bool joined = result.size() < pieces.size();
   if (joined) pieces = std::move(result);
@@ -153,54 +164,74 @@ void join_all(Pieces& pieces, NewRuns runs) {
 void simplify_pair(Pieces& pieces) {
   if (pieces.size() < 2) return;
   join_all(pieces, NewRuns::kAdjacent);
-  if (pieces.size() < 2) return;
-  // Single indices can be gathered in runs of the target or in runs of the source: what leaves fewer pieces is kept.
-  Pieces by_target = pieces;
-  join_all(by_target, NewRuns::kAny);
-  if (pieces[0].is_fill()) {
+  // Single indices can be gathered in runs of the target or in runs of the source: what leaves fewer pieces is
+  // kept.
+  for (size_t before = 0; before != pieces.size() && pieces.size() > 1;) {
+    before = pieces.size();
+    Pieces by_target = pieces;
+    join_all(by_target, NewRuns::kAny);
+    if (!pieces[0].is_fill()) {
+      Pieces by_source = inverse(pieces);
+      join_all(by_source, NewRuns::kAny);
+      if (by_source.size() < by_target.size()) by_target = inverse(by_source);
+    }
     pieces = std::move(by_target);
-    return;
   }
-  Pieces by_source = inverse(pieces);
-  join_all(by_source, NewRuns::kAny);
-  pieces = by_source.size() < by_target.size() ? inverse(by_source) : std::move(by_target);
+}
+
+// In the order of `less`; pieces are large, so they move only when they must.
+template <class Less>
+void put_in_order(Pieces& pieces, Less less) {
+  if (std::is_sorted(pieces.begin(), pieces.end(), less)) return;
+  std::vector<const Piece*> order;
+  order.reserve(pieces.size());
+  for (const Piece& piece : pieces) order.push_back(&piece);
+  std::stable_sort(order.begin(), order.end(), [&](const Piece* a, const Piece* b) { return less(*a, *b); });
+  Pieces result;
+  result.reserve(pieces.size());
+  for (const Piece* piece : order) result.push_back(*piece);
+  pieces = std::move(result);
+}
+
+// All but drops.
+void simplify_side(Pieces& side) {
+  for (Piece& piece : side) make_canonical(piece);
+  if (side.size() < 2) return;
+  put_in_order(side, [](const Piece& a, const Piece& b) {
+    return a.target != b.target ? a.target < b.target : a.source < b.source;
+  });
+  size_t kept = 0;
+  Pieces pair;
+  for (size_t begin = 0, end; begin < side.size(); begin = end) {
+    for (end = begin + 1; end < side.size(); ++end)
+      if (side[end].target != side[begin].target || side[end].source != side[begin].source) break;
+    if (end == begin + 1) {
+      if (kept != begin) side[kept] = side[begin];
+      ++kept;
+      continue;
+    }
+    pair.assign(side.begin() + static_cast<std::ptrdiff_t>(begin), side.begin() + static_cast<std::ptrdiff_t>(end));
+    simplify_pair(pair);
+    for (const Piece& piece : pair) side[kept++] = piece;
+  }
+  side.resize(kept);
+  put_in_order(side, [](const Piece& a, const Piece& b) {
+    if (a.target != b.target) return a.target < b.target;
+    if (const int order = compare(a.to.offset, b.to.offset)) return order < 0;
+    if (a.source != b.source) return a.source < b.source;
+    return compare(a.from.offset, b.from.offset) < 0;
+  });
 }
 
 }  // namespace
 
 Pieces simplify(Pieces pieces) {
   Pieces drops;
-  std::erase_if(pieces, [&drops](const Piece& piece) {
-    if (piece.is_drop()) drops.push_back(inverse(piece));
-    return piece.is_drop();
-  });
-  const auto simplify_side = [](Pieces& side) {
-    for (Piece& piece : side) make_canonical(piece);
-    if (side.size() < 2) return;
-    std::stable_sort(side.begin(), side.end(), [](const Piece& a, const Piece& b) {
-      return a.target != b.target ? a.target < b.target : a.source < b.source;
+  if (std::any_of(pieces.begin(), pieces.end(), [](const Piece& piece) { return piece.is_drop(); }))
+    std::erase_if(pieces, [&drops](const Piece& piece) {
+      if (piece.is_drop()) drops.push_back(inverse(piece));
+      return piece.is_drop();
     });
-    Pieces result;
-    result.reserve(side.size());
-    for (size_t begin = 0, end; begin < side.size(); begin = end) {
-      for (end = begin + 1; end < side.size(); ++end)
-        if (side[end].target != side[begin].target || side[end].source != side[begin].source) break;
-      if (end == begin + 1) {
-        result.push_back(side[begin]);
-        continue;
-      }
-      Pieces pair(side.begin() + static_cast<std::ptrdiff_t>(begin), side.begin() + static_cast<std::ptrdiff_t>(end));
-      simplify_pair(pair);
-      result.insert(result.end(), pair.begin(), pair.end());
-    }
-    std::sort(result.begin(), result.end(), [](const Piece& a, const Piece& b) {
-      if (a.target != b.target) return a.target < b.target;
-      if (const int order = compare(a.to.offset, b.to.offset)) return order < 0;
-      if (a.source != b.source) return a.source < b.source;
-      return compare(a.from.offset, b.from.offset) < 0;
-    });
-    side = std::move(result);
-  };
   simplify_side(pieces);
   simplify_side(drops);
   for (const Piece& piece : drops) pieces.push_back(inverse(piece));

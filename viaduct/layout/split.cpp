@@ -10,22 +10,26 @@ namespace {
 
 // The components' sizes, after the checks that concern all functions here.
 std::vector<int64_t> checked_components(const Split& split, const Shape& shape, int ranks) {
-  VIADUCT_USER_CHECK(ranks >= 1, "cutting a parameter of shape {} among {} ranks: at least one is needed", shape, ranks);
+  VIADUCT_USER_CHECK(ranks >= 1, "cutting a parameter of shape {} among {} ranks: at least one is needed", shape,
+                     ranks);
   VIADUCT_CHECK(split.axis < shape.rank(), "split along axis {} of shape {}", split.axis, shape);
   if (split.components.empty()) {
-    VIADUCT_USER_CHECK(shape[split.axis] % ranks == 0,
-                       "axis {} of a parameter of shape {} cannot be cut into {} equal parts: choose a parallel size "
-                       "that divides {}",
-                       split.axis, shape, ranks, shape[split.axis]);
+    VIADUCT_USER_CHECK(
+        shape[split.axis] % ranks == 0,
+        "axis {} of a parameter of shape {} cannot be cut into {} equal parts: choose a parallel size "
+        "that divides {}",
+        split.axis, shape, ranks, shape[split.axis]);
     return {shape[split.axis]};
   }
   VIADUCT_CHECK_EQ(std::accumulate(split.components.begin(), split.components.end(), int64_t{0}), shape[split.axis],
-                   "the components {} of axis {} of shape {}", fmt::join(split.components, ", "), split.axis, shape);
+                   "the components {} of axis {} of shape {}", fmt::join(split.components, ", "), split.axis,
+                   shape);
   for (int64_t size : split.components)
-    VIADUCT_USER_CHECK(size % ranks == 0,
-                       "axis {} of a parameter of shape {} has parts of {} rows; the one of {} cannot be cut into {} "
-                       "equal parts: choose a parallel size that divides each",
-                       split.axis, shape, fmt::join(split.components, ", "), size, ranks);
+    VIADUCT_USER_CHECK(
+        size % ranks == 0,
+        "axis {} of a parameter of shape {} has parts of {} rows; the one of {} cannot be cut into {} "
+        "equal parts: choose a parallel size that divides each",
+        split.axis, shape, fmt::join(split.components, ", "), size, ranks);
   return split.components;
 }
 

@@ -8,9 +8,9 @@
 namespace viaduct::layout {
 
 struct Split {
-  int axis = -1;                      // -1: replicated, every rank holds the whole
-  std::vector<int64_t> components;    // sizes of the parts along the axis that are each cut for themselves (gate, up);
-                                      // empty: one part, the whole axis
+  int axis = -1;                    // -1: replicated, every rank holds the whole
+  std::vector<int64_t> components;  // sizes of the parts along the axis that are each cut for themselves (gate,
+                                    // up); empty: one part, the whole axis
 
   static Split replicated() { return {}; }
   static Split along(int axis, std::vector<int64_t> components = {}) { return {axis, std::move(components)}; }
@@ -18,12 +18,12 @@ struct Split {
   friend bool operator==(const Split&, const Split&) = default;
 };
 
-/// The shape that rank `rank` of `ranks` holds of a parameter of shape `shape`. UserError when `ranks` does not divide a
-/// component's size.
+/// The shape that rank `rank` of `ranks` holds of a parameter of shape `shape`. UserError when `ranks` does not
+/// divide a component's size.
 Shape shard_shape(const Split& split, const Shape& shape, int ranks);
 
-/// The boxes of the whole parameter that rank `rank` of `ranks` holds, in the order in which they lie along the axis in
-/// the rank's own tensor: one box per component.
+/// The boxes of the whole parameter that rank `rank` of `ranks` holds, in the order in which they lie along the
+/// axis in the rank's own tensor: one box per component.
 std::vector<Box> shard_boxes(const Split& split, const Shape& shape, int ranks, int rank);
 
 /// Pieces from the whole parameter (source id 0) to the rank's tensor (target id 0).

@@ -1,4 +1,5 @@
-// The plainest possible tensors: every step one element at a time by its index formula, against which pieces are held.
+// The plainest possible tensors: every step one element at a time by its index formula, against which pieces are
+// held.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -30,6 +31,16 @@ inline void for_each_index(const Shape& shape, const std::function<void(const Sh
   }
 }
 
+inline int64_t row_major_position(const Shape& shape, const Shape& index) {
+  int64_t result = 0;
+  for (int axis = 0; axis < shape.rank(); ++axis) {
+    if (index[axis] < 0 || index[axis] >= shape[axis])
+      ADD_FAILURE() << to_string(index) << " is not in " << to_string(shape);
+    result = result * shape[axis] + index[axis];
+  }
+  return result;
+}
+
 struct Dense {
   Shape shape;
   std::vector<int64_t> values;
@@ -47,14 +58,7 @@ struct Dense {
     for_each_index(shape, [&](const Shape& index) { result.at(index) = at(index); });
     return result;
   }
-  int64_t position(const Shape& index) const {
-    int64_t result = 0;
-    for (int axis = 0; axis < shape.rank(); ++axis) {
-      if (index[axis] < 0 || index[axis] >= shape[axis]) ADD_FAILURE() << to_string(index) << " of " << to_string(shape);
-      result = result * shape[axis] + index[axis];
-    }
-    return result;
-  }
+  int64_t position(const Shape& index) const { return row_major_position(shape, index); }
   int64_t& at(const Shape& index) { return values.at(static_cast<size_t>(position(index))); }
   int64_t at(const Shape& index) const { return values.at(static_cast<size_t>(position(index))); }
   friend bool operator==(const Dense&, const Dense&) = default;
@@ -84,8 +88,10 @@ inline std::vector<Dense> moved(const Pieces& pieces, const std::vector<Dense>& 
       if (!piece.is_fill()) {
         Shape j = Shape::filled(piece.from.rank(), 0);
         for (int axis = 0; axis < i.rank(); ++axis) {
-          if (piece.axes[axis] >= 0) j[piece.axes[axis]] = i[axis];
-          else EXPECT_EQ(piece.to.size[axis], 1);
+          if (piece.axes[axis] >= 0)
+            j[piece.axes[axis]] = i[axis];
+          else
+            EXPECT_EQ(piece.to.size[axis], 1);
         }
         value = sources.at(static_cast<size_t>(piece.source)).at(index_in(piece.from, j));
       }

@@ -83,11 +83,14 @@ TEST(Expr, SingleRowsGatherInStridedPieces) {
 }
 
 TEST(Expr, QueryGroupsTakeThreePiecesEach) {
-  const Expr q = Expr::input("q", {128 * 128, 64}), k = Expr::input("k", {8 * 128, 64}), v = Expr::input("v", {8 * 128, 64});
+  const Expr q = Expr::input("q", {128 * 128, 64}), k = Expr::input("k", {8 * 128, 64}),
+             v = Expr::input("v", {8 * 128, 64});
   EXPECT_EQ(interleave_query_groups(q, k, v, 8).pieces().size(), 24u);
   EXPECT_EQ(interleave_query_groups(q, k, v, 8).shape(), (Shape{(128 + 16) * 128, 64}));
   EXPECT_EQ(interleave_query_groups(q, Expr::input("k", {128 * 128, 64}), Expr::input("v", {128 * 128, 64}), 128)
-                .pieces().size(), 384u);
+                .pieces()
+                .size(),
+            384u);
 }
 
 TEST(Expr, AnInputUsedTwiceIsOneInput) {
@@ -123,9 +126,12 @@ std::string message_of(const std::function<void()>& step) {
 
 TEST(Expr, ErrorsNameTheStepTheInputsAndTheShapes) {
   const Expr q = Expr::input("q", {8, 4}), k = Expr::input("k", {6, 3});
-  EXPECT_THAT(message_of([&] { Expr::concat(0, {q, k}); }),
+  EXPECT_THAT(message_of([&] {
+                Expr::concat(0, {q, k});
+              }),
               AllOf(HasSubstr("concat"), HasSubstr("'q'"), HasSubstr("[6, 3]")));
-  EXPECT_THAT(message_of([&] { q.slice(0, 5, 4); }), AllOf(HasSubstr("slice"), HasSubstr("'q'"), HasSubstr("[8, 4]")));
+  EXPECT_THAT(message_of([&] { q.slice(0, 5, 4); }),
+              AllOf(HasSubstr("slice"), HasSubstr("'q'"), HasSubstr("[8, 4]")));
   EXPECT_THAT(message_of([&] { q.slice(0, 0, INT64_MAX, INT64_MAX); }), HasSubstr("slice"));
   EXPECT_THAT(message_of([&] { q.slice(2, 0, 1); }), HasSubstr("no such axis"));
   EXPECT_THAT(message_of([&] { q.reshape({5, 5}); }), HasSubstr("[5, 5]"));
@@ -133,7 +139,10 @@ TEST(Expr, ErrorsNameTheStepTheInputsAndTheShapes) {
   EXPECT_THAT(message_of([&] { q.transpose({0}); }), HasSubstr("transpose"));
   EXPECT_THAT(message_of([&] { q.pad(0, 7); }), HasSubstr("pad"));
   EXPECT_THAT(message_of([&] { Expr::concat(0, {}); }), HasSubstr("no parts"));
-  EXPECT_THAT(message_of([&] { Expr::concat(0, {q, Expr::input("q", {9, 4})}); }), HasSubstr("'q' is used with shape"));
+  EXPECT_THAT(message_of([&] {
+                Expr::concat(0, {q, Expr::input("q", {9, 4})});
+              }),
+              HasSubstr("'q' is used with shape"));
   EXPECT_THAT(message_of([&] { Expr::stack(0, {q, k}); }), HasSubstr("stack"));
   EXPECT_THAT(message_of([&] { Expr::interleave(0, {q, Expr::input("r", {7, 4})}); }), HasSubstr("interleave"));
   EXPECT_THAT(message_of([&] { interleave_query_groups(q, k, k, 5); }), HasSubstr("5 groups"));
