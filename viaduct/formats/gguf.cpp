@@ -25,17 +25,17 @@ constexpr uint64_t kMaxNameBytes = 4096;
 constexpr uint32_t kMaxAxes = 4;
 constexpr uint64_t kMaxAlignment = 1u << 20;
 
-constexpr std::string_view kTypeNames[kNumGgufTypes] = {"uint8",  "int8",   "uint16", "int16",  "uint32",
-                                                        "int32",  "float32", "bool",  "string", "array",
-                                                        "uint64", "int64",  "float64"};
+constexpr std::string_view kTypeNames[kNumGgufTypes] = {"uint8",  "int8",    "uint16", "int16",  "uint32",
+                                                        "int32",  "float32", "bool",   "string", "array",
+                                                        "uint64", "int64",   "float64"};
 constexpr uint8_t kTypeBytes[kNumGgufTypes] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
 
 // ggml's tensor types by number; those that were removed from it have no name.
 constexpr std::string_view kTensorTypeNames[] = {
-    "F32",     "F16",    "Q4_0",   "Q4_1",  "",       "",      "Q5_0",  "Q5_1",  "Q8_0",   "Q8_1",   "Q2_K",
-    "Q3_K",    "Q4_K",   "Q5_K",   "Q6_K",  "Q8_K",   "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S",
-    "IQ2_S",   "IQ4_XS", "I8",     "I16",   "I32",    "I64",   "F64",   "IQ1_M", "BF16",   "",       "",
-    "",        "TQ1_0",  "TQ2_0",  "",      "",       "",      "MXFP4", "NVFP4", "Q1_0"};
+    "F32",   "F16",    "Q4_0",  "Q4_1", "",     "",        "Q5_0",   "Q5_1",    "Q8_0",  "Q8_1",   "Q2_K",
+    "Q3_K",  "Q4_K",   "Q5_K",  "Q6_K", "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S",
+    "IQ2_S", "IQ4_XS", "I8",    "I16",  "I32",  "I64",     "F64",    "IQ1_M",   "BF16",  "",       "",
+    "",      "TQ1_0",  "TQ2_0", "",     "",     "",        "MXFP4",  "NVFP4",   "Q1_0"};
 
 std::optional<DType> tensor_dtype(uint32_t type) {
   switch (type) {
@@ -50,7 +50,8 @@ std::optional<DType> tensor_dtype(uint32_t type) {
 }
 
 std::string tensor_type_name(uint32_t type) {
-  if (type < std::size(kTensorTypeNames) && !kTensorTypeNames[type].empty()) return std::string(kTensorTypeNames[type]);
+  if (type < std::size(kTensorTypeNames) && !kTensorTypeNames[type].empty())
+    return std::string(kTensorTypeNames[type]);
   return std::to_string(type);
 }
 
@@ -92,7 +93,8 @@ int64_t GgufValue::int_at(int64_t i) const {
     case GgufType::kBool: return element<uint8_t>(bytes_, i) != 0;
     case GgufType::kU64: {
       const auto value = element<uint64_t>(bytes_, i);
-      VIADUCT_USER_CHECK(value <= uint64_t(std::numeric_limits<int64_t>::max()), "the integer {} is too large", value);
+      VIADUCT_USER_CHECK(value <= uint64_t(std::numeric_limits<int64_t>::max()), "the integer {} is too large",
+                         value);
       return static_cast<int64_t>(value);
     }
     default: wrong_type("an integer");
@@ -135,7 +137,8 @@ namespace {
 
 // Runs `get` on a single value; the error names file and key.
 template <class Get>
-auto single_value(const GgufFile& file, std::string_view key, Get get) -> std::optional<decltype(get(*file.find_value(key)))> {
+auto single_value(const GgufFile& file, std::string_view key, Get get)
+    -> std::optional<decltype(get(*file.find_value(key)))> {
   const GgufValue* value = file.find_value(key);
   if (value == nullptr) return std::nullopt;
   try {
@@ -198,8 +201,10 @@ class GgufParser {
     if (bytes <= remaining()) return;
     if (size_ - position_ >= bytes)
       fail(position_, "{} goes beyond the {} MiB that a header may have", what, kMaxHeaderBytes >> 20);
-    fail(position_, "the file ends inside {}, which needs {} bytes; {} are left. The file is cut short or damaged: "
-         "fetch it again", what, bytes, size_ - position_);
+    fail(position_,
+         "the file ends inside {}, which needs {} bytes; {} are left. The file is cut short or damaged: "
+         "fetch it again",
+         what, bytes, size_ - position_);
   }
 
   void take(char* to, uint64_t bytes, std::string_view what) {
@@ -252,9 +257,12 @@ class GgufParser {
     if (std::memcmp(magic, "GGUF", 4) != 0) fail(0, "it does not begin with 'GGUF'; it is no GGUF file");
     const auto version = take<uint32_t>("the version");
     if ((version & 0xFFFF) == 0 && version != 0)
-      fail(4, "it is big-endian; only little-endian GGUF can be read. Convert it again on or for a little-endian machine");
+      fail(4,
+           "it is big-endian; only little-endian GGUF can be read. Convert it again on or for a little-endian "
+           "machine");
     if (version != 2 && version != 3)
-      fail(4, "it has version {}; versions 2 and 3 can be read. Convert it again with a current llama.cpp", version);
+      fail(4, "it has version {}; versions 2 and 3 can be read. Convert it again with a current llama.cpp",
+           version);
     out_.version_ = version;
     tensor_count_ = take<uint64_t>("the number of tensors");
     entry_count_ = take<uint64_t>("the number of metadata entries");
@@ -277,13 +285,16 @@ class GgufParser {
     value.element_ = type;
     value.count_ = 1;
     if (type == GgufType::kArray) {
-      if (depth >= kMaxArrayDepth) fail(position_, "metadata key {} nests arrays deeper than {}", key, kMaxArrayDepth);
+      if (depth >= kMaxArrayDepth)
+        fail(position_, "metadata key {} nests arrays deeper than {}", key, kMaxArrayDepth);
       value.is_array_ = true;
       value.element_ = take_type(key);
       const uint64_t at = position_;
       const auto count = take<uint64_t>("an array's length");
       const bool has_length = value.element_ == GgufType::kString;
-      const uint64_t least = has_length ? 8 : value.element_ == GgufType::kArray ? 12 : kTypeBytes[uint32_t(value.element_)];
+      const uint64_t least = has_length                           ? 8
+                             : value.element_ == GgufType::kArray ? 12
+                                                                  : kTypeBytes[uint32_t(value.element_)];
       if (count > remaining() / least)
         fail(at, "metadata key {} claims an array of {} values of type {}, more than the file can hold", key, count,
              name(value.element_));
@@ -360,8 +371,10 @@ class GgufParser {
     const auto type = take<uint32_t>("a tensor's type");
     const std::optional<DType> dtype = tensor_dtype(type);
     if (!dtype)
-      fail(at, "tensor {} has type {}, which cannot be read here. Supported types: F32, F16, BF16, Q8_0, Q4_0, Q4_1; "
-           "use a file quantised to one of these", tensor.name, tensor_type_name(type));
+      fail(at,
+           "tensor {} has type {}, which cannot be read here. Supported types: F32, F16, BF16, Q8_0, Q4_0, Q4_1; "
+           "use a file quantised to one of these",
+           tensor.name, tensor_type_name(type));
     tensor.dtype = *dtype;
     const int block = info(*dtype).block_elements;
     const int64_t row = axes == 0 ? 1 : tensor.shape[static_cast<int>(axes) - 1];
@@ -369,7 +382,8 @@ class GgufParser {
       fail(at, "tensor {} of type {} has rows of {} elements, no multiple of {}", tensor.name, *dtype, row, block);
     const auto offset = take<uint64_t>("a tensor's offset");
     if (offset % out_.alignment_ != 0)
-      fail(at, "tensor {} lies at offset {}, no multiple of the alignment {}", tensor.name, offset, out_.alignment_);
+      fail(at, "tensor {} lies at offset {}, no multiple of the alignment {}", tensor.name, offset,
+           out_.alignment_);
     StoredChunk& chunk = tensor.chunks.emplace_back();
     chunk.offset = Shape::filled(static_cast<int>(axes), 0);
     chunk.size = tensor.shape;
@@ -393,8 +407,10 @@ class GgufParser {
       const uint64_t in_data = offset;
       const uint64_t data_size = size_ > data_begin ? size_ - data_begin : 0;
       if (in_data > data_size || bytes > data_size - in_data)
-        fail(data_begin, "tensor {} needs {} bytes at offset {} of the data, which has {} bytes. The file is cut short "
-             "or damaged: fetch it again", tensor.name, bytes, in_data, data_size);
+        fail(data_begin,
+             "tensor {} needs {} bytes at offset {} of the data, which has {} bytes. The file is cut short "
+             "or damaged: fetch it again",
+             tensor.name, bytes, in_data, data_size);
       offset = data_begin + in_data;
       if (bytes > 0) in_order.push_back(&tensor);
     }
@@ -403,8 +419,8 @@ class GgufParser {
     });
     for (size_t i = 1; i < in_order.size(); ++i) {
       const StoredTensor& before = *in_order[i - 1];
-      const uint64_t end = before.chunks[0].byte_offset +
-                           static_cast<uint64_t>(num_bytes(before.dtype, num_elements(before.shape)));
+      const uint64_t end =
+          before.chunks[0].byte_offset + static_cast<uint64_t>(num_bytes(before.dtype, num_elements(before.shape)));
       if (in_order[i]->chunks[0].byte_offset < end)
         fail(in_order[i]->chunks[0].byte_offset, "tensors {} and {} overlap", before.name, in_order[i]->name);
     }

@@ -1,5 +1,5 @@
-// GGUF: one file that holds metadata (typed key/value pairs) and tensors, some of them quantised in blocks. Versions 2
-// and 3, little-endian; read only.
+// GGUF: one file that holds metadata (typed key/value pairs) and tensors, some of them quantised in blocks.
+// Versions 2 and 3, little-endian; read only.
 #pragma once
 
 #include <cstdint>
@@ -16,9 +16,7 @@
 namespace viaduct::formats {
 
 /// The types of metadata values, numbered as in the file.
-enum class GgufType : uint32_t {
-  kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64
-};
+enum class GgufType : uint32_t { kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64 };
 inline constexpr uint32_t kNumGgufTypes = 13;
 /// "uint32"
 std::string_view name(GgufType type);
@@ -33,8 +31,8 @@ class GgufValue {
   /// Elements of an array, 1 for a single value.
   int64_t size() const { return count_; }
 
-  /// Element `i` of an array, or the value itself (i == 0). UserError when it is of another type, does not fit, or `i`
-  /// is no index. int_at takes every integer type and bool, double_at every number.
+  /// Element `i` of an array, or the value itself (i == 0). UserError when it is of another type, does not fit, or
+  /// `i` is no index. int_at takes every integer type and bool, double_at every number.
   int64_t int_at(int64_t i = 0) const;
   double double_at(int64_t i = 0) const;
   bool bool_at(int64_t i = 0) const;
@@ -50,13 +48,13 @@ class GgufValue {
   GgufType element_ = GgufType::kU8;
   bool is_array_ = false;
   int64_t count_ = 0;
-  std::string bytes_;               // numbers as they lie in the file, or all strings one after the other
-  std::vector<uint64_t> ends_;      // of strings: where each one ends in bytes_
-  std::vector<GgufValue> arrays_;   // elements of an array of arrays
+  std::string bytes_;              // numbers as they lie in the file, or all strings one after the other
+  std::vector<uint64_t> ends_;     // of strings: where each one ends in bytes_
+  std::vector<GgufValue> arrays_;  // elements of an array of arrays
 };
 
-/// An open GGUF file. Tensors have row-major shapes (GGUF lists the fastest axis first, here it is last) and one chunk
-/// each.
+/// An open GGUF file. Tensors have row-major shapes (GGUF lists the fastest axis first, here it is last) and one
+/// chunk each.
 class GgufFile : public TensorReader {
  public:
   using Entry = std::pair<std::string, GgufValue>;
@@ -73,8 +71,8 @@ class GgufFile : public TensorReader {
   /// nullptr when there is no such key.
   const GgufValue* find_value(std::string_view key) const;
 
-  /// A key's value as a C++ type, nullopt when the key is absent. UserError naming file and key when it has another type
-  /// (strings must also be UTF-8).
+  /// A key's value as a C++ type, nullopt when the key is absent. UserError naming file and key when it has another
+  /// type (strings must also be UTF-8).
   std::optional<int64_t> integer(std::string_view key) const;
   std::optional<double> number(std::string_view key) const;
   std::optional<bool> flag(std::string_view key) const;
@@ -94,9 +92,10 @@ class GgufFile : public TensorReader {
 /// True when the file begins with GGUF's magic number.
 bool is_gguf(const Path& path);
 
-/// Reads the header of a GGUF file. UserError, with file, key or tensor and byte offset, for a file that is no GGUF of
-/// these versions, is cut short, or whose counts, lengths, alignment, types, shapes or offsets make no sense (tensors
-/// that overlap or end behind the file included), and for tensors of a type other than F32, F16, BF16, Q8_0, Q4_0, Q4_1.
+/// Reads the header of a GGUF file. UserError, with file, key or tensor and byte offset, for a file that is no GGUF
+/// of these versions, is cut short, or whose counts, lengths, alignment, types, shapes or offsets make no sense
+/// (tensors that overlap or end behind the file included), and for tensors of a type other than F32, F16, BF16,
+/// Q8_0, Q4_0, Q4_1.
 std::unique_ptr<GgufFile> open_gguf(const Path& path);
 
 }  // namespace viaduct::formats

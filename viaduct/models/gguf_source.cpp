@@ -23,10 +23,10 @@ constexpr std::string_view kRopeFactors = "rope_freqs.weight";
 
 // What differs between the architectures that share Llama's tensor names.
 struct Architecture {
-  std::string_view name;       // general.architecture and model_type
+  std::string_view name;  // general.architecture and model_type
   std::string_view hf_class;
-  bool permuted;               // llama.cpp's converter reorders q's and k's rows
-  bool has_bias_keys;          // attention_bias and mlp_bias are keys of config.json
+  bool permuted;       // llama.cpp's converter reorders q's and k's rows
+  bool has_bias_keys;  // attention_bias and mlp_bias are keys of config.json
   bool has_head_dim;
 };
 
@@ -52,7 +52,9 @@ const Architecture& architecture(const GgufFile& file) {
 // The keys that begin with the architecture's name.
 class ModelKeys {
  public:
-  ModelKeys(const GgufFile& file, std::string_view architecture) : file_(file), prefix_(architecture) { prefix_ += '.'; }
+  ModelKeys(const GgufFile& file, std::string_view architecture) : file_(file), prefix_(architecture) {
+    prefix_ += '.';
+  }
 
   std::string full(std::string_view key) const { return prefix_ + std::string(key); }
   bool has(std::string_view key) const { return file_.find_value(full(key)) != nullptr; }
@@ -98,11 +100,15 @@ Heads read_heads(const GgufFile& file, const ModelKeys& keys) {
 // Keys that change the numbers in a way that the model classes cannot express.
 void refuse_other_features(const GgufFile& file, const ModelKeys& keys) {
   if (const auto experts = file.integer(keys.full("expert_count")); experts && *experts != 0)
-    fail(file, "{} is {}: GGUF files of mixture-of-experts models cannot be read", keys.full("expert_count"), *experts);
-  static constexpr std::pair<std::string_view, double> kNeutral[] = {
-      {"logit_scale", 1},           {"embedding_scale", 1},         {"residual_scale", 1},
-      {"attention.clamp_kqv", 0},   {"attention.max_alibi_bias", 0}, {"attn_logit_softcapping", 0},
-      {"final_logit_softcapping", 0}};
+    fail(file, "{} is {}: GGUF files of mixture-of-experts models cannot be read", keys.full("expert_count"),
+         *experts);
+  static constexpr std::pair<std::string_view, double> kNeutral[] = {{"logit_scale", 1},
+                                                                     {"embedding_scale", 1},
+                                                                     {"residual_scale", 1},
+                                                                     {"attention.clamp_kqv", 0},
+                                                                     {"attention.max_alibi_bias", 0},
+                                                                     {"attn_logit_softcapping", 0},
+                                                                     {"final_logit_softcapping", 0}};
   for (const auto& [key, neutral] : kNeutral)
     if (const auto value = keys.number(key); value && *value != neutral && *value != 0)
       fail(file, "{} is {}, which these model classes do not have", keys.full(key), *value);
@@ -146,7 +152,8 @@ std::optional<Json> scaling_of_factors(const GgufFile& file, double theta, int64
       expected = 1 / ((1 - smooth) / factor + smooth);
     }
     if (!(std::abs(factors[i] - expected) <= 1e-4 * expected))
-      fail(file, "tensor {} does not hold the rope factors of Llama 3.1 with factor {}: element {} is {}, expected {}",
+      fail(file,
+           "tensor {} does not hold the rope factors of Llama 3.1 with factor {}: element {} is {}, expected {}",
            kRopeFactors, factor, i, factors[i], expected);
   }
   if (factor == 1) return Json();
@@ -193,11 +200,12 @@ void set_token_ids(const GgufFile& file, Json& config) {
 struct BlockName {
   std::string_view gguf, hf;
 };
-constexpr BlockName kBlockNames[] = {
-    {"attn_norm", "input_layernorm"},    {"attn_q", "self_attn.q_proj"},      {"attn_k", "self_attn.k_proj"},
-    {"attn_v", "self_attn.v_proj"},      {"attn_output", "self_attn.o_proj"}, {"attn_q_norm", "self_attn.q_norm"},
-    {"attn_k_norm", "self_attn.k_norm"}, {"ffn_norm", "post_attention_layernorm"}, {"ffn_gate", "mlp.gate_proj"},
-    {"ffn_up", "mlp.up_proj"},           {"ffn_down", "mlp.down_proj"}};
+constexpr BlockName kBlockNames[] = {{"attn_norm", "input_layernorm"},    {"attn_q", "self_attn.q_proj"},
+                                     {"attn_k", "self_attn.k_proj"},      {"attn_v", "self_attn.v_proj"},
+                                     {"attn_output", "self_attn.o_proj"}, {"attn_q_norm", "self_attn.q_norm"},
+                                     {"attn_k_norm", "self_attn.k_norm"}, {"ffn_norm", "post_attention_layernorm"},
+                                     {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
+                                     {"ffn_down", "mlp.down_proj"}};
 constexpr BlockName kModelNames[] = {
     {"token_embd", "model.embed_tokens"}, {"output_norm", "model.norm"}, {"output", "lm_head"}};
 
@@ -205,10 +213,12 @@ constexpr BlockName kModelNames[] = {
 bool is_block_number(std::string_view text, int64_t blocks) {
   int64_t number = -1;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  return error == std::errc() && end == text.data() + text.size() && number < blocks && text == std::to_string(number);
+  return error == std::errc() && end == text.data() + text.size() && number < blocks &&
+         text == std::to_string(number);
 }
 
-std::optional<GgufTensor> map_name(std::string_view name, const Architecture& arch, int64_t blocks, const Heads& heads) {
+std::optional<GgufTensor> map_name(std::string_view name, const Architecture& arch, int64_t blocks,
+                                   const Heads& heads) {
   const size_t last_dot = name.rfind('.');
   if (last_dot == std::string_view::npos) return std::nullopt;
   const std::string_view kind = name.substr(last_dot);

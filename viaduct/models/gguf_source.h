@@ -1,5 +1,6 @@
-// A GGUF file of a Llama-like model, seen as the Hugging Face folder that it was made from: config.json, tensors under
-// their Hugging Face names, tokenizer files. Architectures: llama (Mistral's models carry this name too), qwen2, qwen3.
+// A GGUF file of a Llama-like model, seen as the Hugging Face folder that it was made from: config.json, tensors
+// under their Hugging Face names, tokenizer files. Architectures: llama (Mistral's models carry this name too),
+// qwen2, qwen3.
 #pragma once
 
 #include <cstdint>
@@ -15,23 +16,24 @@
 namespace viaduct::models {
 
 /// config.json as transformers derives it from the file's metadata, in the form that transformers 4 and 5 read. Its
-/// torch_dtype is that of the file's matrices, float32 when they are quantised. Beyond transformers, the rope factors of
-/// Llama 3.1 (tensor rope_freqs.weight) become rope_scaling. UserError naming file and key for a model of another
-/// architecture, an absent or senseless key, and a feature that these model classes do not have.
+/// torch_dtype is that of the file's matrices, float32 when they are quantised. Beyond transformers, the rope
+/// factors of Llama 3.1 (tensor rope_freqs.weight) become rope_scaling. UserError naming file and key for a model
+/// of another architecture, an absent or senseless key, and a feature that these model classes do not have.
 Json gguf_to_hf_config(const formats::GgufFile& file);
 
 /// A tensor of the file and what it is in the Hugging Face model.
 struct GgufTensor {
-  std::string gguf_name;        // "blk.3.attn_q.weight"
-  std::string hf_name;          // "model.layers.3.self_attn.q_proj.weight"
-  int64_t permuted_heads = 0;   // > 0: llama.cpp's converter has reordered the rows within each of so many heads
+  std::string gguf_name;       // "blk.3.attn_q.weight"
+  std::string hf_name;         // "model.layers.3.self_attn.q_proj.weight"
+  int64_t permuted_heads = 0;  // > 0: llama.cpp's converter has reordered the rows within each of so many heads
 };
 
 /// Every tensor of the file that is a parameter, in the file's order. UserError for a tensor of an unknown name.
 std::vector<GgufTensor> gguf_tensor_names(const formats::GgufFile& file);
 
 /// Puts the rows (axis 0: heads * head_dim) of llama.cpp's q and k back into Hugging Face's order. Within a head
-/// llama.cpp lets the two halves of the rotary pairs take turns (0, d/2, 1, d/2 + 1, ...); Hugging Face keeps them apart.
+/// llama.cpp lets the two halves of the rotary pairs take turns (0, d/2, 1, d/2 + 1, ...); Hugging Face keeps them
+/// apart.
 layout::Expr undo_rotary_permutation(const layout::Expr& rows, int64_t heads);
 
 /// The whole model.

@@ -21,8 +21,8 @@ constexpr std::string_view kTokensKey = "tokenizer.ggml.tokens";
 constexpr std::string_view kMergesKey = "tokenizer.ggml.merges";
 constexpr std::string_view kTypesKey = "tokenizer.ggml.token_type";
 constexpr std::string_view kScoresKey = "tokenizer.ggml.scores";
-constexpr int64_t kControlToken = 3;       // token_type of tokens that never come from text
-constexpr size_t kMaxMergedBytes = 1024;   // no token that is made by merging is as long
+constexpr int64_t kControlToken = 3;           // token_type of tokens that never come from text
+constexpr size_t kMaxMergedBytes = 1024;       // no token that is made by merging is as long
 constexpr std::string_view kSpace = "\u2581";  // sentencepiece's mark for a space
 constexpr std::string_view kQwenSplit =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
@@ -43,9 +43,8 @@ Json sequence(std::string_view of, std::vector<Json> steps) {
 }
 
 Json byte_level(bool add_prefix_space, bool trim_offsets, bool use_regex) {
-  return step("ByteLevel", {{"add_prefix_space", add_prefix_space},
-                            {"trim_offsets", trim_offsets},
-                            {"use_regex", use_regex}});
+  return step("ByteLevel",
+              {{"add_prefix_space", add_prefix_space}, {"trim_offsets", trim_offsets}, {"use_regex", use_regex}});
 }
 
 Json replace(std::string_view pattern, std::string_view content) {
@@ -96,11 +95,11 @@ class TokenizerBuilder {
 
   const GgufFile& file_;
   Kind kind_{};
-  bool add_space_ = false;   // a space in front of the text
+  bool add_space_ = false;  // a space in front of the text
   bool add_bos_ = false;
   bool add_eos_ = false;
-  std::vector<std::string_view> tokens_;                    // by id
-  std::unordered_map<std::string_view, int64_t> ids_;       // a token that occurs twice has its last id
+  std::vector<std::string_view> tokens_;               // by id
+  std::unordered_map<std::string_view, int64_t> ids_;  // a token that occurs twice has its last id
   std::optional<size_t> bos_, eos_, unknown_, pad_;
 };
 
@@ -133,7 +132,8 @@ void TokenizerBuilder::read_kind() {
   }
   const bool is_sentencepiece = kind_ == Kind::kSentencePiece;
   // transformers gives a byte-level tokenizer of a llama model no such space, whatever the file says.
-  add_space_ = kind_ != Kind::kByteLevel && file_.flag("tokenizer.ggml.add_space_prefix").value_or(is_sentencepiece);
+  add_space_ =
+      kind_ != Kind::kByteLevel && file_.flag("tokenizer.ggml.add_space_prefix").value_or(is_sentencepiece);
   add_bos_ = file_.flag("tokenizer.ggml.add_bos_token").value_or(is_sentencepiece);
   add_eos_ = file_.flag("tokenizer.ggml.add_eos_token").value_or(false);
 }
@@ -207,10 +207,11 @@ Json TokenizerBuilder::pre_tokenizer() const {
     case Kind::kSentencePiece: return nullptr;
     case Kind::kByteLevel: return byte_level(false, false, true);
     case Kind::kQwen:
-      return sequence("pretokenizers", {step("Split", {{"pattern", Json::object({{"Regex", kQwenSplit}})},
-                                                       {"behavior", "Isolated"},
-                                                       {"invert", false}}),
-                                        byte_level(add_space_, true, false)});
+      return sequence(
+          "pretokenizers",
+          {step("Split",
+                {{"pattern", Json::object({{"Regex", kQwenSplit}})}, {"behavior", "Isolated"}, {"invert", false}}),
+           byte_level(add_space_, true, false)});
   }
   return nullptr;
 }
@@ -314,8 +315,9 @@ std::string TokenizerBuilder::tokenizer_json() const {
   out.resize(out.size() - 2);  // "\n}"
   out += ",\n  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n";
   const char* affix = is_qwen ? "\"\"" : "null";
-  out += fmt::format("    \"unk_token\": {},\n    \"continuing_subword_prefix\": {},\n    \"end_of_word_suffix\": {},\n",
-                     unknown_json().dump(), affix, affix);
+  out += fmt::format(
+      "    \"unk_token\": {},\n    \"continuing_subword_prefix\": {},\n    \"end_of_word_suffix\": {},\n",
+      unknown_json().dump(), affix, affix);
   out += fmt::format("    \"fuse_unk\": {},\n    \"byte_fallback\": {},\n    \"ignore_merges\": false,\n", !is_qwen,
                      !is_qwen);
   out += "    \"vocab\": {";

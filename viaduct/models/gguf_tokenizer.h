@@ -9,12 +9,12 @@
 
 namespace viaduct::models {
 
-/// (name, content) of tokenizer.json, tokenizer_config.json (with the chat template) and special_tokens_map.json; empty
-/// when the file has no tokenizer. Text is split and merged as transformers does it for the same file (gguf_file=...):
-/// byte-level BPE ("gpt2") and sentencepiece's BPE ("llama"). transformers looks at the architecture and not at
-/// tokenizer.ggml.pre; so do we. Unlike transformers, which takes the bos token for eos and never adds a bos, the roles
-/// of bos, eos and pad and whether they are added are the file's. UserError naming file and key for a tokenizer of
-/// another kind and for tokens, merges or ids that do not fit together.
+/// (name, content) of tokenizer.json, tokenizer_config.json (with the chat template) and special_tokens_map.json;
+/// empty when the file has no tokenizer. Text is split and merged as transformers does it for the same file
+/// (gguf_file=...): byte-level BPE ("gpt2") and sentencepiece's BPE ("llama"). transformers looks at the
+/// architecture and not at tokenizer.ggml.pre; so do we. Unlike transformers, which takes the bos token for eos and
+/// never adds a bos, the roles of bos, eos and pad and whether they are added are the file's. UserError naming file
+/// and key for a tokenizer of another kind and for tokens, merges or ids that do not fit together.
 std::vector<std::pair<std::string, std::string>> gguf_tokenizer_files(const formats::GgufFile& file);
 
 }  // namespace viaduct::models

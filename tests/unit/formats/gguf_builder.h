@@ -2,7 +2,6 @@
 #pragma once
 
 #include <gtest/gtest.h>
-
 #include <unistd.h>
 
 #include <cstdint>
@@ -23,7 +22,7 @@ class GgufBuilder {
   uint32_t version = 3;
   int64_t claimed_tensors = -1;
   int64_t claimed_entries = -1;
-  uint64_t alignment = 32;   // of the data section; an entry must be added for another one
+  uint64_t alignment = 32;  // of the data section; an entry must be added for another one
   std::string data;
 
   template <class T>
@@ -65,7 +64,8 @@ class GgufBuilder {
     return *this;
   }
   // A tensor with its data behind the others'.
-  GgufBuilder& tensor(std::string_view name, const std::vector<uint64_t>& axes, uint32_t type, std::string_view values) {
+  GgufBuilder& tensor(std::string_view name, const std::vector<uint64_t>& axes, uint32_t type,
+                      std::string_view values) {
     data.resize((data.size() + alignment - 1) / alignment * alignment);
     tensor_at(name, axes, type, data.size());
     data += values;
@@ -97,9 +97,8 @@ class TemporaryFile {
   explicit TemporaryFile(std::string_view content) {
     const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
     static int number = 0;
-    path_ = Path(::testing::TempDir()) /
-            (std::string(test->test_suite_name()) + "." + test->name() + "." + std::to_string(::getpid()) + "." +
-             std::to_string(number++));
+    path_ = Path(::testing::TempDir()) / (std::string(test->test_suite_name()) + "." + test->name() + "." +
+                                          std::to_string(::getpid()) + "." + std::to_string(number++));
     write_file(path_, content);
   }
   ~TemporaryFile() { std::filesystem::remove(path_); }

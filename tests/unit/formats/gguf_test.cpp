@@ -10,8 +10,8 @@ namespace viaduct::formats {
 namespace {
 
 using testing::GgufBuilder;
-using testing::TemporaryFile;
 using ::testing::HasSubstr;
+using testing::TemporaryFile;
 
 const Path kFixtures = Path(VIADUCT_SOURCE_DIR) / "tests/golden/fixtures/gguf";
 
@@ -68,7 +68,8 @@ TEST(Gguf, a_value_of_another_type_is_named) {
     file->integer("made.string");
     FAIL();
   } catch (const UserError& error) {
-    EXPECT_THAT(error.what(), HasSubstr("types.gguf: metadata key made.string: an integer was expected, found string"));
+    EXPECT_THAT(error.what(),
+                HasSubstr("types.gguf: metadata key made.string: an integer was expected, found string"));
   }
   EXPECT_THROW(file->integer("made.numbers"), UserError);
   EXPECT_THROW(file->integer("made.float64"), UserError);
@@ -101,7 +102,10 @@ TEST(Gguf, tensors_are_dequantised_to_the_gguf_packages_bits) {
 TEST(Gguf, shapes_are_turned_round_and_data_begins_aligned) {
   GgufBuilder builder;
   builder.alignment = 256;
-  builder.u32("general.alignment", 256).f32_tensor("a", {5, 3, 2}).f32_tensor("scalar", {}).f32_tensor("none", {4, 0});
+  builder.u32("general.alignment", 256)
+      .f32_tensor("a", {5, 3, 2})
+      .f32_tensor("scalar", {})
+      .f32_tensor("none", {4, 0});
   const TemporaryFile written(builder.build());
   const auto file = open_gguf(written.path());
   EXPECT_EQ(file->find("a")->shape, (Shape{2, 3, 5}));
@@ -158,11 +162,14 @@ TEST(GgufRefuses, what_is_no_gguf_of_a_known_version) {
 TEST(GgufRefuses, a_file_cut_anywhere) {
   GgufBuilder builder;
   builder.u32("general.alignment", 32).text("key", "text").entry("strings", 9, GgufBuilder::strings({"a", "bc"}));
-  builder.entry("numbers", 9, GgufBuilder::numbers<float>(6, {1, 2, 3})).f32_tensor("a", {4}).f32_tensor("b", {8, 2});
+  builder.entry("numbers", 9, GgufBuilder::numbers<float>(6, {1, 2, 3}))
+      .f32_tensor("a", {4})
+      .f32_tensor("b", {8, 2});
   const std::string whole = builder.build();
   EXPECT_EQ(error_of(whole), "");
   for (size_t size = 0; size < whole.size(); ++size) EXPECT_NE(error_of(whole.substr(0, size)), "") << size;
-  EXPECT_THAT(error_of(whole.substr(0, whole.size() - 1)), HasSubstr("tensor b needs 64 bytes at offset 32 of the data"));
+  EXPECT_THAT(error_of(whole.substr(0, whole.size() - 1)),
+              HasSubstr("tensor b needs 64 bytes at offset 32 of the data"));
 }
 
 TEST(GgufRefuses, counts_and_lengths_that_the_file_cannot_hold) {
@@ -191,7 +198,8 @@ TEST(GgufRefuses, metadata_that_makes_no_sense) {
   EXPECT_THAT(error_of(GgufBuilder().entry("a", 13, "").build()), HasSubstr("value type 13"));
   EXPECT_THAT(error_of(GgufBuilder().u32("\xff", 1).build()), HasSubstr("not UTF-8"));
   for (const uint32_t alignment : {0u, 3u, 48u, 1u << 30})
-    EXPECT_THAT(error_of(GgufBuilder().u32("general.alignment", alignment).build()), HasSubstr("general.alignment is"));
+    EXPECT_THAT(error_of(GgufBuilder().u32("general.alignment", alignment).build()),
+                HasSubstr("general.alignment is"));
   EXPECT_THAT(error_of(GgufBuilder().text("general.alignment", "32").build()), HasSubstr("general.alignment"));
 }
 
@@ -209,7 +217,8 @@ TEST(GgufRefuses, tensors_that_make_no_sense) {
               HasSubstr("tensors a and b overlap"));
   EXPECT_THAT(with([](GgufBuilder& b) { b.tensor_at("a", {8}, 0, 64).tensor_at("b", {24}, 0, 0); }),
               HasSubstr("tensors b and a overlap"));
-  EXPECT_THAT(with([](GgufBuilder& b) { b.tensor_at("a", {8}, 0, 16); }), HasSubstr("no multiple of the alignment 32"));
+  EXPECT_THAT(with([](GgufBuilder& b) { b.tensor_at("a", {8}, 0, 16); }),
+              HasSubstr("no multiple of the alignment 32"));
   EXPECT_THAT(with([](GgufBuilder& b) { b.tensor_at("a", {8}, 0, 256); }), HasSubstr("cut short"));
   EXPECT_THAT(with([](GgufBuilder& b) { b.tensor_at("a", {8}, 0, ~uint64_t{31}); }), HasSubstr("cut short"));
   EXPECT_THAT(with([](GgufBuilder& b) { b.tensor_at("a", {1, 1, 1, 1, 1}, 0, 0); }), HasSubstr("5 axes"));
@@ -226,8 +235,9 @@ TEST(GgufRefuses, other_tensor_types_by_name) {
     builder.data = std::string(256, '\0');
     return error_of(builder.tensor_at("a", {256}, type, 0).build());
   };
-  EXPECT_THAT(of_type(12), HasSubstr("tensor a has type Q4_K, which cannot be read here. Supported types: F32, F16, "
-                                     "BF16, Q8_0, Q4_0, Q4_1"));
+  EXPECT_THAT(of_type(12),
+              HasSubstr("tensor a has type Q4_K, which cannot be read here. Supported types: F32, F16, "
+                        "BF16, Q8_0, Q4_0, Q4_1"));
   EXPECT_THAT(of_type(14), HasSubstr("type Q6_K"));
   EXPECT_THAT(of_type(28), HasSubstr("type F64"));
   EXPECT_THAT(of_type(39), HasSubstr("type MXFP4"));

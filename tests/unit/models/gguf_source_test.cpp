@@ -24,7 +24,8 @@ const Path kFixtures = Path(VIADUCT_SOURCE_DIR) / "tests/golden/fixtures/gguf";
 Json read_json(const Path& path) { return Json::parse(read_text_file(path), path.string()); }
 
 // Element by element, with nothing assumed about how the pieces are cut.
-std::vector<float> evaluate(const layout::Expr& expr, const std::function<std::vector<float>(const std::string&)>& input) {
+std::vector<float> evaluate(const layout::Expr& expr,
+                            const std::function<std::vector<float>(const std::string&)>& input) {
   std::vector<float> result(static_cast<size_t>(num_elements(expr.shape())));
   const Shape to_strides = row_major_strides(expr.shape());
   for (const layout::Piece& piece : expr.pieces()) {
@@ -186,7 +187,9 @@ TEST(GgufSource, llama3_rope_factors_become_rope_scaling) {
   const auto with_factors = [](float last) {
     GgufBuilder builder;
     builder.text("general.architecture", "llama").u32("llama.block_count", 1).u32("llama.context_length", 64);
-    builder.u32("llama.embedding_length", 16).u32("llama.feed_forward_length", 8).f32("llama.rope.freq_base", 500000);
+    builder.u32("llama.embedding_length", 16)
+        .u32("llama.feed_forward_length", 8)
+        .f32("llama.rope.freq_base", 500000);
     builder.u32("llama.attention.head_count", 1).f32("llama.attention.layer_norm_rms_epsilon", 1e-5f);
     // Wavelengths 2 pi 500000^(i/8): 6 ... 116,000; those between 2048 and 8192 lie on the ramp.
     std::string values;
@@ -202,9 +205,11 @@ TEST(GgufSource, llama3_rope_factors_become_rope_scaling) {
     return read_gguf_model(*formats::open_gguf(file.path()));
   };
   const GgufModel model = with_factors(8);
-  EXPECT_EQ(model.config.at("rope_scaling"),
-            Json::object({{"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 1.0},
-                          {"high_freq_factor", 4.0}, {"original_max_position_embeddings", 8192}}));
+  EXPECT_EQ(model.config.at("rope_scaling"), Json::object({{"rope_type", "llama3"},
+                                                           {"factor", 8.0},
+                                                           {"low_freq_factor", 1.0},
+                                                           {"high_freq_factor", 4.0},
+                                                           {"original_max_position_embeddings", 8192}}));
   ASSERT_EQ(model.unused.size(), 1u);
   EXPECT_EQ(model.unused[0].first, "rope_freqs.weight");
   EXPECT_THROW(with_factors(7), UserError);
@@ -218,19 +223,27 @@ TEST(GgufSourceRefuses, what_cannot_be_expressed) {
     return model.error();
   };
   EXPECT_EQ(error([](GgufBuilder&) {}), "");
-  EXPECT_THAT(error([](GgufBuilder& b) { b.f32_tensor("blk.0.attn_qkv.weight", {8, 8}); }),
+  EXPECT_THAT(error([](GgufBuilder& b) {
+                b.f32_tensor("blk.0.attn_qkv.weight", {8, 8});
+              }),
               HasSubstr("tensor blk.0.attn_qkv.weight is none of a llama model"));
-  for (const std::string name : {"blk.1.attn_v.weight", "blk.00.attn_v.weight", "blk.-0.attn_v.weight", "blk.x",
-                                 "blk..weight", "blk.0.weight", "output.scale", "nothing", "blk.0.attn_v.weight.weight"})
+  for (const std::string name :
+       {"blk.1.attn_v.weight", "blk.00.attn_v.weight", "blk.-0.attn_v.weight", "blk.x", "blk..weight",
+        "blk.0.weight", "output.scale", "nothing", "blk.0.attn_v.weight.weight"})
     EXPECT_THAT(error([&](GgufBuilder& b) { b.f32_tensor(name, {8}); }), HasSubstr("tensor " + name)) << name;
   EXPECT_THAT(error([](GgufBuilder& b) { b.u32("llama.expert_count", 8); }), HasSubstr("mixture-of-experts"));
   EXPECT_THAT(error([](GgufBuilder& b) { b.f32("llama.logit_scale", 2); }), HasSubstr("llama.logit_scale is 2"));
-  EXPECT_THAT(error([](GgufBuilder& b) { b.u32("llama.rope.dimension_count", 2).u32("llama.attention.key_length", 4); }),
-              HasSubstr("partial rotary"));
+  EXPECT_THAT(
+      error([](GgufBuilder& b) { b.u32("llama.rope.dimension_count", 2).u32("llama.attention.key_length", 4); }),
+      HasSubstr("partial rotary"));
   EXPECT_THAT(error([](GgufBuilder& b) { b.u32("llama.attention.head_count_kv", 3); }), HasSubstr("3 groups"));
-  EXPECT_THAT(error([](GgufBuilder& b) { b.u32("llama.attention.head_count_kv", 0); }), HasSubstr("head_count_kv is 0"));
-  EXPECT_THAT(error([](GgufBuilder& b) { b.u32("llama.vocab_size", 5); }), HasSubstr("4 rows for a vocabulary of 5"));
-  EXPECT_THAT(error([](GgufBuilder& b) { b.f32_tensor("blk.0.attn_k.weight", {8, 6}); }),
+  EXPECT_THAT(error([](GgufBuilder& b) { b.u32("llama.attention.head_count_kv", 0); }),
+              HasSubstr("head_count_kv is 0"));
+  EXPECT_THAT(error([](GgufBuilder& b) { b.u32("llama.vocab_size", 5); }),
+              HasSubstr("4 rows for a vocabulary of 5"));
+  EXPECT_THAT(error([](GgufBuilder& b) {
+                b.f32_tensor("blk.0.attn_k.weight", {8, 6});
+              }),
               HasSubstr("tensor blk.0.attn_k.weight: rows of shape [6, 8]"));
 
   GgufBuilder bare;
@@ -252,7 +265,8 @@ TEST(GgufTokenizerRefuses, what_does_not_fit_together) {
   Model bos, types, model;
   bos.with_tokens({"a", "b", "ab", "c"}, {})->u32("tokenizer.ggml.bos_token_id", 4);
   EXPECT_THAT(bos.error(), HasSubstr("tokenizer.ggml.bos_token_id is 4, there are 4 tokens"));
-  types.with_tokens({"a", "b", "ab", "c"}, {})->entry("tokenizer.ggml.token_type", 9, GgufBuilder::numbers<int32_t>(5, {1}));
+  types.with_tokens({"a", "b", "ab", "c"}, {})
+      ->entry("tokenizer.ggml.token_type", 9, GgufBuilder::numbers<int32_t>(5, {1}));
   EXPECT_THAT(types.error(), HasSubstr("token_type has 1 elements for 4 tokens"));
   model->text("tokenizer.ggml.model", "bert");
   EXPECT_THAT(model.error(), HasSubstr("tokenizer.ggml.model is 'bert'"));
