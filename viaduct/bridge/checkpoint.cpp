@@ -3,6 +3,7 @@
 #include "viaduct/bridge/hf_checkpoint.h"
 #include "viaduct/bridge/megatron_checkpoint.h"
 #include "viaduct/core/error.h"
+#include "viaduct/formats/iteration_folder.h"
 #include "viaduct/formats/torch_dist.h"
 
 namespace viaduct::bridge {

@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include <charconv>
 #include <chrono>
 
 #include "viaduct/bridge/journal.h"
@@ -10,7 +11,6 @@
 #include "viaduct/bridge/verify.h"
 #include "viaduct/core/error.h"
 #include "viaduct/core/strings.h"
-#include "viaduct/formats/torch_dist.h"
 
 namespace viaduct::bridge {
 
@@ -24,11 +24,22 @@ uint64_t Conversion::bytes_to_write() const {
 
 namespace {
 
+// What latest_checkpointed_iteration.txt names; none when there is no such file, or when it says "release".
+std::optional<int64_t> tracked_iteration(const Path& root) {
+  const Path tracker = root / "latest_checkpointed_iteration.txt";
+  if (!fs::exists(tracker)) return std::nullopt;
+  const std::string text = read_text_file(tracker, 4096);
+  int64_t iteration = 0;
+  const auto result = std::from_chars(text.data(), text.data() + text.size(), iteration);
+  if (result.ec != std::errc()) return std::nullopt;
+  return iteration;
+}
+
 // A newer checkpoint under the same root means that training went on from here: never to be replaced by an import.
 void check_trackers(const Conversion& conversion) {
   if (conversion.world != World::kMegatron || !fs::exists(conversion.target)) return;
-  const auto tracked = formats::tracked_iteration(conversion.target);
-  const int64_t iteration = std::stoll(conversion.folder.substr(5));
+  const auto tracked = tracked_iteration(conversion.target);
+  const int64_t iteration = std::stoll(conversion.folder.substr(std::string_view("iter_").size()));
   VIADUCT_USER_CHECK(!tracked || *tracked <= iteration,
                      "{} already holds iteration {}, newer than the {} to be written; choose another folder, or "
                      "--iteration {} or later",
@@ -40,6 +51,34 @@ void check_space(const Conversion& conversion) {
   const uint64_t free = free_space(conversion.target);
   VIADUCT_USER_CHECK(free >= needed, "{} has {} free, and {} will be written. Make room, or choose another disk",
                      conversion.target.string(), human_bytes(free), human_bytes(needed));
+}
+
+ExecuteReport move_bytes(const Conversion& conversion, const Staging& staging, ExecuteOptions options) {
+  const Path data = staging.path() / conversion.folder;
+  fs::create_directories(data);
+  const auto journal = open_journal(staging.path(), data, conversion.plan);
+  options.journal = journal.get();
+  const auto source = file_source(conversion.plan.source_files);
+  const auto sink = file_sink(data, conversion.plan.target.files);
+  if (options.progress) options.progress->begin("converting", conversion.plan.bytes_of_data());
+  ExecuteReport report = execute(conversion.plan, *source, *sink, options);
+  if (options.progress) options.progress->end();
+  return report;
+}
+
+void write_files(const Conversion& conversion, const Staging& staging, const ExecuteReport& moved) {
+  const Path data = staging.path() / conversion.folder;
+  for (const SmallFile& file : conversion.files) {
+    const Path path = staging.path() / file.name;
+    fs::create_directories(path.parent_path());
+    write_file(path, file.content);
+  }
+  const bool megatron = conversion.world == World::kMegatron;
+  if (megatron) write_record(conversion.record, data);
+  const Path manifest = data / (megatron ? kMegatronManifest : kHfManifest);
+  fs::create_directories(manifest.parent_path());
+  write_file(manifest, manifest_text(conversion, moved.sums));
+  fs::remove(staging.path() / kJournalName);
 }
 
 }  // namespace
@@ -56,31 +95,25 @@ ConversionReport run(const Conversion& conversion, const RunOptions& options) {
   check_ties(*conversion.source, execute_options);
 
   const bool megatron = conversion.world == World::kMegatron;
-  Staging staging = megatron ? Staging::in_folder(conversion.target, conversion.folder, conversion.plan.hash(),
-                                                  options.overwrite, options.resume)
-                             : Staging::for_folder(conversion.target, conversion.plan.hash(), options.overwrite,
-                                                   options.resume);
+  const StagingOptions staging_options{conversion.plan.hash(), options.overwrite, options.resume};
+  Staging staging = megatron
+                        ? Staging::for_iteration(conversion.target, conversion.folder, staging_options)
+                        : Staging::for_folder(conversion.target, staging_options);
   if (!staging.resumed()) check_space(conversion);
   ConversionReport report;
-  const Path data = staging.path() / conversion.folder;
-  fs::create_directories(data);
-  const auto journal = open_journal(staging.path(), data, conversion.plan);
-  execute_options.journal = journal.get();
-  const auto source = file_source(conversion.plan.source_files);
-  const auto sink = file_sink(data, conversion.plan.target.files);
-  if (options.progress) options.progress->begin("converting", conversion.plan.bytes_of_data());
-  const ExecuteReport moved = execute(conversion.plan, *source, *sink, execute_options);
-  if (options.progress) options.progress->end();
-  for (const SmallFile& file : conversion.files) {
-    const Path path = staging.path() / file.name;
-    fs::create_directories(path.parent_path());
-    write_file(path, file.content);
+  ExecuteReport moved;
+  try {
+    moved = move_bytes(conversion, staging, execute_options);
+    write_files(conversion, staging, moved);
+    staging.commit();
+  } catch (const SystemError& error) {
+    // A full disk or the like: what is done can be completed.
+    throw UserError(fmt::format("{}. What is done is kept in {}: repair the cause and use --resume, or remove it",
+                                  error.what(), staging.path().string()));
+  } catch (...) {
+    staging.discard();
+    throw;
   }
-  if (megatron) write_record(conversion.record, data);
-  const Path manifest = data / (megatron ? kMegatronManifest : kHfManifest);
-  fs::create_directories(manifest.parent_path());
-  write_file(manifest, manifest_text(conversion, moved.sums));
-  staging.commit();
 
   report.bytes_read = moved.bytes_read;
   report.bytes_written = moved.bytes_written;

@@ -21,6 +21,8 @@ class ByteSource {
   /// Reads exactly to.size() bytes at `offset`; both, and the address, are multiples of 4096 except at a file's end,
   /// where `to` may reach past the end (returns the bytes read).
   virtual size_t read(uint32_t file, uint64_t offset, std::span<std::byte> to) = 0;
+  /// All reading is done: a UserError when a file has changed since it was opened.
+  virtual void finish() {}
 };
 
 /// Where bytes go. Thread-safe. Ranges of different calls never overlap and come in any order.
@@ -79,7 +81,8 @@ struct ExecuteReport {
 };
 
 /// Makes every target chunk of the plan and writes literals and CRC fields. On any error all threads stop and the
-/// first error is thrown. Throws Interrupted when progress->cancelled(). Calls sink.finish() at the end.
+/// first error is thrown. Throws Interrupted when progress->cancelled(). Calls source.finish() and sink.finish() at the
+/// end. Besides `threads` that copy and write there are two that read.
 ExecuteReport execute(const TransferPlan& plan, ByteSource& source, ByteSink& sink, const ExecuteOptions& options);
 
 }  // namespace viaduct::bridge

@@ -8,6 +8,7 @@
 #include "viaduct/core/error.h"
 #include "viaduct/core/hash.h"
 #include "viaduct/core/version.h"
+#include "viaduct/formats/iteration_folder.h"
 #include "viaduct/formats/torch_dist.h"
 
 namespace viaduct::bridge {
@@ -100,7 +101,7 @@ namespace {
 std::pair<Path, Path> find_manifest(const Path& folder) {
   if (fs::exists(folder / kHfManifest)) return {folder, folder / kHfManifest};
   if (is_megatron_checkpoint(folder)) {
-    const Path iteration = formats::resolve_iteration(folder, std::nullopt);
+    const Path iteration = formats::resolve_iteration(folder);
     if (fs::exists(iteration / kMegatronManifest)) return {iteration, iteration / kMegatronManifest};
   }
   throw UserError(fmt::format("{} has no manifest ({} or iter_*/{}), so it was not written by this program or the "

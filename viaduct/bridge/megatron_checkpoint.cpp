@@ -9,6 +9,8 @@
 #include "viaduct/bridge/hf_checkpoint.h"
 #include "viaduct/config/run_config.h"
 #include "viaduct/core/error.h"
+#include "viaduct/formats/iteration_folder.h"
+#include "viaduct/formats/safetensors.h"
 #include "viaduct/formats/torch_dist.h"
 #include "viaduct/models/state_keys.h"
 
@@ -110,9 +112,11 @@ class MegatronCheckpoint : public Checkpoint {
     stored_.files = reader_->files();
     graph_ = build_weight_graph(find_arch(options));
     locate();
+    read_kept();
   }
 
  private:
+  void read_kept();
   models::ArchSpec find_arch(const OpenOptions& options);
   void locate();
   const StoredTensor* find_key(const std::string& key) const;
@@ -231,6 +235,20 @@ void MegatronCheckpoint::locate() {
                      iteration_.string(), graph_.arch.family, count, count == 1 ? "" : "s",
                      fmt::join(problems, "\n  "));
   if (graph_.arch.dtype != stored_.tensors[0].dtype && is_floating(stored_.tensors[0].dtype)) graph_.arch.dtype = stored_.tensors[0].dtype;
+}
+
+// Derived tensors that import has kept for the way back.
+void MegatronCheckpoint::read_kept() {
+  const Path file = iteration_ / kKeptTensorsFile;
+  if (record_.kept_tensors.empty() || !fs::exists(file)) return;
+  const formats::SafetensorsFile kept(file);
+  for (const StoredTensor& tensor : kept.tensors()) {
+    PlainTensor plain = plain_tensor(tensor);
+    plain.chunks[0].place.file = static_cast<uint32_t>(stored_.files.size());
+    kept_.push_back(static_cast<int32_t>(stored_.tensors.size()));
+    stored_.tensors.push_back(std::move(plain));
+  }
+  stored_.files.push_back(file);
 }
 
 }  // namespace

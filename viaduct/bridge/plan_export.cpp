@@ -209,6 +209,7 @@ Conversion plan_export(const Checkpoint& source, const Path& folder, const HfTar
   for (const SideFile& side : record.side_files)
     if (side.name != "config.json") conversion.files.push_back({side.name, record.read(side)});
   conversion.files.push_back({"config.json", config_text(record, main_dtype(tensors))});
+  conversion.proof = prove(conversion.plan, source_sizes(conversion.plan));
   return conversion;
 }
 

@@ -1,11 +1,15 @@
 // Any checkpoint -> torch_dist.
 #include <algorithm>
+#include <unordered_map>
 
 #include "viaduct/bridge/conversion.h"
 #include "viaduct/bridge/model_layout.h"
 #include "viaduct/bridge/plan_builder.h"
 #include "viaduct/config/run_config.h"
 #include "viaduct/core/error.h"
+#include "viaduct/formats/iteration_folder.h"
+#include "viaduct/formats/safetensors_writer.h"
+#include "viaduct/formats/torch_dist_files.h"
 #include "viaduct/formats/torch_dist_writer.h"
 #include "viaduct/models/registry.h"
 #include "viaduct/models/state_keys.h"
@@ -83,6 +87,15 @@ std::vector<Unit> ordered_units(const Checkpoint& source, const std::vector<Plan
   return units;
 }
 
+// One data file for each 4 GiB unless the user says otherwise.
+int num_files(const MegatronTarget& target, const std::vector<Unit>& units, const std::vector<Planned>& planned) {
+  if (target.num_files > 0) return target.num_files;
+  uint64_t bytes = 0;
+  for (const Unit& unit : units)
+    bytes += static_cast<uint64_t>(num_bytes(planned[unit.parameter].dtype, num_elements(unit.box.size)));
+  return static_cast<int>(std::clamp<uint64_t>((bytes + (uint64_t{4} << 30) - 1) >> 32, 1, 256));
+}
+
 config::ModelConfig provider_in_layout(const Checkpoint& source, const MegatronTarget& target) {
   models::ArchSpec arch = source.arch();
   if (target.dtype) arch.dtype = *target.dtype;
@@ -113,6 +126,20 @@ void add_tokenizer_files(const SourceRecord& record, const std::string& folder, 
   }
 }
 
+// Tensors that no parameter holds, verbatim. They are small: rotary frequencies.
+std::string kept_tensors_file(const Checkpoint& source) {
+  std::vector<std::pair<formats::StoredTensor, std::vector<std::byte>>> tensors;
+  for (const int32_t id : source.kept()) {
+    const PlainTensor& kept = source.stored().tensors[static_cast<size_t>(id)];
+    const SourceChunk& place = kept.chunks.at(0).place;
+    std::vector<std::byte> bytes(static_cast<size_t>(num_bytes(kept.dtype, num_elements(kept.shape))));
+    VIADUCT_USER_CHECK(place.strides.empty(), "{}: a strided view, which cannot be kept", kept.name);
+    File::open(source.stored().files[place.file], File::Mode::kRead).read(place.byte_offset, bytes);
+    tensors.push_back({{kept.name, kept.dtype, kept.shape, {}}, std::move(bytes)});
+  }
+  return formats::safetensors_file(tensors);
+}
+
 }  // namespace
 
 Conversion plan_import(const Checkpoint& source, const Path& root, const MegatronTarget& target) {
@@ -126,7 +153,7 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
   Conversion conversion;
   conversion.world = World::kMegatron;
   conversion.target = root;
-  conversion.folder = fmt::format("iter_{:07}", target.iteration);
+  conversion.folder = formats::iteration_folder_name(target.iteration);
   conversion.record = source.record();
   conversion.record.cast = target.dtype;
   conversion.unused = source.unused();
@@ -135,9 +162,9 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
   std::vector<Planned> planned;
   for (size_t p = 0; p < graph.parameters.size(); ++p) planned.push_back(plan_parameter(source, p, target));
   const std::vector<Unit> units = ordered_units(source, planned, target.parallel);
-  formats::TorchDistWriter writer({.num_files = target.num_files});
+  formats::TorchDistWriter writer({.num_files = num_files(target, units, planned)});
   PlanBuilder builder(source.stored());
-  std::unordered_map<std::string, uint32_t> tensor_ids;
+  std::unordered_map<std::string, uint32_t> tensor_ids;   // the writer's tensors, in order of first use
   std::vector<uint32_t> num_chunks;
   bool casts = false;
   for (const Unit& unit : units) {
@@ -158,10 +185,8 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
       num_chunks.push_back(0);
       conversion.rules.push_back(rule_text(graph, unit.parameter));
     }
-    const uint32_t id = it->second;
     writer.add({key.key, dtype, key.stored_shape(shape), {chunk}});
-    builder.add(unit.box.offset, unit.box.size, dtype, pieces, id,
-                num_chunks[id]++);
+    builder.add(unit.box.offset, unit.box.size, dtype, pieces, it->second, num_chunks[it->second]++);
   }
   for (const std::string& name : models::extra_state_names(graph.parameters, graph.arch, keys))
     writer.add_object(name, formats::empty_extra_state());
@@ -186,8 +211,11 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
   const std::string train_state = formats::train_state_file(target.iteration);
   conversion.files.push_back({folder + "/train_state.pt", train_state});
   add_tokenizer_files(conversion.record, folder, conversion.files);
+  if (!source.kept().empty())
+    conversion.files.push_back({fmt::format("{}/{}", folder, kKeptTensorsFile), kept_tensors_file(source)});
   conversion.files.push_back({"latest_train_state.pt", train_state});
   conversion.files.push_back({"latest_checkpointed_iteration.txt", std::to_string(target.iteration)});
+  conversion.proof = prove(conversion.plan, source_sizes(conversion.plan));
   return conversion;
 }
 

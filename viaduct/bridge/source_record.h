@@ -54,6 +54,8 @@ struct SourceRecord {
 };
 
 inline constexpr std::string_view kRecordFolder = "viaduct";
+/// Derived tensors of the source, verbatim; relative to the iteration.
+inline constexpr std::string_view kKeptTensorsFile = "viaduct/kept.safetensors";
 
 /// Files that a Hugging Face folder's export should carry along: everything small that is not weights, an index or
 /// another format's copy of them.

@@ -72,6 +72,8 @@ struct Proof {
   bool holds() const { return problems.empty(); }
 };
 
+/// The sizes of the plan's source files now; UserError naming one that cannot be read.
+std::vector<uint64_t> source_sizes(const TransferPlan& plan);
 /// `source_sizes`: size of each source file in bytes.
 Proof prove(const TransferPlan& plan, const std::vector<uint64_t>& source_sizes);
 

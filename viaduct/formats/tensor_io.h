@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -54,10 +55,11 @@ class TensorReader {
   /// In the order in which the format lists them. Names are unique.
   virtual const std::vector<StoredTensor>& tensors() const = 0;
   virtual const std::vector<StoredObject>& objects() const;
-  /// nullptr when there is none of that name. Valid as long as the reader.
+  /// nullptr when there is none of that name. Valid as long as the reader. Safe to call from several threads.
   const StoredTensor* find(std::string_view name) const;
 
  private:
+  mutable std::once_flag indexed_;
   mutable std::unordered_map<std::string_view, const StoredTensor*> by_name_;
 };
 
@@ -116,6 +118,7 @@ struct TargetLayout {
   std::vector<StoredTensor> tensors;
   std::vector<Literal> literals;      // sorted by (file, offset)
   std::vector<CrcField> crc_fields;   // sorted by (file, offset); inside literals, where the bytes are zero
+  bool gaps_are_zero = false;         // bytes that are in none of these are zero on purpose
 };
 
 /// Decides how tensors are laid out in files of one format.

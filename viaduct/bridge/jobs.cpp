@@ -1,0 +1,89 @@
+#include "viaduct/bridge/jobs.h"
+
+#include <algorithm>
+#include <tuple>
+
+#include "viaduct/core/error.h"
+
+namespace viaduct::bridge {
+
+void find_needs(const TransferPlan& plan, const TargetChunk& chunk, uint64_t begin, uint64_t end,
+                std::vector<SourceNeed>& needs) {
+  needs.clear();
+  for_each_move(plan, chunk, begin, end, [&](const Move& move) {
+    source_ranges(move, [&](uint64_t from, uint64_t to) { add_range(needs, move.file, from, to); });
+  });
+  merge_needs(needs);
+}
+
+namespace {
+
+class Planner {
+ public:
+  Planner(const TransferPlan& plan, size_t wide, size_t most) : plan_(plan), wide_(wide), most_(most) {
+    list_.jobs_of_chunk.resize(plan.targets.size());
+  }
+
+  void add_chunk(uint32_t id, const std::vector<BlockSum>& sums) {
+    const uint64_t size = plan_.targets[id].num_bytes();
+    for (uint64_t begin = 0; begin < size; begin += kBlockBytes) {
+      if (sums[begin / kBlockBytes].done) continue;
+      order_ = 0;
+      find_needs(plan_, plan_.targets[id], begin, std::min(begin + kBlockBytes, size), needs_);
+      add(id, begin, std::min(begin + kBlockBytes, size));
+    }
+  }
+
+  JobList finish() {
+    std::sort(list_.jobs.begin(), list_.jobs.end(), [](const Job& a, const Job& b) {
+      return std::tie(a.order, a.chunk, a.begin) < std::tie(b.order, b.chunk, b.begin);
+    });
+    return std::move(list_);
+  }
+
+ private:
+  // Adds bytes [begin, end) of a chunk, whose needs are in needs_, as one job or several.
+  void add(uint32_t id, uint64_t begin, uint64_t end) {
+    constexpr uint64_t kSmallest = 64u << 10;   // below this the writes become too small to be quick
+    const size_t blocks = needs_.size();
+    if (blocks > wide_ && (end - begin > kSmallest || blocks > most_)) {
+      const uint64_t step = end - begin > 8192 ? 4096 : 16;
+      const uint64_t middle = begin + ((end - begin) / 2 + step - 1) / step * step;
+      VIADUCT_CHECK(middle < end, "{} bytes of a tensor need {} source blocks", end - begin, blocks);
+      find_needs(plan_, plan_.targets[id], begin, middle, needs_);
+      // A cut that hardly needs less (a transpose) only makes more work.
+      if (needs_.size() <= blocks / 4 * 3 || blocks > most_) {
+        add(id, begin, middle);
+        find_needs(plan_, plan_.targets[id], middle, end, needs_);
+        add(id, middle, end);
+        return;
+      }
+      find_needs(plan_, plan_.targets[id], begin, end, needs_);
+    }
+    // The parts of one block are hashed one after the other, so their order never turns back.
+    uint64_t first = needs_.empty() ? order_ : ~uint64_t{0};
+    for (const SourceNeed& need : needs_)
+      first = std::min(first, uint64_t{file_of_key(need.key)} << 44 | (offset_of_key(need.key) + need.begin));
+    order_ = std::max(order_, first);
+    list_.jobs.push_back({order_, begin, static_cast<uint32_t>(end - begin), id});
+    ++list_.jobs_of_chunk[id];
+    list_.uses.count(needs_);
+  }
+
+  const TransferPlan& plan_;
+  size_t wide_, most_;
+  uint64_t order_ = 0;
+  std::vector<SourceNeed> needs_;
+  JobList list_;
+};
+
+}  // namespace
+
+JobList plan_jobs(const TransferPlan& plan, const std::vector<std::vector<BlockSum>>& sums, size_t wide_blocks,
+                  size_t most_blocks) {
+  Planner planner(plan, wide_blocks, most_blocks);
+  for (uint32_t id = 0; id < plan.targets.size(); ++id) planner.add_chunk(id, sums[id]);
+  return planner.finish();
+}
+
+}  // namespace viaduct::bridge

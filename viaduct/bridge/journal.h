@@ -1,0 +1,17 @@
+// The journal of a staging folder: which blocks are in the target files, for --resume.
+#pragma once
+
+#include <memory>
+
+#include "viaduct/bridge/executor.h"
+
+namespace viaduct::bridge {
+
+/// The file that holds the journal, below the staging folder.
+inline constexpr const char* kJournalName = "viaduct-journal";
+
+/// Opens (or begins) the journal in `staging`. Blocks that it lists are believed only when the target files below `data`
+/// hold bytes of the recorded hash: a block that was lost or torn is made again.
+std::unique_ptr<BlockJournal> open_journal(const Path& staging, const Path& data, const TransferPlan& plan);
+
+}  // namespace viaduct::bridge

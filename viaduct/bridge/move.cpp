@@ -1,0 +1,160 @@
+#include "viaduct/bridge/move.h"
+
+#include "viaduct/core/convert.h"
+#include "viaduct/core/error.h"
+
+namespace viaduct::bridge {
+
+namespace {
+
+// Neighbouring loops that continue each other on both sides become one.
+void merge_axes(Move& move) {
+  int kept = 0;
+  for (int a = 0; a < move.rank; ++a) {
+    const MoveAxis axis = move.axes[a];
+    if (kept > 0) {
+      MoveAxis& outer = move.axes[kept - 1];
+      if (outer.target_step == axis.target_step * axis.count &&
+          (move.fill || outer.source_step == axis.source_step * axis.count)) {
+        outer = {outer.count * axis.count, axis.target_step, axis.source_step};
+        continue;
+      }
+    }
+    move.axes[kept++] = axis;
+  }
+  move.rank = kept;
+}
+
+// The steps of a move between equal formats that pack elements: everything counts bytes of whole blocks.
+void pack_steps(Move& move, const Transfer& transfer, const TargetChunk& chunk) {
+  const DTypeInfo& format = info(chunk.dtype);
+  const auto to_bytes = [&](int64_t elements) {
+    VIADUCT_USER_CHECK(elements % format.block_elements == 0,
+                       "a tensor of {} is cut inside of {} elements that share {} bytes: target box {} of a chunk of {}",
+                       chunk.dtype, format.block_elements, format.block_bytes, layout::to_string(transfer.to),
+                       chunk.size);
+    return elements / format.block_elements * format.block_bytes;
+  };
+  // The run along the last axis is what is packed; a single element would not be whole.
+  VIADUCT_USER_CHECK(move.rank > 0 && move.axes[move.rank - 1].target_step == 1 &&
+                         (move.fill || move.axes[move.rank - 1].source_step == 1),
+                     "a tensor of {} can only be moved in runs along its last axis: target box {} of a chunk of {}",
+                     chunk.dtype, layout::to_string(transfer.to), chunk.size);
+  move.source = to_bytes(move.source);
+  move.target = to_bytes(move.target);
+  for (int a = 0; a + 1 < move.rank; ++a) {
+    move.axes[a].target_step = to_bytes(move.axes[a].target_step);
+    if (!move.fill) move.axes[a].source_step = to_bytes(move.axes[a].source_step);
+  }
+  move.axes[move.rank - 1].count = to_bytes(move.axes[move.rank - 1].count);
+}
+
+}  // namespace
+
+int64_t Move::target_end() const {
+  int64_t end = target + target_unit;
+  for (int a = 0; a < rank; ++a) end += (axes[a].count - 1) * axes[a].target_step;
+  return end;
+}
+
+int64_t Move::target_bytes() const {
+  int64_t bytes = target_unit;
+  for (int a = 0; a < rank; ++a) bytes *= axes[a].count;
+  return bytes;
+}
+
+uint64_t Move::source_byte(int64_t position, bool up) const {
+  if (!by_element) return source_base + static_cast<uint64_t>(position);
+  const DTypeInfo& format = info(from);
+  if (up) position += format.block_elements - 1;
+  return source_base + static_cast<uint64_t>(position / format.block_elements * format.block_bytes);
+}
+
+Move compile(const Transfer& transfer, const SourceChunk* source, const TargetChunk& chunk) {
+  Move move;
+  move.fill = source == nullptr;
+  move.to = chunk.dtype;
+  move.from = source ? source->dtype : chunk.dtype;
+  Shape source_strides;
+  if (source) {
+    move.file = source->file;
+    move.source_base = source->byte_offset;
+    source_strides = source->strides.empty() ? row_major_strides(source->size) : source->strides;
+    for (int axis = 0; axis < transfer.from.rank(); ++axis)
+      move.source += transfer.from.offset[axis] * source_strides[axis];
+  }
+  const Shape target_strides = row_major_strides(chunk.size);
+  for (int axis = 0; axis < transfer.to.rank(); ++axis) {
+    move.target += transfer.to.offset[axis] * target_strides[axis];
+    const int64_t count = transfer.to.size[axis];
+    if (count == 1) continue;
+    int64_t step = 0;
+    if (source) {
+      const int from = transfer.axes[axis];
+      VIADUCT_CHECK(from >= 0 && from < source_strides.rank(),
+                    "axis {} of a transfer has {} elements and no axis of the source", axis, count);
+      step = transfer.from.stride[from] * source_strides[from];
+    }
+    move.axes[move.rank++] = {count, transfer.to.stride[axis] * target_strides[axis], step};
+  }
+  merge_axes(move);
+
+  move.converts = move.from != move.to && !move.fill;
+  if (!move.converts && !is_byte_sized(move.to)) {
+    pack_steps(move, transfer, chunk);
+    merge_axes(move);
+    return move;
+  }
+  VIADUCT_USER_CHECK(is_byte_sized(move.to) && can_convert(move.from, move.to), "values of {} cannot be cast to {}",
+                     move.from, move.to);
+  const int target_size = element_size(move.to);
+  move.by_element = !is_byte_sized(move.from);
+  const int source_size = move.by_element ? 1 : element_size(move.from);
+  move.target_unit = target_size;
+  move.source_unit = source_size;
+  move.target *= target_size;
+  move.source *= source_size;
+  for (int a = 0; a < move.rank; ++a) {
+    move.axes[a].target_step *= target_size;
+    move.axes[a].source_step *= source_size;
+  }
+  if (move.converts) return move;
+  // Elements side by side on both sides are bytes side by side.
+  if (move.rank == 0 || move.axes[move.rank - 1].target_step != target_size ||
+      (!move.fill && move.axes[move.rank - 1].source_step != target_size)) {
+    if (move.rank > 0) return move;
+    move.axes[move.rank++] = {1, target_size, target_size};
+  }
+  MoveAxis& inner = move.axes[move.rank - 1];
+  inner = {inner.count * target_size, 1, 1};
+  move.target_unit = move.source_unit = 1;
+  return move;
+}
+
+bool reaches(const Transfer& transfer, const TargetChunk& chunk, const Shape& strides, uint64_t begin, uint64_t end) {
+  int64_t first = 0, last = 0;
+  for (int axis = 0; axis < transfer.to.rank(); ++axis) {
+    if (transfer.to.size[axis] == 0) return false;
+    first += transfer.to.offset[axis] * strides[axis];
+    last += (transfer.to.offset[axis] + (transfer.to.size[axis] - 1) * transfer.to.stride[axis]) * strides[axis];
+  }
+  const DTypeInfo& format = info(chunk.dtype);
+  const auto from = static_cast<uint64_t>(first / format.block_elements * format.block_bytes);
+  const auto to = static_cast<uint64_t>((last / format.block_elements + 1) * format.block_bytes);
+  return from < end && to > begin;
+}
+
+namespace detail {
+
+Move fix_first_axis(const Move& move, int64_t i) {
+  Move fixed = move;
+  fixed.target += i * move.axes[0].target_step;
+  fixed.source += i * move.axes[0].source_step;
+  for (int a = 1; a < move.rank; ++a) fixed.axes[a - 1] = move.axes[a];
+  --fixed.rank;
+  return fixed;
+}
+
+}  // namespace detail
+
+}  // namespace viaduct::bridge

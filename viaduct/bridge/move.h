@@ -1,0 +1,119 @@
+// Move: a transfer compiled to steps in bytes, which can be cut to a range of the target and asked what it reads.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "viaduct/bridge/transfer.h"
+
+namespace viaduct::bridge {
+
+/// One nested loop of a move: `count` steps, each so many bytes on in the target and units on in the source.
+struct MoveAxis {
+  int64_t count = 0;
+  int64_t target_step = 0;
+  int64_t source_step = 0;
+};
+
+/// Units that go from a source file into a target chunk. A unit is one byte where both sides run on side by side, else
+/// one element.
+struct Move {
+  bool fill = false;            // zeros; the source fields mean nothing
+  bool converts = false;        // from `from` to `to`
+  bool by_element = false;      // the source packs elements in blocks: source positions count elements, not bytes
+  DType from{}, to{};
+  uint32_t file = 0;
+  uint64_t source_base = 0;     // byte of the source file that positions count from
+  int64_t source = 0;           // position of the first unit
+  int64_t target = 0;           // byte of the first unit in the target chunk
+  int32_t source_unit = 1;      // positions that one unit takes
+  int32_t target_unit = 1;      // bytes
+  int rank = 0;
+  std::array<MoveAxis, Shape::kMaxRank + 1> axes;   // outermost first; target steps fall
+
+  /// The inner axis is bytes that lie side by side on both sides.
+  bool is_runs() const {
+    return !converts && rank > 0 && axes[rank - 1].target_step == 1 && (fill || axes[rank - 1].source_step == 1);
+  }
+  /// One byte behind the last one in the target.
+  int64_t target_end() const;
+  /// Position `position` of the source as a byte of its file, rounded down to a whole block (up with `up`).
+  uint64_t source_byte(int64_t position, bool up = false) const;
+  /// All bytes that it writes.
+  int64_t target_bytes() const;
+};
+
+/// UserError when the transfer cuts through elements that share bytes, or the dtypes do not convert.
+Move compile(const Transfer& transfer, const SourceChunk* source, const TargetChunk& chunk);
+
+/// Could the transfer write bytes of [begin, end) of a chunk with these strides (in elements)? Quick; may say yes too
+/// often.
+bool reaches(const Transfer& transfer, const TargetChunk& chunk, const Shape& strides, uint64_t begin, uint64_t end);
+
+namespace detail {
+/// `move` with step `i` of its first axis taken.
+Move fix_first_axis(const Move& move, int64_t i);
+}  // namespace detail
+
+/// Calls `emit(const Move&)` with the parts of `move` whose target bytes lie in [begin, end) of the chunk: at most two
+/// for each axis and one more.
+template <class Emit>
+void clip(const Move& move, int64_t begin, int64_t end, Emit&& emit) {
+  if (move.target >= begin && move.target_end() <= end) return emit(move);
+  if (move.target >= end || move.target_end() <= begin || move.rank == 0) return;
+  const MoveAxis& axis = move.axes[0];
+  int64_t extent = move.target_unit;   // of one step of the first axis
+  for (int a = 1; a < move.rank; ++a) extent += (move.axes[a].count - 1) * move.axes[a].target_step;
+  const int64_t step = axis.target_step;
+  const auto steps_to = [&](int64_t byte) {   // the first step that begins at `byte` or behind it
+    return byte <= move.target ? 0 : std::min(axis.count, (byte - move.target + step - 1) / step);
+  };
+  const int64_t first_whole = steps_to(begin), touch_end = steps_to(end);
+  const int64_t touch = std::max<int64_t>(0, std::min(first_whole, steps_to(begin - extent + 1)));
+  const int64_t whole_end = std::max(first_whole, std::min(touch_end, steps_to(end - extent + 1)));
+  for (int64_t i = touch; i < std::min(first_whole, touch_end); ++i)
+    clip(detail::fix_first_axis(move, i), begin, end, emit);
+  if (first_whole < whole_end) {
+    Move whole = move;
+    whole.target += first_whole * step;
+    whole.source += first_whole * axis.source_step;
+    whole.axes[0].count = whole_end - first_whole;
+    emit(whole);
+  }
+  for (int64_t i = whole_end; i < touch_end; ++i) clip(detail::fix_first_axis(move, i), begin, end, emit);
+}
+
+/// Calls `visit(first byte, last byte + 1)` with the stretches of the source file that a move reads. Gaps of less than a
+/// page count as read.
+template <class Visit>
+void source_ranges(const Move& move, Visit&& visit) {
+  if (move.fill) return;
+  const DTypeInfo& format = info(move.from);
+  const int64_t page = move.by_element ? int64_t{4096} / format.block_bytes * format.block_elements : 4096;
+  std::array<MoveAxis, Shape::kMaxRank + 1> axes = move.axes;
+  std::sort(axes.begin(), axes.begin() + move.rank,
+            [](const MoveAxis& a, const MoveAxis& b) { return a.source_step < b.source_step; });
+  int64_t cover = move.source_unit;
+  int loops = 0;
+  while (loops < move.rank && axes[loops].source_step <= std::max(cover, page)) {
+    cover += (axes[loops].count - 1) * axes[loops].source_step;
+    ++loops;
+  }
+  std::array<int64_t, Shape::kMaxRank + 1> index{};
+  int64_t position = move.source;
+  while (true) {
+    visit(move.source_byte(position), move.source_byte(position + cover, true));
+    int a = loops;
+    for (; a < move.rank; ++a) {   // the smallest step turns first
+      position += axes[a].source_step;
+      if (++index[a] < axes[a].count) break;
+      position -= axes[a].count * axes[a].source_step;
+      index[a] = 0;
+    }
+    if (a == move.rank) return;
+  }
+}
+
+}  // namespace viaduct::bridge

@@ -1,0 +1,159 @@
+// The proof of a plan: nothing is left out, nothing is written twice, everything that is read is there.
+#include <algorithm>
+#include <filesystem>
+
+#include "viaduct/bridge/transfer.h"
+#include "viaduct/core/convert.h"
+#include "viaduct/core/error.h"
+
+namespace viaduct::bridge {
+
+namespace {
+
+constexpr size_t kMaxProblems = 20;
+
+class Prover {
+ public:
+  Prover(const TransferPlan& plan, const std::vector<uint64_t>& sizes) : plan_(plan), sizes_(sizes) {}
+
+  Proof run() {
+    check_sources();
+    check_chunks();
+    check_files();
+    proof_.target_bytes = plan_.bytes_to_write();
+    return std::move(proof_);
+  }
+
+ private:
+  template <class... Args>
+  void problem(fmt::format_string<Args...> format, Args&&... args) {
+    if (proof_.problems.size() < kMaxProblems)
+      proof_.problems.push_back(fmt::format(format, std::forward<Args>(args)...));
+  }
+  const std::string& name_of(const TargetChunk& chunk) const { return plan_.target.tensors[chunk.tensor].name; }
+
+  // Every source chunk lies inside its file.
+  void check_sources() {
+    for (const SourceChunk& chunk : plan_.sources) {
+      if (chunk.file >= sizes_.size()) {
+        problem("a source chunk in file {} of {}", chunk.file, sizes_.size());
+        continue;
+      }
+      int64_t last = 0;
+      bool empty = false;
+      const Shape strides = chunk.strides.empty() ? row_major_strides(chunk.size) : chunk.strides;
+      for (int axis = 0; axis < chunk.size.rank(); ++axis) {
+        empty |= chunk.size[axis] == 0;
+        last += (chunk.size[axis] - 1) * strides[axis];
+      }
+      if (empty) continue;
+      const DTypeInfo& i = info(chunk.dtype);
+      const auto bytes =
+          static_cast<uint64_t>((last + i.block_elements) / i.block_elements * int64_t{i.block_bytes});
+      if (chunk.byte_offset + bytes > sizes_[chunk.file])
+        problem("{}: {} {} at byte {} reaches to byte {}, the file ends at {}",
+                plan_.source_files[chunk.file].string(), chunk.dtype, chunk.size, chunk.byte_offset,
+                chunk.byte_offset + bytes, sizes_[chunk.file]);
+    }
+  }
+
+  // Every element of every target chunk comes from exactly one transfer.
+  void check_chunks() {
+    layout::Pieces pieces;
+    for (const TargetChunk& chunk : plan_.targets) {
+      const int64_t wanted = num_elements(chunk.size);
+      pieces.clear();
+      for (uint32_t t = 0; t < chunk.num_transfers; ++t) {
+        const Transfer& transfer = plan_.transfers[chunk.first_transfer + t];
+        check_transfer(transfer, chunk);
+        layout::Piece piece;
+        piece.source = transfer.source;
+        piece.target = 0;
+        piece.from = transfer.from;
+        piece.to = transfer.to;
+        piece.axes = transfer.axes;
+        pieces.push_back(piece);
+      }
+      // The usual chunk is one whole box.
+      if (pieces.size() == 1 && pieces[0].to == layout::Box::whole(chunk.size)) continue;
+      if (wanted == 0 && pieces.empty()) continue;
+      const layout::Coverage coverage = layout::check_targets(pieces, {chunk.size});
+      if (!coverage.exact())
+        problem("{}: {} elements of the chunk at byte {} come from nowhere and {} from two places ({}{})",
+                name_of(chunk), coverage.holes, chunk.byte_offset, coverage.doubles, coverage.first_hole,
+                coverage.first_double);
+    }
+  }
+
+  void check_transfer(const Transfer& transfer, const TargetChunk& chunk) {
+    if (transfer.source == layout::kNoTensor) return;
+    const SourceChunk& source = plan_.sources[static_cast<size_t>(transfer.source)];
+    proof_.source_bytes += static_cast<uint64_t>(num_elements(transfer.to.size)) *
+                           static_cast<uint64_t>(info(source.dtype).block_bytes) /
+                           static_cast<uint64_t>(info(source.dtype).block_elements);
+    if (source.dtype != chunk.dtype && !can_convert(source.dtype, chunk.dtype))
+      problem("{}: {} cannot be converted to {}", name_of(chunk), source.dtype, chunk.dtype);
+    for (int axis = 0; axis < transfer.from.rank(); ++axis) {
+      const int64_t last = transfer.from.offset[axis] + (transfer.from.size[axis] - 1) * transfer.from.stride[axis];
+      if (transfer.from.offset[axis] < 0 || last >= source.size[axis])
+        problem("{}: reads index {} of axis {} of a source chunk of {}", name_of(chunk), last, axis, source.size);
+    }
+    for (int axis = 0; axis < transfer.to.rank(); ++axis) {
+      const int from = transfer.axes[axis];
+      const int64_t size = from >= 0 ? transfer.from.size[from] : 1;
+      if (transfer.to.size[axis] != size)
+        problem("{}: a transfer of {} elements into {} along axis {}", name_of(chunk), size, transfer.to.size[axis],
+                axis);
+    }
+  }
+
+  // Literals and chunks fill every target file, each byte once; torch_dist may have gaps between entries.
+  void check_files() {
+    struct Range {
+      uint64_t begin, end;
+    };
+    std::vector<std::vector<Range>> ranges(plan_.target.files.size());
+    for (const formats::Literal& literal : plan_.target.literals)
+      ranges.at(literal.file).push_back({literal.offset, literal.offset + literal.bytes.size()});
+    for (const TargetChunk& chunk : plan_.targets)
+      ranges.at(chunk.file).push_back({chunk.byte_offset, chunk.byte_offset + chunk.num_bytes()});
+    for (size_t f = 0; f < ranges.size(); ++f) {
+      const formats::TargetFile& file = plan_.target.files[f];
+      std::sort(ranges[f].begin(), ranges[f].end(), [](const Range& a, const Range& b) {
+        return a.begin != b.begin ? a.begin < b.begin : a.end < b.end;
+      });
+      uint64_t end = 0;
+      for (const Range& range : ranges[f]) {
+        if (range.begin == range.end) continue;
+        if (range.begin < end) problem("{}: bytes from {} are written twice", file.name, range.begin);
+        if (range.begin > end && !plan_.target.gaps_are_zero)
+          problem("{}: bytes {} to {} are not written", file.name, end, range.begin);
+        end = std::max(end, range.end);
+      }
+      if (end > file.size || (end < file.size && !plan_.target.gaps_are_zero))
+        problem("{}: bytes up to {} are written, the file has {}", file.name, end, file.size);
+    }
+  }
+
+  const TransferPlan& plan_;
+  const std::vector<uint64_t>& sizes_;
+  Proof proof_;
+};
+
+}  // namespace
+
+std::vector<uint64_t> source_sizes(const TransferPlan& plan) {
+  std::vector<uint64_t> sizes;
+  for (const Path& file : plan.source_files) {
+    std::error_code error;
+    sizes.push_back(std::filesystem::file_size(file, error));
+    if (error) throw_system(fmt::format("cannot read the size of {}", file.string()), error.value());
+  }
+  return sizes;
+}
+
+Proof prove(const TransferPlan& plan, const std::vector<uint64_t>& source_sizes) {
+  return Prover(plan, source_sizes).run();
+}
+
+}  // namespace viaduct::bridge

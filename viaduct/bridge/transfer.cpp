@@ -1,0 +1,94 @@
+#include "viaduct/bridge/transfer.h"
+
+#include "viaduct/core/hash.h"
+
+namespace viaduct::bridge {
+
+uint64_t TransferPlan::bytes_to_write() const {
+  uint64_t bytes = 0;
+  for (const formats::TargetFile& file : target.files) bytes += file.size;
+  return bytes;
+}
+
+uint64_t TransferPlan::bytes_of_data() const {
+  uint64_t bytes = 0;
+  for (const TargetChunk& chunk : targets) bytes += chunk.num_bytes();
+  return bytes;
+}
+
+namespace {
+
+// Numbers and texts one after the other, hashed in runs.
+class Digest {
+ public:
+  void add(uint64_t value) {
+    words_.push_back(value);
+    if (words_.size() == 4096) fold();
+  }
+  void add(std::string_view text) {
+    add(text.size());
+    add(xxh3_64(text));
+  }
+  void add(const Shape& shape) {
+    add(static_cast<uint64_t>(shape.rank()));
+    for (int64_t value : shape) add(static_cast<uint64_t>(value));
+  }
+  void add(const layout::Box& box) {
+    add(box.offset);
+    add(box.size);
+    add(box.stride);
+  }
+  uint64_t value() {
+    fold();
+    return value_;
+  }
+
+ private:
+  void fold() {
+    words_.push_back(value_);
+    value_ = xxh3_64(std::as_bytes(std::span(words_)));
+    words_.clear();
+  }
+  std::vector<uint64_t> words_;
+  uint64_t value_ = 0;
+};
+
+}  // namespace
+
+uint64_t TransferPlan::hash() const {
+  Digest digest;
+  for (const Path& file : source_files) digest.add(file.filename().string());
+  for (const SourceChunk& chunk : sources) {
+    digest.add(chunk.file);
+    digest.add(chunk.byte_offset);
+    digest.add(static_cast<uint64_t>(chunk.dtype));
+    digest.add(chunk.size);
+    digest.add(chunk.strides);
+  }
+  for (const formats::TargetFile& file : target.files) {
+    digest.add(file.name);
+    digest.add(file.size);
+  }
+  for (const formats::Literal& literal : target.literals) {
+    digest.add(literal.file);
+    digest.add(literal.offset);
+    digest.add(literal.bytes.view());
+  }
+  for (const TargetChunk& chunk : targets) {
+    digest.add(chunk.file);
+    digest.add(chunk.byte_offset);
+    digest.add(static_cast<uint64_t>(chunk.dtype));
+    digest.add(chunk.size);
+    digest.add(chunk.first_transfer);
+    digest.add(chunk.num_transfers);
+  }
+  for (const Transfer& transfer : transfers) {
+    digest.add(static_cast<uint64_t>(transfer.source));
+    digest.add(transfer.from);
+    digest.add(transfer.to);
+    for (int axis = 0; axis < transfer.to.rank(); ++axis) digest.add(static_cast<uint64_t>(transfer.axes[axis]));
+  }
+  return digest.value();
+}
+
+}  // namespace viaduct::bridge
