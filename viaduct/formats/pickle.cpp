@@ -243,8 +243,9 @@ class Unpickler {
       fail("a global without a proper name");
     const bool dangerous = is_dangerous_global(module, name);
     if (dangerous)
-      fail(fmt::format("the pickle names {}.{}, which can run programs or code: refused. Nothing was run. Do not load "
-                       "this file in Python", module, name));
+      fail(fmt::format("the pickle names {}.{}{}, which can run programs or code: refused. Nothing was run. Do not load "
+                       "this file in Python", module, name,
+                       module == "posix" || module == "nt" ? fmt::format(" (os.{})", name) : ""));
     if (options_.unknown == PickleOptions::Unknown::kRefuse && !is_allowed_global(module, name))
       fail(fmt::format("the pickle names {}.{}, which is not among the classes that a state dict needs: refused. Save "
                        "the file again with tensors and plain Python values only", module, name));

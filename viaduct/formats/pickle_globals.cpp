@@ -27,7 +27,7 @@ const std::unordered_set<std::string>& allowed_names() {
       "torch.complex64", "torch.complex128", "torch.quint8", "torch.qint8", "torch.qint32", "torch.quint4x2",
       "torch.quint2x4", "torch.float8_e4m3fn", "torch.float8_e5m2", "torch.float8_e4m3fnuz", "torch.float8_e5m2fnuz",
       "torch.float8_e8m0fnu", "torch.float4_e2m1fn_x2", "torch.bits8", "torch.bits16", "torch.bits1x8",
-      "torch.bits2x4", "torch.bits4x2",
+      "torch.bits2x4", "torch.bits4x2", "torch.per_tensor_affine", "torch.per_channel_affine",
       "builtins.set", "builtins.frozenset", "builtins.complex", "builtins.bytearray", "builtins.bytes",
       "builtins.list", "builtins.dict", "builtins.tuple", "builtins.int", "builtins.float", "builtins.bool",
       "builtins.str", "builtins.slice", "builtins.range", "builtins.object",
