@@ -1,6 +1,7 @@
 // How a model is cut for a parallel layout: the chunks of each parameter, and whether the layout fits the model.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "viaduct/layout/split.h"
@@ -13,8 +14,9 @@ namespace viaduct::bridge {
 /// rounded up to a multiple of divisor * tp (divisor: make_vocab_size_divisible_by).
 int64_t padded_vocab_size(int64_t vocab_size, int64_t divisor, int tp);
 
-/// UserError that lists everything in the layout that does not fit the model: heads, groups, sizes, experts, layers.
-void check_layout(const models::ArchSpec& arch, const topology::Parallelism& parallel);
+/// UserError that lists everything in the layout by which the model's weights cannot be cut: sizes, experts, layers.
+/// Returns what can be stored but not run: attention heads that the tensor-parallel size does not divide.
+std::vector<std::string> check_layout(const models::ArchSpec& arch, const topology::Parallelism& parallel);
 
 /// The parameter's shape in a checkpoint written for `parallel` (rows of a vocabulary padded).
 Shape shape_in_layout(const models::Parameter& parameter, const topology::Parallelism& parallel);

@@ -145,7 +145,7 @@ std::string kept_tensors_file(const Checkpoint& source) {
 Conversion plan_import(const Checkpoint& source, const Path& root, const MegatronTarget& target) {
   const WeightGraph& graph = source.graph();
   target.parallel.validate();
-  check_layout(graph.arch, target.parallel);
+  const std::vector<std::string> notes = check_layout(graph.arch, target.parallel);
   VIADUCT_USER_CHECK(target.iteration >= 0 && target.iteration <= 9999999, "iteration {} is not in 0 to 9999999",
                      target.iteration);
   const models::LayerKeys keys = models::layer_keys_for(graph.arch);
@@ -158,6 +158,7 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
   conversion.record.cast = target.dtype;
   conversion.unused = source.unused();
   conversion.source = &source;
+  conversion.notes = notes;
 
   std::vector<Planned> planned;
   for (size_t p = 0; p < graph.parameters.size(); ++p) planned.push_back(plan_parameter(source, p, target));
