@@ -2,12 +2,16 @@
 // model, tensor by tensor and bit by bit, its configuration, and the way back.
 #include <gtest/gtest.h>
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <set>
 
 #include "viaduct/bridge/auto_bridge.h"
 #include "viaduct/bridge/manifest.h"
 #include "viaduct/config/run_config.h"
 #include "viaduct/formats/tensor_io.h"
+#include "viaduct/formats/iteration_folder.h"
 #include "viaduct/formats/torch_dist.h"
 
 namespace viaduct::bridge {
