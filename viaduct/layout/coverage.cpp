@@ -26,8 +26,13 @@ class ElementCount {
   int64_t doubles = 0;
   std::optional<Shape> first_hole;
   std::optional<Shape> first_double;
+  /// The boxes lie so crosswise that counting was given up; what was counted until then holds.
+  bool gave_up() const { return work_ > kMostWork; }
 
  private:
+  // Box visits, about half a second; a grid of 1000 x 1000 chunks takes a tenth of it.
+  static constexpr int64_t kMostWork = 50'000'000;
+
   // What lies below the indices in position_[0 .. axis), which stand for `times` places, where `boxes` are met.
   void count(int axis, const std::vector<const Box*>& boxes, int64_t times) {
     if (boxes.empty()) {
@@ -54,6 +59,8 @@ class ElementCount {
     for (size_t i = 0; i + 1 < edges.size(); ++i) {
       std::erase_if(active, [&](const Box* box) { return end(*box, axis) <= edges[i]; });
       while (next < coming.size() && coming[next]->offset[axis] <= edges[i]) active.push_back(coming[next++]);
+      work_ += static_cast<int64_t>(active.size()) + 1;
+      if (gave_up()) return;
       segment(axis, active, edges[i], edges[i + 1], times);
     }
     position_[axis] = 0;
@@ -78,7 +85,8 @@ class ElementCount {
       return;
     }
     std::vector<const Box*> met;
-    for (int64_t i = 0; i < period; ++i) {
+    for (int64_t i = 0; i < period && !gave_up(); ++i) {
+      work_ += static_cast<int64_t>(active.size());
       met.clear();
       for (const Box* box : active)
         if ((begin + i - box->offset[axis]) % box->stride[axis] == 0) met.push_back(box);
@@ -104,6 +112,7 @@ class ElementCount {
     first = position_;
   }
 
+  int64_t work_ = 0;
   const Shape& shape_;
   std::array<int64_t, Shape::kMaxRank + 1> inner_;  // elements of the axes from this one on
   Shape position_;
@@ -218,6 +227,9 @@ Coverage check(const Pieces& pieces, const std::vector<Shape>& shapes, Side side
       coverage.first_hole = fmt::format("tensor {} at {}", tensor, *count.first_hole);
     if (count.first_double && coverage.doubles == 0)
       coverage.first_double = fmt::format("tensor {} at {}", tensor, *count.first_double);
+    if (count.gave_up() && coverage.malformed++ == 0)
+      coverage.first_malformed =
+          fmt::format("tensor {} is cut crosswise into {} boxes, too many to count", tensor, boxes.size());
     coverage.holes += count.holes;
     coverage.doubles += count.doubles;
   }

@@ -112,8 +112,9 @@ struct Coverage {
 };
 
 /// Proves that the targets of `pieces` cover every element of tensors of `shapes` (indexed by target id) exactly
-/// once. Boxes are counted by segments between their edges, never by single elements. What it cannot see: two
-/// pieces of equal size that changed places.
+/// once. Boxes are counted by segments between their edges, never by single elements. Work is
+/// bounded: boxes of one tensor that lie crosswise in absurd numbers are reported as malformed, not proven. What it
+/// cannot see: two pieces of equal size that changed places.
 Coverage check_targets(const Pieces& pieces, const std::vector<Shape>& shapes);
 /// The same for the sources; an element read more than once is a double.
 Coverage check_sources(const Pieces& pieces, const std::vector<Shape>& shapes);

@@ -1,3 +1,5 @@
+#include <gmock/gmock.h>
+
 #include <map>
 
 #include "tests/unit/layout/element_map.h"
@@ -188,6 +190,19 @@ TEST(Coverage, ManyPiecesOfOneTensor) {
   const Coverage coverage = check_targets(pieces, shapes);
   EXPECT_EQ(coverage.holes, 1);
   EXPECT_EQ(coverage.outside, 1);
+}
+
+// A hostile file may list any number of chunks, one across the other: no proof, but an answer.
+TEST(Coverage, ChunksLaidCrosswiseAreRefused) {
+  Random random(4);
+  Pieces pieces;
+  for (int i = 0; i < 30000; ++i) {
+    const int64_t row = pick(random, 0, 50000), column = pick(random, 0, 50000);
+    pieces.push_back({kNoTensor, 0, {}, Box::dense({row, column}, {49999, 49999}), {}});
+  }
+  const Coverage coverage = check_targets(pieces, {{100000, 100000}});
+  EXPECT_FALSE(coverage.exact());
+  EXPECT_THAT(coverage.first_malformed, ::testing::HasSubstr("tensor 0 is cut crosswise into 30000 boxes"));
 }
 
 TEST(Coverage, EmptyTensorsNeedNothing) {
