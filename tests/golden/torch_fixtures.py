@@ -8,6 +8,8 @@ usage: torch_fixtures.py GOLDEN_DIR     (torch and numpy installed; GOLDEN_DIR a
   legacy.bin, deflated.pt, quantized.pt, hidden.pt, os_system.pt, unknown_class.pt   what is refused
   expected.json        file -> tensor -> dtype, shape, CRC-32 of the row-major bytes, as torch.load gives them;
                        for checkpoints of GOLDEN_DIR/runs the same through torch.distributed.checkpoint
+
+and, made of these, the seeds of the fuzz targets zip, pickle and torch_dist in tests/fuzz/corpus.
 """
 import argparse
 import collections
@@ -15,7 +17,9 @@ import io
 import json
 import os
 import pathlib
+import pickle
 import sys
+import tempfile
 import zipfile
 import zlib
 
@@ -24,6 +28,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 HERE = pathlib.Path(__file__).parent / "fixtures" / "torch"
+CORPUS = pathlib.Path(__file__).parents[1] / "fuzz" / "corpus"
 
 
 def described(tensor):
@@ -95,6 +100,30 @@ def refused():
     torch.save({"w": torch.ones(2), "inner": argparse.Namespace(t=torch.ones(3))}, HERE / "hidden.pt")
 
 
+def seeds(golden):
+    for target in ("zip", "pickle", "torch_dist"):
+        (CORPUS / target).mkdir(parents=True, exist_ok=True)
+    for path in sorted(HERE.glob("*.pt")):
+        (CORPUS / "zip" / path.stem).write_bytes(path.read_bytes())
+        with zipfile.ZipFile(path) as archive:
+            name = next(n for n in archive.namelist() if n.endswith("/data.pkl"))
+            (CORPUS / "pickle" / path.stem).write_bytes(archive.read(name))
+    example = {"a": [1, -2, 70000, 2**40, 1.5, True, None], "b": ("x", b"\x00\xff"), "c": {2**80, "é"}}
+    for protocol in range(6):
+        (CORPUS / "pickle" / f"protocol_{protocol}").write_bytes(pickle.dumps(example, protocol))
+    for run in ("gena_core014_llama_tp2", "mlm_torch_dist_llama_tp2"):
+        metadata = next((golden / "runs" / run).glob("megatron/iter_*/.metadata"))
+        (CORPUS / "pickle" / f"metadata_{run}").write_bytes(metadata.read_bytes())
+    with tempfile.TemporaryDirectory() as folder:
+        dcp.save({"w": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.bfloat16), "n": 5},
+                 checkpoint_id=folder, no_dist=True)
+        metadata = (pathlib.Path(folder) / ".metadata").read_bytes()
+        name = pathlib.Path(folder).name.encode()
+        metadata = metadata.replace(name, b"x" * len(name))
+        data = (pathlib.Path(folder) / "__0_0.distcp").read_bytes()
+        (CORPUS / "torch_dist" / "plain_dcp").write_bytes(len(metadata).to_bytes(4, "little") + metadata + data)
+
+
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
@@ -111,6 +140,7 @@ def main():
                 "dtype": torch.bfloat16, "args": argparse.Namespace(lr=0.5, name="x"), "tensor": torch.tensor([1, 2]),
                 "array": np.array([1.5, 2.5]), 3: "three"}, HERE / "objects.pt")
     refused()
+    seeds(pathlib.Path(sys.argv[1]))
     for run in sorted((pathlib.Path(sys.argv[1]) / "runs").iterdir()):
         for metadata in run.glob("megatron/iter_*/.metadata"):
             index = dcp.FileSystemReader(metadata.parent).read_metadata()
