@@ -1,5 +1,7 @@
 #include "viaduct/bridge/checkpoint.h"
 
+#include <algorithm>
+
 #include "viaduct/bridge/hf_checkpoint.h"
 #include "viaduct/bridge/megatron_checkpoint.h"
 #include "viaduct/core/error.h"
@@ -44,38 +46,41 @@ DType Checkpoint::dtype_of(const Pieces& pieces) const {
   return *result;
 }
 
-Pieces Checkpoint::parameter_pieces(size_t parameter) const {
-  if (world_ == World::kMegatron) return own_[parameter];
+Pieces Checkpoint::own_pieces(size_t id) const {
+  if (own_[id] < 0) return made_of_.at(id);
+  // A stored tensor may have more rows than the model (a padded vocabulary).
+  const Shape& shape = world_ == World::kMegatron ? graph_.parameters[id].shape : graph_.hf_tensors[id].shape;
+  return {whole_piece(own_[id], shape)};
+}
+
+namespace {
+
+// Pieces of stored tensors for everything that `pieces` (source ids count parameters or Hugging Face tensors) read.
+template <class Own>
+Pieces through(const Pieces& pieces, Own own) {
   Pieces first;
-  for (const layout::Piece& piece : graph_.to_parameter[parameter]) {
-    if (piece.is_fill()) continue;
-    bool seen = false;
-    for (const layout::Piece& known : first) seen |= known.target == piece.source;
-    if (seen) continue;
-    for (layout::Piece own : own_[static_cast<size_t>(piece.source)]) {
-      own.target = piece.source;
-      first.push_back(own);
+  std::vector<int32_t> seen;
+  for (const layout::Piece& piece : pieces) {
+    if (piece.is_fill() || std::find(seen.begin(), seen.end(), piece.source) != seen.end()) continue;
+    seen.push_back(piece.source);
+    for (layout::Piece part : own(static_cast<size_t>(piece.source))) {
+      part.target = piece.source;
+      first.push_back(part);
     }
   }
-  return layout::compose(first, graph_.to_parameter[parameter]);
+  return layout::compose(first, pieces);
+}
+
+}  // namespace
+
+Pieces Checkpoint::parameter_pieces(size_t parameter) const {
+  if (world_ == World::kMegatron) return own_pieces(parameter);
+  return through(graph_.to_parameter[parameter], [&](size_t id) { return own_pieces(id); });
 }
 
 Pieces Checkpoint::hf_pieces(size_t hf_tensor) const {
-  if (world_ == World::kHuggingFace) return own_[hf_tensor];
-  Pieces first;
-  int32_t last = layout::kNoTensor;
-  for (const layout::Piece& piece : graph_.to_hf[hf_tensor]) {
-    if (piece.is_fill() || piece.source == last) continue;
-    last = piece.source;
-    bool seen = false;
-    for (const layout::Piece& known : first) seen |= known.target == piece.source;
-    if (seen) continue;
-    for (layout::Piece own : own_[static_cast<size_t>(piece.source)]) {
-      own.target = piece.source;
-      first.push_back(own);
-    }
-  }
-  return layout::compose(first, graph_.to_hf[hf_tensor]);
+  if (world_ == World::kHuggingFace) return own_pieces(hf_tensor);
+  return through(graph_.to_hf(hf_tensor), [&](size_t id) { return own_pieces(id); });
 }
 
 PlainTensor plain_tensor(const formats::StoredTensor& stored) {

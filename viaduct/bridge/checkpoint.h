@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "viaduct/bridge/source_record.h"
@@ -81,8 +82,12 @@ class Checkpoint {
   World world_;
   Path path_;
   WeightGraph graph_;
+  /// Pieces of stored_.tensors that make the parameter or Hugging Face tensor `id`, by world.
+  layout::Pieces own_pieces(size_t id) const;
+
   StoredTensors stored_;
-  std::vector<layout::Pieces> own_;   // [parameter or Hugging Face tensor, by world]: source ids index stored_.tensors
+  std::vector<int32_t> own_;                                // [id]: the stored tensor that it is; -1: see made_of_
+  std::unordered_map<size_t, layout::Pieces> made_of_;      // of those that are not one whole stored tensor
   SourceRecord record_;
   std::vector<UnusedTensor> unused_;
   std::vector<Tie> ties_;

@@ -101,7 +101,7 @@ void HfCheckpoint::locate(const formats::TensorReader& reader) {
     ++count;
     if (problems.size() < 20) problems.push_back(std::move(problem));
   };
-  own_.resize(graph_.hf_tensors.size());
+  own_.assign(graph_.hf_tensors.size(), -1);
   for (size_t i = 0; i < graph_.hf_tensors.size(); ++i) {
     const layout::Expr::Input& wanted = graph_.hf_tensors[i];
     const StoredTensor* stored = reader.find(wanted.name);
@@ -113,7 +113,7 @@ void HfCheckpoint::locate(const formats::TensorReader& reader) {
       report(fmt::format("wrong shape: {} has {}, config.json gives {}", wanted.name, stored->shape, wanted.shape));
       continue;
     }
-    own_[i] = {whole_piece(static_cast<int32_t>(stored_.tensors.size()), wanted.shape)};
+    own_[i] = static_cast<int32_t>(stored_.tensors.size());
     stored_.tensors.push_back(plain_tensor(*stored));
   }
   if (count) fail(count, problems);
@@ -140,7 +140,7 @@ void HfCheckpoint::check_derived(const formats::TensorReader& reader, const Stor
                        "{}: {} {} {} should be a copy of {} {} {}, since config.json says that the embeddings are tied",
                        path_.string(), tensor.name, tensor.dtype, tensor.shape, derived.of, original->dtype,
                        original->shape);
-    ties_.push_back({id, own_[static_cast<size_t>(graph_.hf_ids.at(derived.of))][0].source});
+    ties_.push_back({id, own_[static_cast<size_t>(graph_.hf_ids.at(derived.of))]});
     record_.copies.emplace_back(tensor.name, derived.of);
     unused_.push_back({tensor.name, fmt::format("a copy of {} (config.json ties them)", derived.of)});
     return;
@@ -167,7 +167,7 @@ void HfCheckpoint::open_gguf_file() {
   for (const StoredTensor& stored : file->tensors()) stored_.tensors.push_back(plain_tensor(stored));
   std::vector<std::string> problems;
   for (const layout::Expr::Input& wanted : graph_.hf_tensors) {
-    auto& pieces = own_.emplace_back();
+    own_.push_back(-1);
     const auto it = model.tensors.find(wanted.name);
     if (it == model.tensors.end()) {
       problems.push_back(fmt::format("missing: {}", wanted.name));
@@ -179,6 +179,7 @@ void HfCheckpoint::open_gguf_file() {
                                      wanted.shape));
       continue;
     }
+    layout::Pieces& pieces = made_of_[own_.size() - 1];
     pieces = expr.pieces();
     for (layout::Piece& piece : pieces) {
       const StoredTensor* stored = file->find(expr.inputs().at(static_cast<size_t>(piece.source)).name);

@@ -196,7 +196,7 @@ void MegatronCheckpoint::locate() {
   for (const Parameter& parameter : graph_.parameters) {
     const models::StateKey key = state_key(parameter, graph_.arch, keys);
     const StoredTensor* stored = find_key(key.key);
-    auto& pieces = own_.emplace_back();
+    own_.push_back(-1);
     if (!stored) {
       report(fmt::format("missing: {} ({})", key.key, parameter.name));
       continue;
@@ -215,7 +215,7 @@ void MegatronCheckpoint::locate() {
     const auto index = indexes.try_emplace(stored, *stored, key.prefix.rank()).first;
     const auto id = static_cast<int32_t>(stored_.tensors.size());
     stored_.tensors.push_back(index->second.slice(key.prefix));
-    pieces.push_back(whole_piece(id, parameter.shape));
+    own_.back() = id;
   }
   for (const StoredTensor& tensor : reader_->tensors()) {
     if (indexes.contains(&tensor)) continue;
@@ -226,7 +226,7 @@ void MegatronCheckpoint::locate() {
       unused_.push_back({tensor.name, "a copy of embedding.word_embeddings.weight (the embeddings are tied)"});
       const auto id = static_cast<int32_t>(stored_.tensors.size());
       stored_.tensors.push_back(ChunkIndex(tensor, 0).slice({}));
-      ties_.push_back({id, own_[0].empty() ? id : own_[0][0].source});
+      ties_.push_back({id, own_[0] < 0 ? id : own_[0]});
     } else {
       report(fmt::format("unknown: {} {} is not part of this architecture", tensor.name, tensor.shape));
     }

@@ -60,7 +60,7 @@ DType ExportPlanner::choose_dtype(DType stored, std::optional<DType> listed, siz
   if (!source_.record().cast && source_.world() == World::kMegatron) {
     // The parameter has the widest type of its Hugging Face parts: if one of them had the stored type, the values of
     // the narrower ones are exact in theirs.
-    const int32_t parameter = source_.graph().to_hf[hf_tensor].at(0).source;
+    const int32_t parameter = source_.graph().parameters_of(hf_tensor).at(0);
     for (const layout::Piece& piece : source_.graph().to_parameter[static_cast<size_t>(parameter)]) {
       if (piece.is_fill()) continue;
       const auto sibling = listed_.find(source_.graph().hf_tensors[static_cast<size_t>(piece.source)].name);
@@ -80,11 +80,8 @@ Wanted ExportPlanner::tensor(const std::string& name, std::optional<DType> liste
     wanted.shape = graph.hf_tensors[id].shape;
     wanted.pieces = source_.hf_pieces(id);
     wanted.dtype = choose_dtype(source_.dtype_of(wanted.pieces), listed, id);
-    for (const layout::Piece& piece : graph.to_hf[id]) {
-      const std::string& parameter = graph.parameters[static_cast<size_t>(piece.source)].name;
-      if (wanted.rule.find(parameter) == std::string::npos)
-        wanted.rule += (wanted.rule.empty() ? "" : " + ") + parameter;
-    }
+    for (const int32_t parameter : graph.parameters_of(id))
+      wanted.rule += (wanted.rule.empty() ? "" : " + ") + graph.parameters[static_cast<size_t>(parameter)].name;
     return wanted;
   }
   for (const auto& [copy, original] : source_.record().copies) {

@@ -26,8 +26,7 @@ namespace {
 // A parameter as the target holds it.
 struct Planned {
   Shape shape;                            // vocabulary rows padded
-  Pieces pieces;                          // source ids index the source's stored tensors
-  DType dtype{};
+  DType dtype{};                          // of the source
 };
 
 // A chunk of the target, before it has a place.
@@ -50,34 +49,35 @@ std::string rule_text(const WeightGraph& graph, size_t parameter) {
   return text;
 }
 
-// The source's pieces, and zeros for the rows that pad the vocabulary.
-Planned plan_parameter(const Checkpoint& source, size_t parameter, const MegatronTarget& target) {
+// The source's pieces (source ids index its stored tensors), and zeros for the rows that pad the vocabulary. Made anew
+// for each use: those of all parameters together would fill the memory.
+Pieces planned_pieces(const Checkpoint& source, size_t parameter, const Shape& shape) {
   const models::Parameter& wanted = source.graph().parameters[parameter];
-  Planned planned;
-  planned.shape = shape_in_layout(wanted, target.parallel);
-  planned.pieces = source.parameter_pieces(parameter);
-  planned.dtype = source.dtype_of(planned.pieces);
-  if (planned.shape != wanted.shape) {
+  Pieces pieces = source.parameter_pieces(parameter);
+  if (shape != wanted.shape) {
     layout::Piece fill;
     fill.target = 0;
-    Shape offset = Shape::filled(planned.shape.rank(), 0), size = planned.shape;
+    Shape offset = Shape::filled(shape.rank(), 0), size = shape;
     offset[0] = wanted.shape[0];
-    size[0] = planned.shape[0] - wanted.shape[0];
+    size[0] = shape[0] - wanted.shape[0];
     fill.to = Box::dense(offset, size);
-    planned.pieces.push_back(fill);
+    pieces.push_back(fill);
   }
-  return planned;
+  return pieces;
 }
 
 // Chunks in the order in which their bytes lie in the source, so that both sides are read and written in sequence.
-std::vector<Unit> ordered_units(const Checkpoint& source, const std::vector<Planned>& planned,
-                                const topology::Parallelism& parallel) {
+std::vector<Unit> ordered_units(const Checkpoint& source, const topology::Parallelism& parallel,
+                                std::vector<Planned>& planned) {
   const WeightGraph& graph = source.graph();
   std::vector<Unit> units;
   for (size_t p = 0; p < graph.parameters.size(); ++p) {
-    for (Box& box : chunk_boxes(graph.parameters[p], planned[p].shape, parallel)) {
+    const Shape shape = shape_in_layout(graph.parameters[p], parallel);
+    const Pieces pieces = planned_pieces(source, p, shape);
+    planned.push_back({shape, source.dtype_of(pieces)});
+    for (Box& box : chunk_boxes(graph.parameters[p], shape, parallel)) {
       Pieces parts;
-      for (const layout::Piece& piece : planned[p].pieces)
+      for (const layout::Piece& piece : pieces)
         if (auto part = layout::restrict_target(piece, box)) parts.push_back(std::move(*part));
       const auto first = first_source_byte(source.stored(), parts);
       units.push_back({p, std::move(box), first});
@@ -161,8 +161,7 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
   conversion.notes = notes;
 
   std::vector<Planned> planned;
-  for (size_t p = 0; p < graph.parameters.size(); ++p) planned.push_back(plan_parameter(source, p, target));
-  const std::vector<Unit> units = ordered_units(source, planned, target.parallel);
+  const std::vector<Unit> units = ordered_units(source, target.parallel, planned);
   formats::TorchDistWriter writer({.num_files = num_files(target, units, planned)});
   PlanBuilder builder(source.stored());
   std::unordered_map<std::string, uint32_t> tensor_ids;   // the writer's tensors, in order of first use
@@ -171,7 +170,7 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
   for (const Unit& unit : units) {
     const Parameter& parameter = graph.parameters[unit.parameter];
     const models::StateKey key = state_key(parameter, graph.arch, keys);
-    const auto& [shape, pieces, stored] = planned[unit.parameter];
+    const auto& [shape, stored] = planned[unit.parameter];
     const DType dtype = target.dtype && is_floating(stored) ? *target.dtype : stored;
     casts |= dtype != stored;
     formats::StoredChunk chunk;
@@ -187,7 +186,8 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
       conversion.rules.push_back(rule_text(graph, unit.parameter));
     }
     writer.add({key.key, dtype, key.stored_shape(shape), {chunk}});
-    builder.add(unit.box.offset, unit.box.size, dtype, pieces, it->second, num_chunks[it->second]++);
+    builder.add(unit.box.offset, unit.box.size, dtype, planned_pieces(source, unit.parameter, shape), it->second,
+                num_chunks[it->second]++);
   }
   for (const std::string& name : models::extra_state_names(graph.parameters, graph.arch, keys))
     writer.add_object(name, formats::empty_extra_state());

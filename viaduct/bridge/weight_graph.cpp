@@ -7,6 +7,52 @@ namespace viaduct::bridge {
 using layout::Piece;
 using layout::Pieces;
 
+namespace {
+
+// Every element of every parameter, and of every Hugging Face tensor, stands in exactly one piece. One tensor at a
+// time: all pieces together would be a second copy of the graph.
+void prove_one_to_one(const WeightGraph& graph) {
+  const auto fail = [&](const std::string& name, const layout::Coverage& coverage) {
+    throw InternalError(fmt::format("the {} rules are not one to one: {} has {} holes and {} doubles ({}{})",
+                                    graph.arch.family, name, coverage.holes, coverage.doubles, coverage.first_hole,
+                                    coverage.first_double));
+  };
+  for (size_t p = 0; p < graph.parameters.size(); ++p) {
+    const Pieces& pieces = graph.to_parameter[p];
+    const Shape& shape = graph.parameters[p].shape;
+    if (pieces.size() == 1 && pieces[0].to == layout::Box::whole(shape)) continue;
+    if (const auto coverage = layout::check_targets(pieces, {shape}); !coverage.exact())
+      fail(graph.parameters[p].name, coverage);
+  }
+  for (size_t h = 0; h < graph.hf_tensors.size(); ++h) {
+    const Pieces pieces = graph.to_hf(h);
+    const Shape& shape = graph.hf_tensors[h].shape;
+    if (pieces.size() == 1 && pieces[0].to == layout::Box::whole(shape)) continue;
+    if (const auto coverage = layout::check_targets(pieces, {shape}); !coverage.exact())
+      fail(graph.hf_tensors[h].name, coverage);
+  }
+}
+
+}  // namespace
+
+Pieces WeightGraph::to_hf(size_t hf_tensor) const {
+  Pieces pieces;
+  for (uint32_t i = first_use[hf_tensor]; i < first_use[hf_tensor + 1]; ++i) {
+    Piece back = layout::inverse(to_parameter[static_cast<size_t>(uses[i].first)][static_cast<size_t>(uses[i].second)]);
+    back.source = uses[i].first;
+    back.target = 0;
+    pieces.push_back(back);
+  }
+  return pieces;
+}
+
+std::vector<int32_t> WeightGraph::parameters_of(size_t hf_tensor) const {
+  std::vector<int32_t> result;
+  for (uint32_t i = first_use[hf_tensor]; i < first_use[hf_tensor + 1]; ++i)
+    if (result.empty() || result.back() != uses[i].first) result.push_back(uses[i].first);
+  return result;
+}
+
 WeightGraph build_weight_graph(const models::ArchSpec& arch) {
   WeightGraph graph;
   graph.arch = arch;
@@ -31,29 +77,21 @@ WeightGraph build_weight_graph(const models::ArchSpec& arch) {
     graph.to_parameter.push_back(std::move(pieces));
   }
 
-  graph.to_hf.resize(graph.hf_tensors.size());
-  Pieces all;
-  std::vector<Shape> parameter_shapes, hf_shapes;
-  for (const models::Parameter& parameter : graph.parameters) parameter_shapes.push_back(parameter.shape);
-  for (const layout::Expr::Input& tensor : graph.hf_tensors) hf_shapes.push_back(tensor.shape);
-  for (size_t p = 0; p < graph.parameters.size(); ++p) {
-    for (Piece piece : graph.to_parameter[p]) {
-      piece.target = static_cast<int32_t>(p);
-      all.push_back(piece);
-      if (piece.is_fill()) continue;
-      Piece back = layout::inverse(piece);
-      const auto hf = static_cast<size_t>(back.target);
-      back.target = 0;
-      graph.to_hf[hf].push_back(back);
-    }
+  // Who uses what, grouped by Hugging Face tensor: counted first, then filled in.
+  graph.first_use.assign(graph.hf_tensors.size() + 1, 0);
+  for (const Pieces& pieces : graph.to_parameter)
+    for (const Piece& piece : pieces)
+      if (!piece.is_fill()) ++graph.first_use[static_cast<size_t>(piece.source) + 1];
+  for (size_t i = 1; i < graph.first_use.size(); ++i) graph.first_use[i] += graph.first_use[i - 1];
+  graph.uses.resize(graph.first_use.back());
+  std::vector<uint32_t> next(graph.first_use.begin(), graph.first_use.end() - 1);
+  for (size_t p = 0; p < graph.to_parameter.size(); ++p) {
+    const Pieces& pieces = graph.to_parameter[p];
+    for (size_t i = 0; i < pieces.size(); ++i)
+      if (!pieces[i].is_fill())
+        graph.uses[next[static_cast<size_t>(pieces[i].source)]++] = {static_cast<int32_t>(p), static_cast<int32_t>(i)};
   }
-  const layout::Coverage targets = layout::check_targets(all, parameter_shapes);
-  const layout::Coverage sources = layout::check_sources(all, hf_shapes);
-  VIADUCT_CHECK(targets.exact() && sources.exact(),
-                "the {} rules are not one to one: parameters {} holes {} doubles {}{}, Hugging Face tensors {} holes {} "
-                "doubles {}{}",
-                arch.family, targets.holes, targets.doubles, targets.first_hole, targets.first_double, sources.holes,
-                sources.doubles, sources.first_hole, sources.first_double);
+  prove_one_to_one(graph);
   return graph;
 }
 
