@@ -12,12 +12,15 @@ struct ClassWord {
   ProviderBits bits;
 };
 constexpr std::array<ClassWord, 19> kClassWords = {{
-    {"Gemma3VL", kGemma3Vl},       {"GLM45V", kGlm45v},          {"GLM_45V", kGlm45v},
-    {"Ministral3", kMinistral3},   {"NemotronVL", kNemotronVl},  {"NemotronNano12Bv2VL", kNemotronVl},
-    {"Qwen25VL", kQwen25Vl},       {"Qwen3VLMoE", kQwen3VlMoe},  {"Qwen3VL", kQwen3Vl},
-    {"Heterogeneous", kHeterogeneous}, {"Gemma2", kGemma2},      {"Gemma3", kGemma3},
-    {"MLAModel", kMla},            {"DeepSeek", kMla},           {"Moonlight", kMla},
-    {"Kimi", kMla},                {"Hybrid", kHybrid},          {"Mamba", kHybrid},
+    {"Gemma3VL", kGemma3Vl},     {"GLM45V", kGlm45v},
+    {"GLM_45V", kGlm45v},        {"Ministral3", kMinistral3},
+    {"NemotronVL", kNemotronVl}, {"NemotronNano12Bv2VL", kNemotronVl},
+    {"Qwen25VL", kQwen25Vl},     {"Qwen3VLMoE", kQwen3VlMoe},
+    {"Qwen3VL", kQwen3Vl},       {"Heterogeneous", kHeterogeneous},
+    {"Gemma2", kGemma2},         {"Gemma3", kGemma3},
+    {"MLAModel", kMla},          {"DeepSeek", kMla},
+    {"Moonlight", kMla},         {"Kimi", kMla},
+    {"Hybrid", kHybrid},         {"Mamba", kHybrid},
     {"NemotronH", kHybrid},
 }};
 
@@ -77,7 +80,8 @@ void derive_sizes(ModelConfig& config) {
     if (!config.num_query_groups) config.num_query_groups = config.num_attention_heads;
     if (!config.kv_channels) config.kv_channels = config.hidden_size / config.num_attention_heads;
   }
-  if (!config.ffn_hidden_size && config.hidden_size < INT64_MAX / 4) config.ffn_hidden_size = 4 * config.hidden_size;
+  if (!config.ffn_hidden_size && config.hidden_size < INT64_MAX / 4)
+    config.ffn_hidden_size = 4 * config.hidden_size;
   if (config.num_moe_experts && !config.moe_ffn_hidden_size) config.moe_ffn_hidden_size = config.ffn_hidden_size;
 }
 
@@ -109,8 +113,7 @@ ProviderBits provider_bits(std::string_view target) {
 PyEnum attention_backend_named(std::string_view name) {
   constexpr std::array<std::string_view, 5> kNames = {"flash", "fused", "unfused", "local", "auto"};
   for (size_t i = 0; i < kNames.size(); ++i)
-    if (kNames[i] == name)
-      return {Yaml(i + 1), std::string(name), "megatron.core.transformer.enums.AttnBackend"};
+    if (kNames[i] == name) return {Yaml(i + 1), std::string(name), "megatron.core.transformer.enums.AttnBackend"};
   throw UserError(fmt::format("'{}' is no attention backend (flash, fused, unfused, local, auto)", name));
 }
 
@@ -142,7 +145,9 @@ void ModelConfig::set_params_dtype(DType dtype) {
   fp16 = dtype == DType::kF16;
 }
 
-void ModelConfig::set_attention_backend(std::string_view name) { attention_backend = attention_backend_named(name); }
+void ModelConfig::set_attention_backend(std::string_view name) {
+  attention_backend = attention_backend_named(name);
+}
 
 void ModelConfig::set_layer_spec(std::string_view spec) { transformer_layer_spec = FunctionRef{std::string(spec)}; }
 
@@ -150,7 +155,9 @@ std::string_view ModelConfig::layer_spec_name() const {
   return transformer_layer_spec ? last_word(target_of(*transformer_layer_spec)) : std::string_view();
 }
 
-void ModelConfig::set_activation(std::string_view function) { activation_func = FunctionRef{std::string(function)}; }
+void ModelConfig::set_activation(std::string_view function) {
+  activation_func = FunctionRef{std::string(function)};
+}
 
 std::string_view ModelConfig::activation_name() const { return last_word(target_of(activation_func)); }
 
@@ -178,8 +185,8 @@ void ModelConfig::finalize() {
 
 namespace {
 
-/// The form after 0.6: outer fields, and the transformer's in a mapping of their own. What the file had goes back to
-/// its place; what it left out appears, inside, only where it is no longer the default.
+/// The form after 0.6: outer fields, and the transformer's in a mapping of their own. What the file had goes back
+/// to its place; what it left out appears, inside, only where it is no longer the default.
 Yaml to_nested_yaml(const ModelConfig& config) {
   const NestedForm& form = *config.nested;
   const ModelConfig defaults = ModelConfig::class_defaults(config.target);

@@ -1,20 +1,24 @@
-// ModelConfig: the `model:` section of run_config.yaml, that is Megatron Bridge's model provider, with upstream's field
-// names, types and meanings. One table (model_config_fields.inc) makes the members, the YAML and the reflection.
+// ModelConfig: the `model:` section of run_config.yaml, that is Megatron Bridge's model provider, with upstream's
+// field names, types and meanings. One table (model_config_fields.inc) makes the members, the YAML and the
+// reflection.
 //
-// A default-constructed ModelConfig has the values that AutoBridge.import_ckpt starts from for a decoder (bf16, RMSNorm,
-// SiLU, gated, rope, no biases, no dropout). A family then sets
+// A default-constructed ModelConfig has the values that AutoBridge.import_ckpt starts from for a decoder (bf16,
+// RMSNorm, SiLU, gated, rope, no biases, no dropout). A family then sets
 //   target                        the provider's class
-//   sizes                         num_layers hidden_size ffn_hidden_size num_attention_heads num_query_groups kv_channels
+//   sizes                         num_layers hidden_size ffn_hidden_size num_attention_heads num_query_groups
+//   kv_channels
 //                                 vocab_size make_vocab_size_divisible_by (vocab_divisor) seq_length
 //   norm, MLP                     normalization layernorm_epsilon layernorm_zero_centered_gamma activation_func
 //                                 gated_linear_unit add_bias_linear add_qkv_bias qk_layernorm
-//   rope                          position_embedding_type rotary_base rotary_percent rope_scaling rope_scaling_factor
+//   rope                          position_embedding_type rotary_base rotary_percent rope_scaling
+//   rope_scaling_factor
 //                                 seq_len_interpolation_factor; yarn_* or MLA's own names
 //   embedding, init               share_embeddings_and_output_weights init_method_std
 //   attention                     window_size window_attn_skip_freq cp_comm_type softmax_scale attention_backend
 //                                 attention_dropout hidden_dropout; Gemma 2: attn_logit_softcapping,
 //                                 final_logit_softcapping, query_pre_attn_scalar
-//   experts                       num_moe_experts moe_router_topk moe_ffn_hidden_size moe_layer_freq moe_grouped_gemm
+//   experts                       num_moe_experts moe_router_topk moe_ffn_hidden_size moe_layer_freq
+//   moe_grouped_gemm
 //                                 moe_permute_fusion moe_token_dispatcher_type moe_router_load_balancing_type
 //                                 moe_aux_loss_coeff moe_router_pre_softmax moe_router_dtype ...
 //   fusions (as upstream's bridge sets them)  bias_activation_fusion bias_dropout_fusion apply_rope_fusion
@@ -107,8 +111,8 @@ struct ModelConfig {
   /// Derives what upstream derives when the provider is built, for fields that are still unset: ffn_hidden_size,
   /// kv_channels, num_query_groups, expert_tensor_parallel_size, autocast_dtype, embedding_init_method_std,
   /// recompute_modules, microbatch_group_size_per_vp_stage; and always the init methods from their deviations
-  /// (output_layer_init_method: std / sqrt(2 * num_layers)) unless they are other than normal_. UserError naming the
-  /// field when one that has no default is missing.
+  /// (output_layer_init_method: std / sqrt(2 * num_layers)) unless they are other than normal_. UserError naming
+  /// the field when one that has no default is missing.
   void finalize();
 };
 

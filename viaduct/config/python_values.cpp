@@ -114,7 +114,9 @@ FunctionRef Codec<FunctionRef>::decode(const Yaml& node) {
 Yaml Codec<FunctionRef>::encode(const FunctionRef& value) {
   return Yaml::mapping({{kCall, false}, {kTarget, value.target}});
 }
-std::string Codec<FunctionRef>::expects() { return "a function like {_call_: false, _target_: torch.nn.functional.silu}"; }
+std::string Codec<FunctionRef>::expects() {
+  return "a function like {_call_: false, _target_: torch.nn.functional.silu}";
+}
 
 bool Codec<Partial>::accepts(const Yaml& node) {
   const Yaml* args = node.find(kArgs);
@@ -124,9 +126,9 @@ Partial Codec<Partial>::decode(const Yaml& node) {
   Partial out{node.at(kTarget).as_string(), {}, Yaml::mapping()};
   if (const Yaml* args = node.find(kArgs)) out.args = args->items();
   for (const Yaml::Member& member : node.members()) {
-    const bool own = member.first.is_string() && (member.first.as_string() == kTarget ||
-                                                  member.first.as_string() == kArgs ||
-                                                  member.first.as_string() == kPartial);
+    const bool own =
+        member.first.is_string() && (member.first.as_string() == kTarget || member.first.as_string() == kArgs ||
+                                     member.first.as_string() == kPartial);
     if (!own) out.keywords.members().push_back(member);
   }
   return out;

@@ -1,4 +1,5 @@
-// What upstream's YAML writes for Python values that YAML has no word for: functions, partials, enums, dtypes, objects.
+// What upstream's YAML writes for Python values that YAML has no word for: functions, partials, enums, dtypes,
+// objects.
 #pragma once
 
 #include <concepts>
@@ -14,7 +15,8 @@
 
 namespace viaduct::config {
 
-/// A Python number in a field annotated float: an integer stays an integer (written 100, not 100.0). Reads as a double.
+/// A Python number in a field annotated float: an integer stays an integer (written 100, not 100.0). Reads as a
+/// double.
 class Number {
  public:
   constexpr Number() = default;
@@ -66,8 +68,8 @@ std::string_view target_of(const Callable& callable);
 /// The last word of a dotted path: "silu".
 std::string_view last_word(std::string_view target);
 
-/// An enum member: {_args_: [5], _call_: true, _name_: auto, _target_: megatron...AttnBackend}. Older releases write no
-/// _name_.
+/// An enum member: {_args_: [5], _call_: true, _name_: auto, _target_: megatron...AttnBackend}. Older releases
+/// write no _name_.
 struct PyEnum {
   Yaml value;
   std::optional<std::string> name;
@@ -98,13 +100,13 @@ using OptStringOrStrings = std::optional<StringOrStrings>;
 template <class T>
 struct Codec;
 
-#define VIADUCT_CODEC(type)                  \
-  template <>                                \
-  struct Codec<type> {                       \
-    static bool accepts(const Yaml& node);   \
-    static type decode(const Yaml& node);    \
-    static Yaml encode(const type& value);   \
-    static std::string expects();            \
+#define VIADUCT_CODEC(type)                \
+  template <>                              \
+  struct Codec<type> {                     \
+    static bool accepts(const Yaml& node); \
+    static type decode(const Yaml& node);  \
+    static Yaml encode(const type& value); \
+    static std::string expects();          \
   }
 VIADUCT_CODEC(bool);
 VIADUCT_CODEC(int64_t);

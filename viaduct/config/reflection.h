@@ -1,5 +1,5 @@
-// Reflection of config structs: one table of fields a struct, from which reading, writing, lookup by dotted path and
-// comparison follow.
+// Reflection of config structs: one table of fields a struct, from which reading, writing, lookup by dotted path
+// and comparison follow.
 #pragma once
 
 #include <algorithm>
@@ -32,11 +32,10 @@ std::span<const Field<T>> fields();
 template <auto Member>
 constexpr auto make_field(std::string_view name, uint32_t providers) {
   return [&]<class T, class V>(V T::*) {
-    return Field<T>{name, providers, [](const T& object) { return Codec<V>::encode(object.*Member); },
-                    [](T& object, const Yaml& node, std::string_view where) {
-                      object.*Member = decode<V>(node, where);
-                    },
-                    [] { return Codec<V>::expects(); }};
+    return Field<T>{
+        name, providers, [](const T& object) { return Codec<V>::encode(object.*Member); },
+        [](T& object, const Yaml& node, std::string_view where) { object.*Member = decode<V>(node, where); },
+        [] { return Codec<V>::expects(); }};
   }(Member);
 }
 

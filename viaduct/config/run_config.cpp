@@ -38,7 +38,8 @@ Yaml run_config_document(const ModelConfig& model, const RunConfigContext& conte
   Yaml& tokenizer = *document.find("tokenizer");
   tokenizer.set("tokenizer_model", *context.tokenizer_model);
   Yaml arguments = context.hf_tokenizer_kwargs;
-  if (context.trust_remote_code && !arguments.contains("trust_remote_code")) arguments.set("trust_remote_code", true);
+  if (context.trust_remote_code && !arguments.contains("trust_remote_code"))
+    arguments.set("trust_remote_code", true);
   tokenizer.set("trust_remote_code", context.trust_remote_code);
   tokenizer.set("hf_tokenizer_kwargs", std::move(arguments));
   return document;

@@ -27,7 +27,7 @@ Yaml run_config_document(const ModelConfig& model, const RunConfigContext& conte
 /// What a run_config.yaml says.
 struct RunConfig {
   ModelConfig model;
-  Yaml document = Yaml::mapping();          // everything, as it stands in the file
+  Yaml document = Yaml::mapping();  // everything, as it stands in the file
 
   std::optional<std::string> tokenizer_type;   // "HuggingFaceTokenizer"
   std::optional<std::string> tokenizer_model;  // folder or name of the tokenizer

@@ -103,11 +103,11 @@ struct YamlLimits {
   int depth = 100;
 };
 
-/// Parses one document by PyYAML's safe_load rules (YAML 1.1: yes/no/on/off are booleans, 1e-05 is a string, 1.0e-05 a
-/// float, 0o17 a string, 017 the integer 15, quoted scalars strings, anchors, aliases and merge keys). Stricter than
-/// PyYAML: a repeated key, a date, a key that is not a scalar, an alias to its own ancestor and a tag outside YAML's
-/// core are refused, and so is what exceeds `limits`. UserError "<origin>: <what> at line L, column C". An empty text
-/// is null.
+/// Parses one document by PyYAML's safe_load rules (YAML 1.1: yes/no/on/off are booleans, 1e-05 is a
+/// string, 1.0e-05 a float, 0o17 a string, 017 the integer 15, quoted scalars strings, anchors, aliases and merge
+/// keys). Stricter than PyYAML: a repeated key, a date, a key that is not a scalar, an alias to its own ancestor
+/// and a tag outside YAML's core are refused, and so is what exceeds `limits`. UserError "<origin>: <what> at line
+/// L, column C". An empty text is null.
 Yaml parse_yaml(std::string_view text, std::string_view origin, const YamlLimits& limits = {});
 Yaml read_yaml_file(const Path& path, const YamlLimits& limits = {});
 

@@ -64,8 +64,8 @@ StringForms analyse(const std::u32string& text) {
   }
   const auto edge = [](char32_t c) { return c == U' ' || is_break(c); };
   forms.single_quoted = !special && !space_before_break && !break_before_space;
-  forms.plain = forms.single_quoted && !forms.multiline && !edge(text.front()) && !edge(text.back()) &&
-                !has_indicator(text);
+  forms.plain =
+      forms.single_quoted && !forms.multiline && !edge(text.front()) && !edge(text.back()) && !has_indicator(text);
   return forms;
 }
 
@@ -87,7 +87,8 @@ std::string scalar_text(const Yaml& value) {
       if (std::isinf(number)) return number < 0 ? "-.inf" : ".inf";
       std::string text = python_repr(number);
       // YAML 1.1 has no float without a point.
-      if (text.find('.') == std::string::npos && text.find('e') != std::string::npos) text.insert(text.find('e'), ".0");
+      if (text.find('.') == std::string::npos && text.find('e') != std::string::npos)
+        text.insert(text.find('e'), ".0");
       return text;
     }
     default: return value.is_big_integer() ? value.big_digits() : std::to_string(value.as_int());
@@ -160,7 +161,8 @@ class Emitter {
       std::stable_sort(out.begin(), out.end(),
                        [](auto* a, auto* b) { return a->first.as_string() < b->first.as_string(); });
     } else if (all([](const Yaml& key) { return (key.is_int() && !key.is_big_integer()); })) {
-      std::stable_sort(out.begin(), out.end(), [](auto* a, auto* b) { return a->first.as_int() < b->first.as_int(); });
+      std::stable_sort(out.begin(), out.end(),
+                       [](auto* a, auto* b) { return a->first.as_int() < b->first.as_int(); });
     } else if (all([](const Yaml& key) { return key.is_number() || key.is_bool(); })) {
       std::stable_sort(out.begin(), out.end(),
                        [&](auto* a, auto* b) { return number(a->first) < number(b->first); });
@@ -261,7 +263,8 @@ class Emitter {
     return fmt::format("\\U{:08X}", static_cast<uint32_t>(c));
   }
 
-  /// A long line ends in a backslash at a space or behind an escape; a space that begins the next line gets one too.
+  /// A long line ends in a backslash at a space or behind an escape; a space that begins the next line gets one
+  /// too.
   void double_quoted(const std::u32string& text, int indent, bool fold) {
     write("\"");
     size_t pending = 0;  // characters from here to `i` are not written yet

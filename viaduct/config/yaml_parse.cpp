@@ -41,7 +41,9 @@ std::string key_name(const Yaml& key) { return key.is_string() ? "'" + key.as_st
 class MappingBuilder {
  public:
   /// False when the key was there before.
-  bool claim(const Yaml& key, bool merge) { return own_.insert(merge ? std::string(kMergeKey) : identity(key)).second; }
+  bool claim(const Yaml& key, bool merge) {
+    return own_.insert(merge ? std::string(kMergeKey) : identity(key)).second;
+  }
   void put(Yaml key, Yaml value) { members_.emplace_back(std::move(key), std::move(value)); }
   void inherit(const Yaml& source) {
     for (const Yaml::Member& member : source.members()) inherited_.push_back(member);
@@ -87,7 +89,8 @@ class Parser {
     while (accept(Kind::kDocumentEnd)) {
     }
     if (!next_is(Kind::kStreamEnd))
-      fail(next_is(Kind::kDocumentStart) ? "a second document, where one is expected," : "text behind the document");
+      fail(next_is(Kind::kDocumentStart) ? "a second document, where one is expected,"
+                                         : "text behind the document");
     return root;
   }
 
@@ -110,7 +113,8 @@ class Parser {
 
   void spend(const Weight& weight, YamlPlace where) {
     spent_ += weight;
-    if (spent_.nodes > limits_.nodes) fail(fmt::format("more than {} nodes, aliases expanded,", limits_.nodes), where);
+    if (spent_.nodes > limits_.nodes)
+      fail(fmt::format("more than {} nodes, aliases expanded,", limits_.nodes), where);
     if (spent_.bytes > limits_.expanded_bytes)
       fail(fmt::format("more than {} of text, aliases expanded,", human_bytes(limits_.expanded_bytes)), where);
   }
@@ -152,7 +156,8 @@ class Parser {
     }
     if (next_is(Kind::kFlowSequenceStart)) return sequence(tag, where, Kind::kFlowSequenceStart);
     if (next_is(Kind::kFlowMappingStart)) return mapping(tag, where, false);
-    if (context != kFlow && next_is(Kind::kBlockSequenceStart)) return sequence(tag, where, Kind::kBlockSequenceStart);
+    if (context != kFlow && next_is(Kind::kBlockSequenceStart))
+      return sequence(tag, where, Kind::kBlockSequenceStart);
     if (context != kFlow && next_is(Kind::kBlockMappingStart)) return mapping(tag, where, true);
     if (tag || has_anchor) return scalar("", !tag, tag, where);
     fail("something else than a value");
@@ -284,7 +289,8 @@ class Parser {
   void pair(MappingBuilder& members, Weight& weight, bool is_set, Node key, Node value, YamlPlace where) {
     if (!key.value.is_scalar()) fail("a key that is not a scalar", where);
     refuse_merge_key(value, where);
-    if (!members.claim(key.value, key.is_merge_key)) fail(fmt::format("the key {} a second time", key_name(key.value)), where);
+    if (!members.claim(key.value, key.is_merge_key))
+      fail(fmt::format("the key {} a second time", key_name(key.value)), where);
     weight += key.weight;
     weight += value.weight;
     if (key.is_merge_key) return merge(members, value, where);
@@ -326,10 +332,11 @@ void check_characters(std::string_view text, std::string_view origin) {
         (c < 0x20 && c != '\t' && c != '\n' && c != '\r') || c == 0x7F || (c == 0xC2 && byte(i + 1) < 0xA0);
     const bool separator = c == 0xE2 && byte(i + 1) == 0x80 && (byte(i + 2) == 0xA8 || byte(i + 2) == 0xA9);
     const bool noncharacter = c == 0xEF && byte(i + 1) == 0xBF && byte(i + 2) >= 0xBE;
-    VIADUCT_USER_CHECK(!control && !separator && !noncharacter,
-                       "{}: a control character or rare line break (byte 0x{:02x}) at byte {}; YAML writes those as "
-                       "escapes in double quotes",
-                       origin, c, i);
+    VIADUCT_USER_CHECK(
+        !control && !separator && !noncharacter,
+        "{}: a control character or rare line break (byte 0x{:02x}) at byte {}; YAML writes those as "
+        "escapes in double quotes",
+        origin, c, i);
   }
 }
 

@@ -30,7 +30,8 @@ std::string without_gaps(std::string_view text) {
 }
 
 constexpr std::array<std::string_view, 9> kTrue = {"yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"};
-constexpr std::array<std::string_view, 9> kFalse = {"no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"};
+constexpr std::array<std::string_view, 9> kFalse = {"no",    "No",  "NO",  "false", "False",
+                                                    "FALSE", "off", "Off", "OFF"};
 
 /// Splits "1:30:59.5" behind its first digits; false when the groups after the first are not [0-5]?[0-9].
 bool base_60_groups(std::string_view text, bool fraction) {
@@ -60,7 +61,7 @@ Shape integer_shape(std::string_view text) {
   if (text.empty()) return Shape::kNone;
   if (text.size() > 2 && text[0] == '0' && text[1] == 'b')
     return all_of(text.substr(2), [](char c) { return c == '0' || c == '1' || c == '_'; }) ? Shape::kBinary
-                                                                                          : Shape::kNone;
+                                                                                           : Shape::kNone;
   if (text.size() > 2 && text[0] == '0' && text[1] == 'x')
     return all_of(text.substr(2), [](char c) { return std::isxdigit(static_cast<unsigned char>(c)) || c == '_'; })
                ? Shape::kHex
@@ -68,7 +69,7 @@ Shape integer_shape(std::string_view text) {
   if (text == "0") return Shape::kDecimal;
   if (text[0] == '0')
     return all_of(text.substr(1), [](char c) { return (c >= '0' && c <= '7') || c == '_'; }) ? Shape::kOctal
-                                                                                            : Shape::kNone;
+                                                                                             : Shape::kNone;
   if (!digit(text[0])) return Shape::kNone;
   if (all_of(text, digit_or_gap)) return Shape::kDecimal;
   const size_t colon = text.find(':');

@@ -106,7 +106,8 @@ void YamlScanner::end_blocks_beyond(int column) {
 
 bool YamlScanner::begin_block(int column) {
   if (indent_ >= column) return false;
-  if (static_cast<int>(indents_.size()) > limits_.depth) fail(fmt::format("nested deeper than {} levels", limits_.depth));
+  if (static_cast<int>(indents_.size()) > limits_.depth)
+    fail(fmt::format("nested deeper than {} levels", limits_.depth));
   indents_.push_back(indent_);
   indent_ = column;
   return true;
@@ -266,7 +267,8 @@ void YamlScanner::fetch_name(Kind kind) {
   size_t length = 0;
   while (is_name_character(peek(length))) ++length;
   if (length == 0) fail("an anchor or alias without a name");
-  if (!is_blank_or_end(peek(length)) && !is_one_of(peek(length), "?:,]}%@`")) fail("an anchor or alias with odd characters");
+  if (!is_blank_or_end(peek(length)) && !is_one_of(peek(length), "?:,]}%@`"))
+    fail("an anchor or alias with odd characters");
   add(kind, start, take(length));
 }
 
@@ -365,7 +367,8 @@ void YamlScanner::fetch_block_scalar(bool folded) {
 void YamlScanner::escape(std::string& out) {
   forward();  // the backslash
   constexpr std::string_view kFrom = "0abt\tnvfre \"\\/NLP_";
-  static constexpr uint32_t kTo[] = {0, 7, 8, 9, 9, 10, 11, 12, 13, 27, ' ', '"', '\\', '/', 0x85, 0x2028, 0x2029, 0xA0};
+  static constexpr uint32_t kTo[] = {0,  7,   8,   9,    9,   10,   11,     12,     13,
+                                     27, ' ', '"', '\\', '/', 0x85, 0x2028, 0x2029, 0xA0};
   const char c = peek();
   if (const size_t at = kFrom.find(c); at != std::string_view::npos && !at_end()) {
     forward();
@@ -420,7 +423,8 @@ void YamlScanner::fetch_quoted(bool double_quotes) {
   std::string out;
   for (;;) {
     size_t length = 0;
-    while (!is_blank_or_end(peek(length)) && peek(length) != quote && !(double_quotes && peek(length) == '\\')) ++length;
+    while (!is_blank_or_end(peek(length)) && peek(length) != quote && !(double_quotes && peek(length) == '\\'))
+      ++length;
     out += take(length);
     if (!double_quotes && peek() == '\'' && peek(1) == '\'') {
       out += '\'';

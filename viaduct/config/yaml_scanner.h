@@ -37,7 +37,7 @@ struct YamlToken {
   bool plain = false;  // of a scalar: not quoted, not a block
   int line = 0;        // from 0
   int column = 0;
-  std::string text;    // of a scalar, an alias, an anchor, a tag
+  std::string text;  // of a scalar, an alias, an anchor, a tag
 };
 
 /// Where something stands in a text.

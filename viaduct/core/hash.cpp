@@ -4,10 +4,22 @@
 #include <xxhash.h>
 #include <zlib.h>
 
+#include <new>
+
 namespace viaduct {
 
 uint64_t xxh3_64(std::span<const std::byte> bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
 uint64_t xxh3_64(std::string_view bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
+
+Xxh3Stream::Xxh3Stream() : state_(XXH3_createState()) {
+  if (!state_) throw std::bad_alloc();
+  XXH3_64bits_reset(static_cast<XXH3_state_t*>(state_.get()));
+}
+void Xxh3Stream::add(std::span<const std::byte> bytes) {
+  XXH3_64bits_update(static_cast<XXH3_state_t*>(state_.get()), bytes.data(), bytes.size());
+}
+uint64_t Xxh3Stream::value() const { return XXH3_64bits_digest(static_cast<const XXH3_state_t*>(state_.get())); }
+void Xxh3Stream::Free::operator()(void* state) const { XXH3_freeState(static_cast<XXH3_state_t*>(state)); }
 
 uint32_t crc32(std::span<const std::byte> bytes, uint32_t before) {
   return libdeflate_crc32(before, bytes.data(), bytes.size());

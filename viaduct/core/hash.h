@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string_view>
 
@@ -10,6 +11,20 @@ namespace viaduct {
 
 uint64_t xxh3_64(std::span<const std::byte> bytes);
 uint64_t xxh3_64(std::string_view bytes);
+
+/// xxh3_64 of bytes that come in runs.
+class Xxh3Stream {
+ public:
+  Xxh3Stream();
+  void add(std::span<const std::byte> bytes);
+  uint64_t value() const;
+
+ private:
+  struct Free {
+    void operator()(void* state) const;
+  };
+  std::unique_ptr<void, Free> state_;
+};
 
 /// CRC-32 of zip and gzip; `before` is the value of the bytes in front of these (0 at the start).
 uint32_t crc32(std::span<const std::byte> bytes, uint32_t before = 0);

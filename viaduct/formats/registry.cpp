@@ -17,13 +17,9 @@ struct Format {
   std::unique_ptr<TensorReader> (*open)(const Path&);
 };
 
-bool ends_with(const Path& path, std::string_view ending) {
-  return std::filesystem::is_regular_file(path) && path.filename().string().ends_with(ending);
-}
-
 constexpr Format kFormats[] = {
-    {"a safetensors file", [](const Path& path) { return ends_with(path, ".safetensors"); }, open_safetensors},
-    {"a GGUF file", [](const Path& path) { return ends_with(path, ".gguf"); },
+    {"a safetensors file", is_safetensors_file, open_safetensors},
+    {"a GGUF file", [](const Path& path) { return std::filesystem::is_regular_file(path) && is_gguf(path); },
      [](const Path& path) -> std::unique_ptr<TensorReader> { return open_gguf(path); }},
     {"a torch.save file in zip form", is_torch_file,
      [](const Path& path) { return open_torch_file(path, {.unknown_classes = true}); }},

@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <cstring>
-#include <map>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "viaduct/core/error.h"
 #include "viaduct/core/json.h"
+#include "viaduct/formats/hf_index.h"
 #include "viaduct/formats/safetensors.h"
 
 namespace viaduct::formats {
@@ -42,7 +43,8 @@ void SafetensorsWriter::add(StoredTensor tensor) {
 
 void SafetensorsWriter::add(StoredTensor tensor, uint32_t shard) {
   VIADUCT_CHECK(shard < std::max<size_t>(options_.shards.size(), 1), "shard {}", shard);
-  VIADUCT_USER_CHECK(!is_block_quantized(tensor.dtype), "tensor {}: safetensors has no {}", tensor.name, tensor.dtype);
+  VIADUCT_USER_CHECK(safetensors_holds(tensor.dtype), "tensor {}: safetensors has no {}", tensor.name, tensor.dtype);
+  VIADUCT_USER_CHECK(tensor.name != "__metadata__", "safetensors cannot hold a tensor called __metadata__");
   VIADUCT_USER_CHECK(tensor.chunks.size() <= 1, "tensor {}: safetensors stores a tensor in one piece, not in {}",
                      tensor.name, tensor.chunks.size());
   tensors_.push_back(std::move(tensor));
@@ -64,20 +66,37 @@ void SafetensorsWriter::assign_shards() {
   for (uint32_t i = 0; i <= shard; ++i) options_.shards.push_back({shard_name(i, shard + 1), ""});
 }
 
-std::string SafetensorsWriter::header_text(const std::vector<uint32_t>& tensors) const {
-  std::string text = "{\"__metadata__\":{";
-  for (size_t i = 0; i < options_.metadata.size(); ++i) {
-    if (i) text += ",";
-    append_quoted(text, options_.metadata[i].first);
-    text += ":";
-    append_quoted(text, options_.metadata[i].second);
+// Readers view the bytes as elements in place: no tensor may begin off its element's size. Where the wanted order does
+// so (an odd number of bytes before a float), larger elements go first, as the reference implementation has them.
+void SafetensorsWriter::align(std::vector<uint32_t>& tensors) const {
+  const auto unit = [&](uint32_t id) { return info(tensors_[id].dtype).block_bytes; };
+  uint64_t offset = 0;
+  for (uint32_t id : tensors) {
+    if (is_byte_sized(tensors_[id].dtype) && offset % static_cast<uint64_t>(unit(id)) != 0) {
+      std::stable_sort(tensors.begin(), tensors.end(), [&](uint32_t a, uint32_t b) {
+        const bool a_whole = is_byte_sized(tensors_[a].dtype), b_whole = is_byte_sized(tensors_[b].dtype);
+        return a_whole != b_whole ? a_whole : unit(a) > unit(b);
+      });
+      return;
+    }
+    offset += data_bytes(tensors_[id]);
   }
-  text += "}";
+}
+
+std::string SafetensorsWriter::header_text(const std::vector<uint32_t>& tensors) const {
+  std::string text = "{";
+  for (const auto& [key, value] : options_.metadata) {
+    text += text.size() == 1 ? "\"__metadata__\":{" : ",";
+    append_quoted(text, key);
+    text += ":";
+    append_quoted(text, value);
+  }
+  if (!options_.metadata.empty()) text += "}";
   uint64_t offset = 0;
   for (uint32_t id : tensors) {
     const StoredTensor& tensor = tensors_[id];
     const uint64_t end = offset + data_bytes(tensor);
-    text += ",";
+    if (text.size() > 1) text += ",";
     append_quoted(text, tensor.name);
     text += fmt::format(":{{\"dtype\":\"{}\",\"shape\":[", tensor.dtype);
     for (int axis = 0; axis < tensor.shape.rank(); ++axis)
@@ -120,32 +139,38 @@ bool describes(const std::string& header, const std::string& name, const std::ve
   return true;
 }
 
-// Does the source's index list exactly these tensors in these shards?
-bool index_fits(const std::string& text, const std::map<std::string, std::string>& weight_map) {
-  if (text.empty()) return false;
-  const Json json = Json::parse(text, "the source's index");
-  const Json* map = json.is_object() ? json.find("weight_map") : nullptr;
-  if (!map || !map->is_object() || map->members().size() != weight_map.size()) return false;
-  return std::all_of(map->members().begin(), map->members().end(), [&](const Json::Member& member) {
-    const auto it = weight_map.find(member.first);
-    return it != weight_map.end() && member.second.is_string() && member.second.as_string() == it->second;
-  });
+// Does the source's index list exactly these tensors in these shards? Then its text, or what it says with this size.
+std::optional<std::string> kept_index(const std::string& text, const HfIndex& wanted, bool verbatim) {
+  if (text.empty()) return std::nullopt;
+  HfIndex source = parse_hf_index(text, "the source's index");
+  if (source.weight_map.size() != wanted.weight_map.size()) return std::nullopt;
+  std::unordered_map<std::string_view, std::string_view> shard_of;
+  for (const HfIndex::Entry& entry : wanted.weight_map) shard_of.emplace(entry.tensor, wanted.shards[entry.shard]);
+  for (const HfIndex::Entry& entry : source.weight_map) {
+    const auto it = shard_of.find(entry.tensor);
+    if (it == shard_of.end() || it->second != source.shards[entry.shard]) return std::nullopt;
+  }
+  if (verbatim) return text;
+  source.metadata.set("total_size", wanted.metadata.at("total_size"));
+  return hf_index_text(source);
 }
 
 }  // namespace
 
 TargetLayout SafetensorsWriter::finish() {
   if (options_.shards.empty()) assign_shards();
+  std::unordered_set<std::string_view> names;
+  for (const StoredTensor& tensor : tensors_)
+    VIADUCT_USER_CHECK(names.insert(tensor.name).second, "the tensor {} would be written twice", tensor.name);
   TargetLayout layout;
   std::vector<std::vector<uint32_t>> by_shard(options_.shards.size());
   for (uint32_t id = 0; id < tensors_.size(); ++id) by_shard[shard_of_[id]].push_back(id);
-  std::map<std::string, std::string> weight_map;
+  HfIndex index;
   uint64_t total = 0;
   bool all_verbatim = true;
   for (uint32_t shard = 0; shard < options_.shards.size(); ++shard) {
     const SafetensorsShard& wanted = options_.shards[shard];
     std::vector<uint32_t>& ids = by_shard[shard];
-    if (ids.empty() && wanted.header.empty()) continue;
     const auto file = static_cast<uint32_t>(layout.files.size());
     std::vector<uint32_t> order;
     std::string header;
@@ -153,11 +178,14 @@ TargetLayout SafetensorsWriter::finish() {
       header = wanted.header;
       ids = order;
     } else {
-      header = header_text(ids);
       all_verbatim = false;
+      if (ids.empty() && options_.shards.size() > 1) continue;   // nothing of this shard is left
+      align(ids);
+      header = header_text(ids);
     }
     uint64_t offset = 8 + header.size();
     layout.literals.push_back({file, 0, length_prefix(header.size()) + header});
+    index.shards.push_back(wanted.name);
     for (uint32_t id : ids) {
       StoredTensor& tensor = tensors_[id];
       StoredChunk chunk;
@@ -166,22 +194,17 @@ TargetLayout SafetensorsWriter::finish() {
       chunk.file = file;
       chunk.byte_offset = offset;
       tensor.chunks = {chunk};
-      weight_map.emplace(tensor.name, wanted.name);
+      index.weight_map.push_back({tensor.name, file});
       offset += data_bytes(tensor);
       total += data_bytes(tensor);
     }
     layout.files.push_back({wanted.name, offset});
   }
-  const bool had_index = !options_.index_text.empty();
-  if (all_verbatim && index_fits(options_.index_text, weight_map)) {
-    index_text_ = options_.index_text;
-  } else if (layout.files.size() > 1 || had_index) {
-    std::vector<Json::Member> map;
-    for (const auto& [tensor, shard] : weight_map) map.emplace_back(tensor, shard);
-    Json index = Json::object();
-    index.set("metadata", Json::object({{"total_size", Json(static_cast<int64_t>(total))}}));
-    index.set("weight_map", Json::object(std::move(map)));
-    index_text_ = index.dump(2) + "\n";
+  index.metadata.set("total_size", Json(static_cast<int64_t>(total)));
+  if (auto kept = kept_index(options_.index_text, index, all_verbatim)) {
+    index_text_ = std::move(*kept);
+  } else if (layout.files.size() > 1 || !options_.index_text.empty()) {
+    index_text_ = hf_index_text(index);
   }
   layout.tensors = std::move(tensors_);
   return layout;

@@ -16,10 +16,13 @@ struct SafetensorsShard {
   std::string header;    // the source's header text; used when it describes exactly what the shard will hold
 };
 
+/// How the tensors are spread over files, and what is kept of the source's own text. Own headers are padded so that the
+/// data begins at a multiple of 8; tensors keep the order in which they were added unless one would begin off its
+/// element's size.
 struct SafetensorsWriterOptions {
   std::vector<SafetensorsShard> shards;        // empty: shards are cut by size
   uint64_t max_shard_size = 5'000'000'000;     // bytes of tensor data; a larger tensor has a shard of its own
-  std::string index_text;                      // the source's index; used when it lists exactly the shards' tensors
+  std::string index_text;                      // the source's index; kept when it lists exactly the shards' tensors
   std::vector<std::pair<std::string, std::string>> metadata = {{"format", "pt"}};
 };
 
@@ -32,12 +35,14 @@ class SafetensorsWriter : public TensorWriter {
   void add(StoredTensor tensor) override;
   /// Into shard `shard` of the options' list.
   void add(StoredTensor tensor, uint32_t shard);
+  /// UserError for a tensor that was added twice. A shard of the list that got no tensor is left out.
   TargetLayout finish() override;
   /// The index file's content after finish(); empty when there is a single file and the source had no index.
   std::string index_text() const { return index_text_; }
 
  private:
   void assign_shards();
+  void align(std::vector<uint32_t>& tensors) const;
   std::string header_text(const std::vector<uint32_t>& tensors) const;
 
   SafetensorsWriterOptions options_;

@@ -12,9 +12,10 @@ const std::vector<StoredObject>& TensorReader::objects() const {
 }
 
 const StoredTensor* TensorReader::find(std::string_view name) const {
-  if (by_name_.empty()) {
+  std::call_once(indexed_, [this] {
+    by_name_.reserve(tensors().size());
     for (const StoredTensor& tensor : tensors()) by_name_.emplace(tensor.name, &tensor);
-  }
+  });
   const auto it = by_name_.find(name);
   return it == by_name_.end() ? nullptr : it->second;
 }

@@ -1,0 +1,39 @@
+// viaduct import: any checkpoint -> Megatron's torch_dist.
+#include "cli/command.h"
+#include "cli/options.h"
+#include "cli/run_conversion.h"
+
+namespace viaduct::cli {
+
+namespace {
+
+struct ImportOptions {
+  std::string source;
+  std::string target;
+  MegatronFlags megatron;
+  ConversionFlags conversion;
+};
+
+int run_import(const ImportOptions& options) {
+  const bridge::MegatronTarget target = options.megatron.target();
+  (void)options.conversion.run_options(nullptr);  // a bad --max-ram is told before the source is read
+  const auto source = bridge::open_checkpoint(options.source);
+  return run_conversion(bridge::plan_import(*source, options.target, target), options.conversion);
+}
+
+}  // namespace
+
+void add_import(CLI::App& program, Action& action) {
+  add_command<ImportOptions>(
+      program, action, "import", "Convert a Hugging Face model to a Megatron checkpoint",
+      [](CLI::App& command, ImportOptions& options) {
+        command.add_option("HF_MODEL", options.source, "Hugging Face folder, GGUF file or Megatron checkpoint")
+            ->required();
+        command.add_option("MEGATRON_DIR", options.target, "Root of the checkpoint to write")->required();
+        options.megatron.add_to(command, true);
+        options.conversion.add_to(command);
+      },
+      run_import);
+}
+
+}  // namespace viaduct::cli

@@ -1,0 +1,136 @@
+"""What viaduct writes, judged by the programs that will read it: PyTorch's distributed checkpoint reader, megatron-core
+0.19.2 and 0.16.1, PyYAML, safetensors and transformers. What upstream wrote, exported by viaduct, judged the same way.
+"""
+import functools
+import shutil
+import unittest
+import warnings
+
+from viaduct_test import (CORES, FAMILIES, GOLDEN, RUNS, differences, iteration, loads_in_megatron_core,
+                          parallel_options, provider_differences, read_hf, read_torch_dist, report, scratch, viaduct)
+
+warnings.filterwarnings("ignore")
+FOLDER = scratch()
+LAYOUTS = ("one", "cut")
+
+
+def hf(family):
+    return GOLDEN / "families" / family / "hf"
+
+
+def megatron(family):
+    return GOLDEN / "families" / family / "megatron"
+
+
+@functools.cache
+def imported(family, layout):
+    folder = FOLDER / "import" / f"{family}-{layout}"
+    viaduct("import", hf(family), folder, *(parallel_options(hf(family)) if layout == "cut" else []))
+    return folder
+
+
+@functools.cache
+def exported(name):
+    """A Hugging Face folder made of what upstream wrote: NAME of a family or of a run."""
+    folder = FOLDER / "export" / name
+    if name in RUNS:
+        viaduct("export", GOLDEN / "runs" / name / "megatron", folder, "--reference", RUNS[name])
+    else:
+        viaduct("export", megatron(name), folder)
+    return folder
+
+
+@functools.cache
+def returned(family):
+    """There and back, without what import keeps for the way back: only what upstream would have written is left."""
+    stripped, folder = FOLDER / "stripped" / family, FOLDER / "returned" / family
+    shutil.copytree(imported(family, "cut"), stripped)
+    own = iteration(stripped) / "viaduct"
+    assert own.is_dir(), f"{own} is not there: what is this test about?"
+    shutil.rmtree(own)
+    viaduct("export", stripped, folder)
+    return folder
+
+
+def source_of(name):
+    return RUNS.get(name) or hf(name)
+
+
+class Written(unittest.TestCase):
+    """import: Hugging Face -> Megatron."""
+
+    def test_pytorch_reads_the_bits_that_upstream_wrote(self):
+        tensors = 0
+        for family in FAMILIES:
+            expected, other = read_torch_dist(megatron(family))
+            states = {n for n in other if "_extra_state" in n}
+            self.assertTrue(states, family)
+            for layout in LAYOUTS:
+                with self.subTest(family=family, layout=layout):
+                    ours, our_other = read_torch_dist(imported(family, layout))
+                    self.assertEqual(differences(ours, expected), "")
+                    self.assertEqual(sorted(states - our_other), [])
+                    self.assertEqual(sorted(n for n in our_other - states if "_extra_state" in n), [])
+                    tensors += len(ours)
+        report(f"import: {len(FAMILIES)} families x {len(LAYOUTS)} layouts, {tensors} tensors as upstream's (PyTorch's reader)")
+
+    def test_megatron_core_loads_it(self):
+        pairs = [(imported(f, layout), megatron(f)) for f in FAMILIES for layout in LAYOUTS]
+        for version in CORES:
+            for folder, problem in loads_in_megatron_core(pairs, version).items():
+                with self.subTest(version=version, folder=folder):
+                    self.assertEqual(problem, "")
+            report(f"megatron-core {version}: loaded {len(pairs)} of our checkpoints, every tensor and extra state")
+
+    def test_run_config_is_upstreams_in_value_and_type(self):
+        for family in FAMILIES:
+            with self.subTest(family=family):
+                self.assertEqual(provider_differences(imported(family, "one"), megatron(family)), [])
+
+
+class Exported(unittest.TestCase):
+    """export: Megatron -> Hugging Face."""
+
+    def test_upstreams_checkpoints_give_the_sources_bits(self):
+        for name in [*FAMILIES, *RUNS]:
+            with self.subTest(name=name):
+                self.assertEqual(differences(read_hf(exported(name)), read_hf(source_of(name))), "")
+        report(f"export: {len(FAMILIES)} families and {len(RUNS)} runs of upstream's back to the source's bits")
+
+    def test_without_our_own_record(self):
+        for family in FAMILIES:
+            with self.subTest(family=family):
+                self.assertEqual(differences(read_hf(returned(family)), read_hf(hf(family))), "")
+
+    def test_transformers_loads_it(self):
+        from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        folders = [(n, exported(n)) for n in [*FAMILIES, *RUNS]] + [(f, returned(f)) for f in FAMILIES]
+        for name, folder in folders:
+            with self.subTest(name=name, folder=str(folder)):
+                model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, dtype="auto")
+                for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+                    self.assertEqual(sorted(info[what]), [], what)
+                source = AutoModelForCausalLM.from_pretrained(source_of(name), dtype="auto")
+                self.assertIs(type(model), type(source))
+                self.assertEqual(differences(model.state_dict(), source.state_dict()), "")
+                text = "ab hello, 12 wörld"
+                self.assertEqual(AutoTokenizer.from_pretrained(folder)(text)["input_ids"],
+                                 AutoTokenizer.from_pretrained(source_of(name))(text)["input_ids"])
+        report(f"transformers: loaded {len(folders)} of our folders, no missing and no unexpected key")
+
+    def test_the_model_computes_the_same(self):
+        """The configuration came back too: equal logits, from run_config.yaml alone."""
+        import torch
+        from transformers import AutoModelForCausalLM
+        ids = torch.arange(3, 19).reshape(2, 8)
+        for family in FAMILIES:
+            with self.subTest(family=family), torch.no_grad():
+                load = functools.partial(AutoModelForCausalLM.from_pretrained, dtype=torch.float32, attn_implementation="eager")
+                ours, theirs = load(returned(family)), load(hf(family))
+                self.assertTrue(torch.equal(ours(ids).logits, theirs(ids).logits))
+
+
+if __name__ == "__main__":
+    unittest.main()

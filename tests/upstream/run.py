@@ -1,0 +1,156 @@
+"""Megatron-Bridge itself, run beside viaduct. Needs the folder of reference programs (ORACLE/upstream).
+
+usage: run.py ORACLE
+
+For every family of the fixtures, under two layouts: what viaduct imported, Megatron-Bridge loads and exports to the same
+Hugging Face bits. For models that neither has seen (variants.py): both import the same model; tensors, extra states and
+the model section of run_config.yaml are equal; each exports the other's checkpoint to the source's bits; transformers
+and megatron-core load ours. Fails unless all of them did, and reports the counts.
+"""
+import argparse
+import contextlib
+import functools
+import os
+import pathlib
+import sys
+import traceback
+
+if __name__ == "__main__":  # upstream's save starts a helper process that imports this file again
+    ORACLE = pathlib.Path(sys.argv[1]).resolve()
+    sys.path.insert(0, str(ORACLE / "upstream"))
+    import cpu_harness  # noqa: F401  first: it makes upstream importable without a GPU
+    import upstream
+
+    import variants
+    from viaduct_test import (CORES, FAMILIES, GOLDEN, differences, loads_in_megatron_core, parallel_options,
+                              provider_differences, read_hf, read_torch_dist, report, scratch, viaduct)
+
+LAYOUTS = ("one", "cut")
+
+
+@contextlib.contextmanager
+def quiet(log):
+    """Upstream's log lines go to a file, also those that are printed below Python."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    with open(log, "a") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, copy in enumerate(kept, start=1):
+                os.dup2(copy, number)
+                os.close(copy)
+
+
+def bridge(command, log, **folders):
+    # Upstream sets these for one model and trips over them at the next.
+    for name in [n for n in os.environ if n.startswith("NVTE_")]:
+        del os.environ[name]
+    with quiet(log):
+        getattr(upstream, f"cmd_{command}")(argparse.Namespace(**{k: str(v) for k, v in folders.items()}))
+
+
+class Tally:
+    """Counts what was tried; a failure is told at once and does not stop the others."""
+
+    def __init__(self):
+        self.failures = []
+        self.done = {}
+
+    @contextlib.contextmanager
+    def trying(self, what, name):
+        try:
+            yield
+            self.done[what] = self.done.get(what, 0) + 1
+        except Exception as error:
+            self.failures.append(f"{what}, {name}: {error}")
+            print(f"FAILED {what}, {name}:")
+            traceback.print_exc(file=sys.stdout)
+            sys.stdout.flush()
+
+
+def expect_none(problems):
+    if problems:
+        raise AssertionError(problems if isinstance(problems, str) else "\n".join(problems))
+
+
+def bridge_exports_ours(tally, folder, log):
+    for family in FAMILIES:
+        hf = GOLDEN / "families" / family / "hf"
+        for layout in LAYOUTS:
+            with tally.trying("Megatron-Bridge exports our checkpoint to the source's bits", f"{family} {layout}"):
+                ours, back = folder / f"{family}-{layout}", folder / f"{family}-{layout}-back"
+                viaduct("import", hf, ours, *(parallel_options(hf) if layout == "cut" else []))
+                bridge("export", log, megatron=ours, hf=hf, out=back)
+                expect_none(differences(read_hf(back), read_hf(hf)))
+
+
+def same_import(ours, theirs):
+    (a, a_other), (b, b_other) = read_torch_dist(ours), read_torch_dist(theirs)
+    expect_none(differences(a, b))
+    states = [{n for n in other if "_extra_state" in n} for other in (a_other, b_other)]
+    expect_none([f"extra state {n} is on one side only" for n in sorted(states[0] ^ states[1])])
+
+
+def transformers_loads(folder):
+    from transformers import AutoModelForCausalLM
+
+    _, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, dtype="auto")
+    expect_none([f"{what}: {sorted(info[what])}" for what in ("missing_keys", "unexpected_keys", "mismatched_keys")
+                 if info[what]])
+
+
+def unseen_models(tally, folder, log):
+    pairs = []
+    for name in variants.VARIANTS:
+        hf, ours, theirs = (folder / f"{name}-{part}" for part in ("hf", "ours", "theirs"))
+        trying = functools.partial(tally.trying, name=name)
+        with trying("unseen model made and imported by both"):
+            with quiet(log):
+                variants.make(name, hf, GOLDEN / "families/llama/hf")
+            viaduct("import", hf, ours)
+            bridge("import", log, hf=hf, megatron=theirs)
+        if not theirs.exists() or not ours.exists():
+            continue
+        pairs.append((ours, theirs))
+        with trying("unseen model: our import is upstream's, tensors and extra states"):
+            same_import(ours, theirs)
+        with trying("unseen model: run_config.yaml is upstream's in value and type"):
+            expect_none(provider_differences(ours, theirs))
+        with trying("unseen model: upstream exports ours to the source's bits"):
+            bridge("export", log, megatron=ours, hf=hf, out=folder / f"{name}-ours-back")
+            expect_none(differences(read_hf(folder / f"{name}-ours-back"), read_hf(hf)))
+        with trying("unseen model: we export upstream's to the source's bits, transformers loads it"):
+            back = folder / f"{name}-theirs-back"
+            viaduct("export", theirs, back)
+            expect_none(differences(read_hf(back), read_hf(hf)))
+            with quiet(log):
+                transformers_loads(back)
+    for version in CORES:
+        for ours, problem in loads_in_megatron_core(pairs, version).items():
+            with tally.trying(f"unseen model: megatron-core {version} loads ours", ours):
+                expect_none(problem)
+
+
+def main():
+    folder, tally = scratch(), Tally()
+    log = folder / "upstream.log"
+    bridge_exports_ours(tally, folder, log)
+    unseen_models(tally, folder, log)
+    expected = {what: len(variants.VARIANTS) for what in tally.done if what.startswith("unseen")}
+    expected["Megatron-Bridge exports our checkpoint to the source's bits"] = len(FAMILIES) * len(LAYOUTS)
+    for what, number in expected.items():
+        report(f"upstream: {what}: {tally.done.get(what, 0)} of {number}")
+    for failure in tally.failures:
+        print(f"FAILED {failure}"[:2000])
+    if tally.failures or len(expected) != 8 or any(tally.done.get(w) != n for w, n in expected.items()):
+        sys.exit(f"upstream: {len(tally.failures)} failures; its own messages are in {log}")
+
+
+if __name__ == "__main__":
+    main()
