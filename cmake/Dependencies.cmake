@@ -12,7 +12,6 @@ endfunction()
 
 viaduct_static_library(deflate deflate libdeflate.h)
 viaduct_static_library(zlib z zlib.h)
-viaduct_static_library(yaml-cpp-static yaml-cpp yaml-cpp/yaml.h)
 viaduct_static_library(xxhash-static xxhash xxhash.h)
 
 # fmt: Debian's static archive when there, else the headers alone.

@@ -201,6 +201,7 @@ class Unpickler {
     return text(Kind::kString, value);
   }
   std::string_view keep(std::string_view value) {
+    if (value.empty()) return "";   // an arena that has given nothing yet has no address
     char* at = arena_.allocate(value.size());
     std::memcpy(at, value.data(), value.size());
     return {at, value.size()};

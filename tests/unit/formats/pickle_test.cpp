@@ -132,6 +132,10 @@ TEST(Pickle, CyclesAreKeptAsTheyAre) {
   EXPECT_EQ(document.root().item(0).identity(), document.root().identity());
 }
 
+TEST(Pickle, EmptyTexts) {
+  for (const std::string& bytes : {"S''\n."s, "V\n."s, "U\0."s}) EXPECT_EQ(parse(bytes).root().text(), "");
+}
+
 TEST(Pickle, MisusedOpcodesAreErrors) {
   EXPECT_THAT(error_of_pickle("."), HasSubstr("STOP"));
   EXPECT_THAT(error_of_pickle("a."), HasSubstr("append"));
