@@ -128,6 +128,33 @@ TEST(TorchObject, WritesBackTorchsBytes) {
   }
 }
 
+TEST(TorchFolder, OneFileOrSeveralWithAnIndex) {
+  const auto weights = [](std::initializer_list<const char*> names) {
+    PickleValue value = PickleValue::dict();
+    for (const char* name : names) value.set_member(name, PickleTensor{DType::kI8, {1}, std::string(1, name[0])});
+    return write_torch_file(value, "archive");
+  };
+  const ScratchFolder folder;
+  EXPECT_FALSE(is_torch_folder(folder.path()));
+  folder.file("pytorch_model.bin", weights({"single"}));
+  EXPECT_TRUE(is_torch_folder(folder.path()));
+  EXPECT_NE(open_torch_folder(folder.path())->find("single"), nullptr);
+
+  // What the index does not list, or places elsewhere, is not the model's.
+  folder.file("a.bin", weights({"x", "y", "unlisted"}));
+  folder.file("b.bin", weights({"y", "z"}));
+  folder.file("pytorch_model.bin.index.json", R"({"weight_map": {"z": "b.bin", "x": "a.bin", "y": "a.bin"}})");
+  const std::unique_ptr<TensorReader> reader = open_torch_folder(folder.path());
+  ASSERT_EQ(reader->tensors().size(), 3u);
+  EXPECT_EQ(reader->files()[reader->find("y")->chunks[0].file].filename(), "a.bin");
+  EXPECT_EQ(read_tensor(*reader, *reader->find("z"))[0], std::byte{'z'});
+
+  folder.file("pytorch_model.bin.index.json", R"({"weight_map": {"z": "b.bin", "w": "a.bin"}})");
+  EXPECT_THAT(error_of([&] { open_torch_folder(folder.path()); }), HasSubstr("tensor w is in a.bin"));
+  folder.file("pytorch_model.bin.index.json", R"({"weight_map": {"z": "../b.bin"}})");
+  EXPECT_THAT(error_of([&] { open_torch_folder(folder.path()); }), HasSubstr("no name of a file beside it"));
+}
+
 // ---------------------------------------------------------------- hostile files
 
 TEST(TorchFile, TruncatedAnywhereIsAnError) {
