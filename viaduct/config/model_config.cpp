@@ -85,6 +85,27 @@ void derive_sizes(ModelConfig& config) {
   if (config.num_moe_experts && !config.moe_ffn_hidden_size) config.moe_ffn_hidden_size = config.ffn_hidden_size;
 }
 
+/// The Hugging Face model's name where releases after 0.6 keep it.
+const Yaml* id_in_metadata(const ModelConfig& config) {
+  const Yaml* metadata = config.unknown.find(kMetadataKey);
+  const Yaml* id = metadata ? metadata->find("hf_model_id") : nullptr;
+  return id && id->is_string() ? id : nullptr;
+}
+
+/// What other releases say with other keys.
+void read_other_names(ModelConfig& config, const std::set<std::string>& seen) {
+  // 0.3: only the Llama 3.1 classes scale rope, by this factor.
+  const Yaml* scale = config.unknown.find("scale_factor");
+  if (scale && scale->is_number() && !seen.contains("rope_scaling") &&
+      last_word(config.target).starts_with("Llama3")) {
+    config.rope_scaling = true;
+    config.rope_scaling_factor = scale->as_double();
+  }
+  // 0.3: the pattern of a hybrid model's layers.
+  if (!config.hybrid_layer_pattern) std::swap(config.hybrid_layer_pattern, config.hybrid_override_pattern);
+  if (const Yaml* id = id_in_metadata(config); id && !config.hf_model_id) config.hf_model_id = id->as_string();
+}
+
 const Yaml& target_in(const Yaml& node, std::string_view where) {
   const Yaml* target = node.find(kTargetKey);
   VIADUCT_USER_CHECK(target && target->is_string(), "{}: no _target_ that names the class of the model", where);
@@ -195,6 +216,7 @@ Yaml to_nested_yaml(const ModelConfig& config) {
   for (const Field<ModelConfig>& field : fields<ModelConfig>()) {
     const std::string name(field.name);
     Yaml value = field.get(config);
+    if (const Yaml* id = id_in_metadata(config); id && name == "hf_model_id" && *id == value) continue;
     if (form.outer.contains(name)) outer.set(name, value);
     if (form.transformer.contains(name) || (!form.outer.contains(name) && !(value == field.get(defaults))))
       inner.set(name, std::move(value));
@@ -244,9 +266,7 @@ ModelConfig model_config_from_yaml(const Yaml& node, std::string_view origin) {
       config.beyond_provider.insert(std::string(field.name));
     }
   }
-  if (const Yaml* metadata = config.unknown.find(kMetadataKey); metadata && !config.hf_model_id) {
-    if (const Yaml* id = metadata->find("hf_model_id"); id && id->is_string()) config.hf_model_id = id->as_string();
-  }
+  read_other_names(config, seen);
   derive_sizes(config);
   return config;
 }

@@ -232,7 +232,6 @@ transformer:
   EXPECT_EQ(config.hf_model_id, "some/model");
   EXPECT_FALSE(config.share_embeddings_and_output_weights);
   EXPECT_EQ(config.params_dtype, DType::kBF16);
-  config.hf_model_id.reset();  // stands in the metadata
   EXPECT_EQ(to_yaml(config), file) << emit_yaml(to_yaml(config));
   config.qk_layernorm = true;
   EXPECT_EQ(to_yaml(config).at("transformer").at("qk_layernorm"), Yaml(true));
@@ -243,6 +242,24 @@ transformer:
   named.find("transformer")->set("num_layers", "two");
   EXPECT_THAT(error_of([&] { model_config_from_yaml(named, "f.yaml"); }),
               HasSubstr("f.yaml: model.transformer.num_layers: expected an integer"));
+}
+
+TEST(ModelConfigRead, UnderstandsOlderReleases) {
+  Yaml llama = minimal("megatron.bridge.models.llama.llama_provider.Llama31ModelProvider");
+  llama.set("scale_factor", 32);
+  llama.set("use_transformer_engine_op_fuser", nullptr);
+  llama.set("generation_config", nullptr);
+  const ModelConfig config = model_config_from_yaml(llama, "f.yaml");
+  EXPECT_TRUE(config.rope_scaling);
+  EXPECT_EQ(static_cast<double>(config.rope_scaling_factor), 32.0);
+  EXPECT_EQ(to_yaml(config).at("scale_factor"), Yaml(32));
+  EXPECT_EQ(to_yaml(config).at("use_transformer_engine_op_fuser"), Yaml());
+
+  Yaml mamba = minimal("megatron.bridge.models.mamba.mamba_provider.MambaModelProvider");
+  mamba.set("hybrid_override_pattern", "M-M*-");
+  const ModelConfig hybrid = model_config_from_yaml(mamba, "f.yaml");
+  EXPECT_EQ(hybrid.hybrid_layer_pattern, "M-M*-");
+  EXPECT_FALSE(hybrid.hybrid_override_pattern);
 }
 
 TEST(RunConfigRead, NamesSectionAndKey) {
