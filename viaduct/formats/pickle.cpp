@@ -128,6 +128,14 @@ class Unpickler {
       fail(fmt::format("the objects need more than {} bytes of memory", arena_.limit()));
   }
 
+  // While a vector grows, the old and the new one are there.
+  template <class T>
+  void check_growth(const std::vector<T>& vector, size_t size) const {
+    if (size > vector.capacity() &&
+        (vector.capacity() + std::max(size, 2 * vector.capacity())) * sizeof(T) + arena_.used() > arena_.limit())
+      fail(fmt::format("the objects need more than {} bytes of memory", arena_.limit()));
+  }
+
   // ---- bytes
   std::string_view take(uint64_t count) {
     if (count > bytes_.size() - at_)
@@ -152,7 +160,10 @@ class Unpickler {
 
   // ---- stack. Values below the last mark belong to what is outside of it.
   size_t base() const { return marks_.empty() ? 0 : marks_.back(); }
-  void push(Node node) { stack_.push_back(node); }
+  void push(Node node) {
+    check_growth(stack_, stack_.size() + 1);
+    stack_.push_back(node);
+  }
   Node pop() {
     if (stack_.size() <= base()) fail("the stack is empty");
     const Node node = stack_.back();
@@ -273,6 +284,7 @@ class Unpickler {
     // Python numbers them one after the other; an index far beyond that must not cost memory for those between.
     if (index < 2 * puts_ + 1024) {
       if (index >= memo_.size()) {
+        check_growth(memo_, index + 1);
         memo_.resize(index + 1);
         known_.resize(index + 1);
       }
@@ -507,7 +519,10 @@ void Unpickler::step(uint8_t op) {
     case 0x8e: case 0x96: push(text(Kind::kBytes, take(little<uint64_t>()))); break;
     case 0x97: case 0x98: fail("buffers outside of the pickle are not supported");
     // Containers
-    case '(': marks_.push_back(stack_.size()); break;
+    case '(':
+      check_growth(marks_, marks_.size() + 1);
+      marks_.push_back(stack_.size());
+      break;
     case ')': push(empty_tuple()); break;
     case ']': push(empty(Kind::kList)); break;
     case '}': push(empty(Kind::kDict)); break;

@@ -18,7 +18,9 @@ namespace {
 
 using Kind = PickleNode::Kind;
 
-constexpr uint64_t kPickleLimit = 128u << 20;
+// A state dict of 100,000 tensors has a pickle of 10 MiB, which takes 60 MiB in memory.
+constexpr uint64_t kPickleLimit = 64u << 20;
+constexpr uint64_t kPickleMemory = 128u << 20;
 constexpr uint64_t kObjectLimit = 64u << 20;     // bytes of tensors in an object read into memory
 constexpr size_t kMaxDepth = 64;
 constexpr size_t kMaxVisits = 4'000'000;         // shared values are visited once for each way that leads to them
@@ -51,6 +53,7 @@ PickleDocument read_pickle(const ZipArchive& archive, std::string_view origin, b
   }
   PickleOptions options;
   options.origin = fmt::format("{}: {}", origin, name);
+  options.max_memory = kPickleMemory;
   if (unknown_classes) options.unknown = PickleOptions::Unknown::kOpaque;
   return PickleDocument::parse(archive.read(*entry, kPickleLimit), options);
 }
