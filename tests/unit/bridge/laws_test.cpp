@@ -1,0 +1,136 @@
+// Laws of conversion, for every family under random sizes and layouts: there and back is the identity, and the layout a
+// checkpoint was cut for makes no difference to what is read from it.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <random>
+
+#include "viaduct/bridge/auto_bridge.h"
+#include "viaduct/bridge/model_layout.h"
+#include "viaduct/core/error.h"
+#include "viaduct/formats/safetensors_writer.h"
+
+namespace viaduct::bridge {
+namespace {
+
+namespace fs = std::filesystem;
+using topology::Parallelism;
+
+class Laws : public testing::TestWithParam<size_t> {
+ protected:
+  void SetUp() override {
+    // In memory where there is such a place: thousands of small conversions, each of which syncs its files.
+    const Path scratch = ::access("/dev/shm", W_OK) == 0 ? Path("/dev/shm") : Path(testing::TempDir());
+    folder_ = scratch / fmt::format("viaduct-laws-{}-{}", ::getpid(), GetParam());
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  const models::Family& family() const { return models::families()[GetParam()]; }
+  int64_t one_of(std::initializer_list<int64_t> values) {
+    return values.begin()[std::uniform_int_distribution<size_t>(0, values.size() - 1)(random_)];
+  }
+
+  // A model of odd sizes with random bits in every weight, NaN payloads among them.
+  Path make_model(int number) {
+    Json config = Json::parse(family().toy_config, "toy");
+    config.set("architectures", Json::array({Json(family().architecture)}));
+    config.set("model_type", family().model_type);
+    const int64_t groups = one_of({1, 2, 3, 4}), heads = groups * one_of({1, 2, 3});
+    config.set("num_key_value_heads", groups);
+    config.set("num_attention_heads", heads);
+    // OLMoE has no head_dim of its own.
+    const int64_t head_dim = one_of({4, 6, 8, 12});
+    config.set("hidden_size", family().name == "olmoe" ? heads * head_dim : one_of({20, 28, 40}));
+    config.set("head_dim", head_dim);
+    config.set("intermediate_size", one_of({12, 24, 36, 60}));
+    config.set("num_hidden_layers", one_of({2, 4, 6}));
+    config.set("vocab_size", one_of({97, 100, 101, 128}));
+    if (config.contains("moe_intermediate_size")) config.set("moe_intermediate_size", one_of({12, 24}));
+    if (config.contains("num_experts")) config.set("num_experts", one_of({2, 4, 6}));
+    const models::HfConfig hf(config, "toy");
+    const WeightGraph graph = build_weight_graph(models::read_arch(hf));
+    std::vector<std::pair<formats::StoredTensor, std::vector<std::byte>>> tensors;
+    for (const layout::Expr::Input& input : graph.hf_tensors) {
+      std::vector<std::byte> bytes(static_cast<size_t>(num_elements(input.shape)) * 2);
+      for (std::byte& byte : bytes) byte = static_cast<std::byte>(random_());
+      tensors.push_back({{input.name, DType::kBF16, input.shape, {}}, std::move(bytes)});
+    }
+    const Path path = folder_ / fmt::format("hf{}", number);
+    fs::create_directories(path);
+    write_file(path / "config.json", config.dump(2));
+    write_file(path / "model.safetensors", formats::safetensors_file(tensors));
+    return path;
+  }
+
+  // A layout that cuts the model, pipeline and (with experts) expert parallel among it.
+  Parallelism random_layout(const models::ArchSpec& arch) {
+    for (int tries = 0; tries < 1000; ++tries) {
+      Parallelism parallel;
+      parallel.tp = static_cast<int>(one_of({1, 2, 3, 4, 6}));
+      parallel.pp = static_cast<int>(one_of({1, 2}));
+      parallel.vpp = parallel.pp > 1 ? static_cast<int>(one_of({1, 2})) : 1;
+      if (arch.has_moe()) {
+        parallel.ep = static_cast<int>(one_of({1, 2, 3}));
+        parallel.etp = static_cast<int>(one_of({1, 2, 3}));
+      }
+      try {
+        check_layout(arch, parallel);
+        return parallel;
+      } catch (const UserError&) {
+        // does not fit this model: another
+      }
+    }
+    ADD_FAILURE() << "no layout fits";
+    return {};
+  }
+
+  std::string differences(const Path& a, const Path& b) {
+    std::string text;
+    const RawCheckpoint left = open_raw_checkpoint(a), right = open_raw_checkpoint(b);
+    for (const Difference& difference : compare(raw_view(left), raw_view(right), {}).differences)
+      text += difference.tensor + ": " + difference.what + "\n";
+    return text;
+  }
+
+  Path folder_;
+  std::mt19937_64 random_{20260101 + GetParam()};
+};
+
+TEST_P(Laws, ThereAndBackUnderFiftyLayouts) {
+  int cut_by_tp = 0, cut_by_pp = 0, cut_by_ep = 0, padded = 0;
+  for (int i = 0; i < 50; ++i) {
+    const Path hf = make_model(i);
+    const AutoBridge bridge = AutoBridge::from_hf_pretrained(hf);
+    const Parallelism first = random_layout(bridge.arch()), second = random_layout(bridge.arch());
+    const Path one = folder_ / "one", two = folder_ / "two", direct = folder_ / "direct", back = folder_ / "back";
+    bridge.import_ckpt(one, {.parallel = first});
+    // Read under the first layout, written under the second: as if imported under the second.
+    AutoBridge::from_hf_pretrained(one).import_ckpt(two, {.parallel = second});
+    bridge.import_ckpt(direct, {.parallel = second});
+    EXPECT_EQ(differences(two, direct), "") << i;
+    AutoBridge::export_ckpt(two, back);
+    EXPECT_EQ(read_text_file(back / "model.safetensors"), read_text_file(hf / "model.safetensors")) << i;
+    EXPECT_EQ(read_text_file(back / "config.json"), read_text_file(hf / "config.json")) << i;
+    cut_by_tp += first.tp > 1;
+    cut_by_pp += first.pp > 1;
+    cut_by_ep += first.ep > 1;
+    padded += bridge.arch().embedding.vocab_size % first.tp != 0;
+    for (const Path& path : {hf, one, two, direct, back}) fs::remove_all(path);
+    if (HasFailure()) return;
+  }
+  // The layouts were worth something.
+  EXPECT_GE(cut_by_tp, 10);
+  EXPECT_GE(cut_by_pp, 10);
+  EXPECT_GE(padded, 3);
+  if (family().name == "qwen3_moe" || family().name == "olmoe") {
+    EXPECT_GE(cut_by_ep, 10);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, Laws, testing::Range<size_t>(0, models::families().size()),
+                         [](const auto& info) { return std::string(models::families()[info.param].name); });
+
+}  // namespace
+}  // namespace viaduct::bridge
