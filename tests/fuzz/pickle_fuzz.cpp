@@ -36,7 +36,8 @@ void read_object(const std::string& pickle) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string pickle(reinterpret_cast<const char*>(data), size);
   for (const auto unknown : {PickleOptions::Unknown::kRefuse, PickleOptions::Unknown::kOpaque})
-    attempt([&] { PickleDocument::parse(pickle, {.origin = "input", .unknown = unknown, .max_memory = 8u << 20}); });
+    attempt(
+        [&] { PickleDocument::parse(pickle, {.origin = "input", .unknown = unknown, .max_memory = 8u << 20}); });
   attempt([&] { parse_torch_dist_metadata(pickle, "input"); });
   attempt([&] { read_object(pickle); });
   return 0;

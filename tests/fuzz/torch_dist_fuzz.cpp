@@ -19,7 +19,8 @@ class Folder {
   Folder() {
     const viaduct::Path memory = "/dev/shm";
     const bool there = std::filesystem::is_directory(memory) && ::access(memory.c_str(), W_OK) == 0;
-    path_ = (there ? memory : std::filesystem::temp_directory_path()) / ("viaduct-fuzz-" + std::to_string(::getpid()));
+    path_ =
+        (there ? memory : std::filesystem::temp_directory_path()) / ("viaduct-fuzz-" + std::to_string(::getpid()));
     std::filesystem::create_directories(path_);
   }
   ~Folder() { std::filesystem::remove_all(path_); }

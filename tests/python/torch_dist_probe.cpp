@@ -1,7 +1,8 @@
-// What the reader says of a checkpoint, and a checkpoint written again by our writer, for comparison with torch's own.
+// What the reader says of a checkpoint, and a checkpoint written again by our writer, for comparison with torch's
+// own.
 //
-//   torch_dist_probe read PATH          a JSON object: tensors (dtype, shape, CRC-32 of the row-major bytes), objects
-//   torch_dist_probe rewrite FROM TO N  the iteration folder FROM laid out anew in TO with N data files
+//   torch_dist_probe read PATH          a JSON object: tensors (dtype, shape, CRC-32 of the row-major bytes),
+//   objects torch_dist_probe rewrite FROM TO N  the iteration folder FROM laid out anew in TO with N data files
 //   torch_dist_probe make TO N          N random-sized tensors of every element type
 #include <cstdio>
 #include <cstring>
@@ -113,15 +114,16 @@ void rewrite(const Path& from, const Path& to, int num_files) {
 void make(const Path& to, int count) {
   std::mt19937 random(7);
   TorchDistWriter writer({.num_files = 3});
-  constexpr DType kTypes[] = {DType::kF64, DType::kF32, DType::kF16, DType::kBF16, DType::kI64, DType::kI32,
-                              DType::kI16, DType::kI8, DType::kU8, DType::kBool, DType::kC64, DType::kC128,
-                              DType::kF8E4M3, DType::kF8E5M2, DType::kF8E8M0, DType::kU16, DType::kU32, DType::kU64};
+  constexpr DType kTypes[] = {DType::kF64, DType::kF32,  DType::kF16,    DType::kBF16,   DType::kI64,
+                              DType::kI32, DType::kI16,  DType::kI8,     DType::kU8,     DType::kBool,
+                              DType::kC64, DType::kC128, DType::kF8E4M3, DType::kF8E5M2, DType::kF8E8M0,
+                              DType::kU16, DType::kU32,  DType::kU64};
   for (int i = 0; i < count; ++i) {
     StoredTensor tensor{fmt::format("t{}", i), kTypes[static_cast<size_t>(i) % std::size(kTypes)], {}, {}};
     const int rank = static_cast<int>(random() % 6);
     for (int axis = 0; axis < rank; ++axis) tensor.shape.push_back(1 + random() % 9);
     if (i == 5) tensor.shape = {0, 3};
-    if (i == 6) tensor.shape = {300, 5000};   // large enough for a page of its own
+    if (i == 6) tensor.shape = {300, 5000};  // large enough for a page of its own
     writer.add(std::move(tensor));
   }
   writer.add_object("some._extra_state/shard_0_1", empty_extra_state());
@@ -141,10 +143,14 @@ int main(int argc, char** argv) {
   using namespace viaduct;
   try {
     const std::string command = argc > 2 ? argv[1] : "";
-    if (command == "read") formats::read(argv[2]);
-    else if (command == "rewrite" && argc == 5) formats::rewrite(argv[2], argv[3], std::atoi(argv[4]));
-    else if (command == "make" && argc == 4) formats::make(argv[2], std::atoi(argv[3]));
-    else return std::fputs("torch_dist_probe read PATH | rewrite FROM TO FILES | make TO TENSORS\n", stderr), 2;
+    if (command == "read")
+      formats::read(argv[2]);
+    else if (command == "rewrite" && argc == 5)
+      formats::rewrite(argv[2], argv[3], std::atoi(argv[4]));
+    else if (command == "make" && argc == 4)
+      formats::make(argv[2], std::atoi(argv[3]));
+    else
+      return std::fputs("torch_dist_probe read PATH | rewrite FROM TO FILES | make TO TENSORS\n", stderr), 2;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 2;

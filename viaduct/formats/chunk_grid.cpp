@@ -37,8 +37,8 @@ class GridCheck {
       for (int axis = 0; axis < rank; ++axis) {
         const int64_t from = chunk.offset[axis], size = chunk.size[axis], whole = tensor_.shape[axis];
         if (from < 0 || size < 0 || from > whole || size > whole - from)
-          fail(fmt::format("of shape {} has a chunk at {} of size {}, which reaches outside", tensor_.shape, chunk.offset,
-                           chunk.size));
+          fail(fmt::format("of shape {} has a chunk at {} of size {}, which reaches outside", tensor_.shape,
+                           chunk.offset, chunk.size));
         is_empty = is_empty || size == 0;
       }
       if (!is_empty) all.push_back(i);
@@ -54,12 +54,13 @@ class GridCheck {
   void sweep(int axis, std::vector<uint32_t>& active) {
     visits_ += static_cast<int64_t>(active.size()) + 1;
     if (visits_ > kMaxVisits) fail(fmt::format("of shape {} is cut into chunks too irregularly", tensor_.shape));
-    if (active.empty()) fail(fmt::format("of shape {}: no chunk holds the box {}", tensor_.shape, box_text(at_, size_)));
+    if (active.empty())
+      fail(fmt::format("of shape {}: no chunk holds the box {}", tensor_.shape, box_text(at_, size_)));
     if (axis == tensor_.shape.rank()) {
       if (active.size() == 1) return;
       const StoredChunk &a = tensor_.chunks[active[0]], &b = tensor_.chunks[active[1]];
-      fail(fmt::format("of shape {}: two chunks, {} and {}, hold the box {}", tensor_.shape, box_text(a.offset, a.size),
-                       box_text(b.offset, b.size), box_text(at_, size_)));
+      fail(fmt::format("of shape {}: two chunks, {} and {}, hold the box {}", tensor_.shape,
+                       box_text(a.offset, a.size), box_text(b.offset, b.size), box_text(at_, size_)));
     }
     const auto from = [&](uint32_t i) { return tensor_.chunks[i].offset[axis]; };
     const auto to = [&](uint32_t i) { return tensor_.chunks[i].offset[axis] + tensor_.chunks[i].size[axis]; };

@@ -38,8 +38,8 @@ std::string what_is_missing(const Path& folder) {
 std::string iteration_folder_name(int64_t iteration) { return fmt::format("iter_{:07}", iteration); }
 
 IterationFolder find_iteration(const Path& path, std::optional<int64_t> wanted) {
-  VIADUCT_USER_CHECK(std::filesystem::is_directory(path), "{} is no folder with a Megatron checkpoint{}", path.string(),
-                     std::filesystem::exists(path) ? "" : ": it does not exist");
+  VIADUCT_USER_CHECK(std::filesystem::is_directory(path), "{} is no folder with a Megatron checkpoint{}",
+                     path.string(), std::filesystem::exists(path) ? "" : ": it does not exist");
   IterationFolder result;
   // A name without the slash that a shell's completion leaves.
   const Path plain = path.has_filename() ? path : path.parent_path();
@@ -64,9 +64,12 @@ IterationFolder find_iteration(const Path& path, std::optional<int64_t> wanted) 
     if (!entry.is_directory(error) || (!iteration && name != "release")) continue;
     const std::string missing = what_is_missing(entry.path());
     found.push_back(missing.empty() ? name : fmt::format("{}: {}", name, missing));
-    if (!missing.empty()) result.passed_over.push_back(found.back());
-    else if (iteration) complete.emplace_back(*iteration, entry.path());
-    else release = true;
+    if (!missing.empty())
+      result.passed_over.push_back(found.back());
+    else if (iteration)
+      complete.emplace_back(*iteration, entry.path());
+    else
+      release = true;
   }
   std::sort(found.begin(), found.end());
   std::sort(result.passed_over.begin(), result.passed_over.end());
@@ -76,9 +79,10 @@ IterationFolder find_iteration(const Path& path, std::optional<int64_t> wanted) 
                          : fmt::format("Found: {}", fmt::join(found, "; "));
   };
   if (wanted) {
-    const auto it = std::find_if(complete.begin(), complete.end(), [&](const auto& c) { return c.first == *wanted; });
-    VIADUCT_USER_CHECK(it != complete.end(), "{} has no complete checkpoint of iteration {}. {}", plain.string(), *wanted,
-                       listing());
+    const auto it =
+        std::find_if(complete.begin(), complete.end(), [&](const auto& c) { return c.first == *wanted; });
+    VIADUCT_USER_CHECK(it != complete.end(), "{} has no complete checkpoint of iteration {}. {}", plain.string(),
+                       *wanted, listing());
     result.iteration = it->first;
     result.folder = it->second;
   } else if (!complete.empty()) {
@@ -91,6 +95,8 @@ IterationFolder find_iteration(const Path& path, std::optional<int64_t> wanted) 
   return result;
 }
 
-Path resolve_iteration(const Path& path, std::optional<int64_t> wanted) { return find_iteration(path, wanted).folder; }
+Path resolve_iteration(const Path& path, std::optional<int64_t> wanted) {
+  return find_iteration(path, wanted).folder;
+}
 
 }  // namespace viaduct::formats

@@ -12,13 +12,14 @@ namespace viaduct::formats {
 
 struct IterationFolder {
   Path folder;
-  std::optional<int64_t> iteration;          // nullopt for `release` and for a folder of another name
+  std::optional<int64_t> iteration;  // nullopt for `release` and for a folder of another name
   /// Folders that were passed over, with the reason ("iter_0000200: no metadata.json (unfinished?)").
   std::vector<std::string> passed_over;
 };
 
-/// `path` is a root with iter_0000000-like folders (or `release`), or one such folder. Without `wanted`: the complete
-/// folder (.metadata and metadata.json) with the largest number, else `release`. UserError that lists what was found.
+/// `path` is a root with iter_0000000-like folders (or `release`), or one such folder. Without `wanted`: the
+/// complete folder (.metadata and metadata.json) with the largest number, else `release`. UserError that lists what
+/// was found.
 IterationFolder find_iteration(const Path& path, std::optional<int64_t> wanted = {});
 /// find_iteration's folder.
 Path resolve_iteration(const Path& path, std::optional<int64_t> wanted = {});

@@ -15,13 +15,13 @@ namespace viaduct::formats {
 
 struct PickleNode::Sequence {
   PickleNode* items = nullptr;
-  uint32_t size = 0;       // of a dict: keys and values
+  uint32_t size = 0;  // of a dict: keys and values
   uint32_t capacity = 0;
 };
 
 struct PickleNode::Call {
   PickleNode callable, arguments, state;
-  PickleNode* items = nullptr;   // two, where there are any: appended (a list), members (a dict)
+  PickleNode* items = nullptr;  // two, where there are any: appended (a list), members (a dict)
 };
 
 /// Memory that lives as long as the document, with a bound on its sum.
@@ -94,8 +94,8 @@ PickleDocument::PickleDocument(PickleDocument&&) noexcept = default;
 PickleDocument& PickleDocument::operator=(PickleDocument&&) noexcept = default;
 PickleDocument::~PickleDocument() = default;
 
-/// The stack machine. Nothing here recurses, and each opcode makes at most a constant number of nodes beyond what it
-/// takes from the stack.
+/// The stack machine. Nothing here recurses, and each opcode makes at most a constant number of nodes beyond what
+/// it takes from the stack.
 class Unpickler {
  public:
   using Node = PickleNode;
@@ -124,7 +124,8 @@ class Unpickler {
 
   void check_memory() {
     if ((stack_.capacity() + memo_.capacity()) * sizeof(Node) + far_memo_.size() * 64 + marks_.capacity() * 8 +
-            arena_.used() > arena_.limit())
+            arena_.used() >
+        arena_.limit())
       fail(fmt::format("the objects need more than {} bytes of memory", arena_.limit()));
   }
 
@@ -212,7 +213,7 @@ class Unpickler {
     return text(Kind::kString, value);
   }
   std::string_view keep(std::string_view value) {
-    if (value.empty()) return "";   // an arena that has given nothing yet has no address
+    if (value.empty()) return "";  // an arena that has given nothing yet has no address
     char* at = arena_.allocate(value.size());
     std::memcpy(at, value.data(), value.size());
     return {at, value.size()};
@@ -255,12 +256,15 @@ class Unpickler {
       fail("a global without a proper name");
     const bool dangerous = is_dangerous_global(module, name);
     if (dangerous)
-      fail(fmt::format("the pickle names {}.{}{}, which can run programs or code: refused. Nothing was run. Do not load "
-                       "this file in Python", module, name,
-                       module == "posix" || module == "nt" ? fmt::format(" (os.{})", name) : ""));
+      fail(fmt::format(
+          "the pickle names {}.{}{}, which can run programs or code: refused. Nothing was run. Do not load "
+          "this file in Python",
+          module, name, module == "posix" || module == "nt" ? fmt::format(" (os.{})", name) : ""));
     if (options_.unknown == PickleOptions::Unknown::kRefuse && !is_allowed_global(module, name))
-      fail(fmt::format("the pickle names {}.{}, which is not among the classes that a state dict needs: refused. Save "
-                       "the file again with tensors and plain Python values only", module, name));
+      fail(fmt::format(
+          "the pickle names {}.{}, which is not among the classes that a state dict needs: refused. Save "
+          "the file again with tensors and plain Python values only",
+          module, name));
     char* at = arena_.allocate(module.size() + 1 + name.size());
     std::memcpy(at, module.data(), module.size());
     at[module.size()] = '.';
@@ -306,7 +310,8 @@ class Unpickler {
   uint64_t decimal_index(std::string_view text) const {
     uint64_t value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size() || text.empty()) fail("a memo index that is no number");
+    if (error != std::errc() || end != text.data() + text.size() || text.empty())
+      fail("a memo index that is no number");
     return value;
   }
   Node decimal(std::string_view text) const {
@@ -365,7 +370,10 @@ class Unpickler {
   Node raw_unicode(std::string_view raw) {
     std::string out;
     for (size_t i = 0; i < raw.size();) {
-      const size_t digits = raw[i] != '\\' || i + 1 == raw.size() ? 0 : raw[i + 1] == 'u' ? 4 : raw[i + 1] == 'U' ? 8 : 0;
+      const size_t digits = raw[i] != '\\' || i + 1 == raw.size() ? 0
+                            : raw[i + 1] == 'u'                   ? 4
+                            : raw[i + 1] == 'U'                   ? 8
+                                                                  : 0;
       if (digits > 0) {
         append_utf8(out, hex(raw, i + 2, digits) & 0x1fffff);
         i += 2 + digits;
@@ -396,7 +404,9 @@ class Unpickler {
           out += static_cast<char>(hex(raw, i + 1, 2));
           i += 2;
           break;
-        case '\\': case '\'': case '"': out += raw[i]; break;
+        case '\\':
+        case '\'':
+        case '"': out += raw[i]; break;
         default: fail("an escape that Python does not write in a text");
       }
     }
@@ -422,8 +432,10 @@ class Unpickler {
     if (target.kind_ == Kind::kList) return append(target.u_.sequence, from);
     if (target.kind_ != Kind::kCall) fail("an item appended to something that is no list");
     Node& appended = items_of(target)[0];
-    if (appended.is_none()) appended = sequence(Kind::kList, from);
-    else append(appended.u_.sequence, from);
+    if (appended.is_none())
+      appended = sequence(Kind::kList, from);
+    else
+      append(appended.u_.sequence, from);
   }
   void set_items(size_t from) {
     if (from <= base()) fail("nothing to set items of");
@@ -432,8 +444,10 @@ class Unpickler {
     if (target.kind_ == Kind::kDict) return append(target.u_.sequence, from);
     if (target.kind_ != Kind::kCall) fail("an item set in something that is no dict");
     Node& members = items_of(target)[1];
-    if (members.is_none()) members = sequence(Kind::kDict, from);
-    else append(members.u_.sequence, from);
+    if (members.is_none())
+      members = sequence(Kind::kDict, from);
+    else
+      append(members.u_.sequence, from);
   }
   void add_to_set(size_t from) {
     if (from <= base()) fail("nothing to add to");
@@ -516,8 +530,10 @@ void Unpickler::step(uint8_t op) {
     case 0x8d: push(utf8(take(little<uint64_t>()))); break;
     case 'B': push(text(Kind::kBytes, take(little<uint32_t>()))); break;
     case 'C': push(text(Kind::kBytes, take(little<uint8_t>()))); break;
-    case 0x8e: case 0x96: push(text(Kind::kBytes, take(little<uint64_t>()))); break;
-    case 0x97: case 0x98: fail("buffers outside of the pickle are not supported");
+    case 0x8e:
+    case 0x96: push(text(Kind::kBytes, take(little<uint64_t>()))); break;
+    case 0x97:
+    case 0x98: fail("buffers outside of the pickle are not supported");
     // Containers
     case '(':
       check_growth(marks_, marks_.size() + 1);
@@ -554,8 +570,10 @@ void Unpickler::step(uint8_t op) {
     case 0x90: add_to_set(pop_mark()); break;
     // Stack and memo
     case '0':
-      if (!marks_.empty() && stack_.size() == marks_.back()) marks_.pop_back();
-      else pop();
+      if (!marks_.empty() && stack_.size() == marks_.back())
+        marks_.pop_back();
+      else
+        pop();
       break;
     case '1': stack_.resize(pop_mark()); break;
     case '2': push(Node(top())); break;
@@ -573,7 +591,8 @@ void Unpickler::step(uint8_t op) {
       break;
     }
     case 0x93: stack_global(); break;
-    case 'R': case 0x81: {
+    case 'R':
+    case 0x81: {
       const Node arguments = pop(), callable = pop();
       // A torch.Size is its tuple: an index of 100,000 entries has three of them for each.
       if (callable.kind_ == Kind::kGlobal && callable.text() == "torch.Size" && arguments.kind_ == Kind::kTuple &&
@@ -609,7 +628,9 @@ void Unpickler::step(uint8_t op) {
     case 'b': build(); break;
     case 'P': push(persistent(text(Kind::kString, line()))); break;
     case 'Q': push(persistent(pop())); break;
-    case 0x82: case 0x83: case 0x84: fail("the registry of extensions is not supported");
+    case 0x82:
+    case 0x83:
+    case 0x84: fail("the registry of extensions is not supported");
     default: fail(fmt::format("0x{:02x} is no pickle opcode", op));
   }
 }
@@ -617,8 +638,8 @@ void Unpickler::step(uint8_t op) {
 PickleDocument PickleDocument::parse(std::string bytes, const PickleOptions& options) {
   PickleDocument document;
   document.origin_ = options.origin;
-  const uint64_t limit = options.max_memory ? options.max_memory
-                                            : std::clamp<uint64_t>(8 * bytes.size(), 64u << 20, 1u << 30);
+  const uint64_t limit =
+      options.max_memory ? options.max_memory : std::clamp<uint64_t>(8 * bytes.size(), 64u << 20, 1u << 30);
   document.arena_ = std::make_unique<Arena>(std::move(bytes), limit);
   Unpickler unpickler(*document.arena_, options);
   try {

@@ -13,22 +13,33 @@ struct PickleOptions {
   std::string origin;
   /// What to do with a global that is not on the list of those that state dicts need.
   enum class Unknown {
-    kRefuse,   // UserError that names it
-    kOpaque,   // keep its name; still refused when it can run programs or code (os.system, builtins.eval)
+    kRefuse,  // UserError that names it
+    kOpaque,  // keep its name; still refused when it can run programs or code (os.system, builtins.eval)
   };
   Unknown unknown = Unknown::kRefuse;
   /// Bound of the memory for the parsed graph. 0: 8 times the pickle, at least 64 MiB, at most 1 GiB.
   uint64_t max_memory = 0;
 };
 
-/// A value in a parsed pickle: a handle of 16 bytes, valid as long as its PickleDocument. Values may be shared and may
-/// form cycles: whoever walks them bounds the walk.
+/// A value in a parsed pickle: a handle of 16 bytes, valid as long as its PickleDocument. Values may be shared and
+/// may form cycles: whoever walks them bounds the walk.
 class PickleNode {
  public:
   enum class Kind : uint8_t {
-    kNone, kBool, kInt, kBigInt, kFloat, kString, kBytes, kList, kTuple, kSet, kDict, kGlobal,
-    kCall,         // callable(*args), with what was built, appended and set afterwards; torch.Size is a kTuple
-    kPersistent,   // a persistent id: torch's storages
+    kNone,
+    kBool,
+    kInt,
+    kBigInt,
+    kFloat,
+    kString,
+    kBytes,
+    kList,
+    kTuple,
+    kSet,
+    kDict,
+    kGlobal,
+    kCall,        // callable(*args), with what was built, appended and set afterwards; torch.Size is a kTuple
+    kPersistent,  // a persistent id: torch's storages
   };
 
   PickleNode() = default;
@@ -36,25 +47,25 @@ class PickleNode {
   bool is_none() const { return kind_ == Kind::kNone; }
   bool is(Kind kind) const { return kind_ == kind; }
 
-  bool boolean() const { return u_.integer != 0; }                        // kBool
-  int64_t integer() const { return u_.integer; }                          // kInt, kBool
-  double floating() const { return u_.floating; }                         // kFloat
+  bool boolean() const { return u_.integer != 0; }  // kBool
+  int64_t integer() const { return u_.integer; }    // kInt, kBool
+  double floating() const { return u_.floating; }   // kFloat
   /// kString (UTF-8), kBytes, kBigInt (little-endian two's complement), kGlobal ("module.name").
   std::string_view text() const { return {u_.text, length_}; }
   /// kList, kTuple, kSet: number of items. kDict: of pairs.
   size_t size() const;
-  PickleNode item(size_t i) const;                                        // kList, kTuple, kSet
-  PickleNode key(size_t i) const;                                         // kDict
-  PickleNode value(size_t i) const;                                       // kDict
+  PickleNode item(size_t i) const;   // kList, kTuple, kSet
+  PickleNode key(size_t i) const;    // kDict
+  PickleNode value(size_t i) const;  // kDict
   /// kDict: the value of a text key, the last one when there are several; nullptr when absent. Searches one by one.
   const PickleNode* find(std::string_view key) const;
 
   // kCall
-  PickleNode callable() const;     // kGlobal
-  PickleNode arguments() const;    // kTuple
-  PickleNode state() const;        // kNone when there was no BUILD
-  PickleNode appended() const;     // kList
-  PickleNode members() const;      // kDict
+  PickleNode callable() const;   // kGlobal
+  PickleNode arguments() const;  // kTuple
+  PickleNode state() const;      // kNone when there was no BUILD
+  PickleNode appended() const;   // kList
+  PickleNode members() const;    // kDict
   /// True when this is a call of, or the object of, the global of that name.
   bool is_call_of(std::string_view global) const;
   // kPersistent
@@ -86,8 +97,9 @@ class PickleDocument {
   PickleDocument& operator=(PickleDocument&&) noexcept;
   ~PickleDocument();
 
-  /// Protocols 0 to 5. UserError "<origin>: ... at byte N" for anything that is not a whole pickle, for a global that is
-  /// not allowed, and when the graph would need more than the bound of memory. Takes time linear in the size.
+  /// Protocols 0 to 5. UserError "<origin>: ... at byte N" for anything that is not a whole pickle, for a global
+  /// that is not allowed, and when the graph would need more than the bound of memory. Takes time linear in the
+  /// size.
   static PickleDocument parse(std::string bytes, const PickleOptions& options);
 
   PickleNode root() const { return root_; }

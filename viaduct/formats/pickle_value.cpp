@@ -9,9 +9,9 @@
 namespace viaduct::formats {
 
 std::string_view to_string(PickleValue::Kind kind) {
-  static constexpr std::array<std::string_view, 14> kNames{"None",  "bool", "int", "int beyond 64 bits", "float",
-                                                           "str",   "bytes", "list", "tuple", "set",
-                                                           "dict",  "tensor", "global", "object"};
+  static constexpr std::array<std::string_view, 14> kNames{
+      "None",   "bool",   "int",   "int beyond 64 bits", "float", "str", "bytes", "list", "tuple", "set", "dict",
+      "tensor", "global", "object"};
   return kNames[static_cast<size_t>(kind)];
 }
 
@@ -160,7 +160,8 @@ std::string PickleValue::to_text(size_t limit) const {
 }
 
 bool operator==(const PickleValue& a, const PickleValue& b) {
-  if (a.kind_ != b.kind_ || a.int_ != b.int_ || a.text_ != b.text_ || a.items_ != b.items_ || a.members_ != b.members_)
+  if (a.kind_ != b.kind_ || a.int_ != b.int_ || a.text_ != b.text_ || a.items_ != b.items_ ||
+      a.members_ != b.members_)
     return false;
   if (std::bit_cast<uint64_t>(a.float_) != std::bit_cast<uint64_t>(b.float_)) return false;
   if (a.kind_ == PickleValue::Kind::kTensor)

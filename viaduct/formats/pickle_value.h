@@ -23,11 +23,20 @@ struct PickleTensor {
 class PickleValue {
  public:
   enum class Kind : uint8_t {
-    kNone, kBool, kInt,
-    kBigInt,   // beyond 64 bits: text() holds its little-endian two's complement bytes
-    kFloat, kString, kBytes, kList, kTuple, kSet, kDict, kTensor,
-    kGlobal,   // a class or function by name, "torch.bfloat16"; never looked up or called
-    kObject,   // what calling a global would give: class name, arguments, state; never called
+    kNone,
+    kBool,
+    kInt,
+    kBigInt,  // beyond 64 bits: text() holds its little-endian two's complement bytes
+    kFloat,
+    kString,
+    kBytes,
+    kList,
+    kTuple,
+    kSet,
+    kDict,
+    kTensor,
+    kGlobal,  // a class or function by name, "torch.bfloat16"; never looked up or called
+    kObject,  // what calling a global would give: class name, arguments, state; never called
   };
   using Member = std::pair<PickleValue, PickleValue>;
 
@@ -48,7 +57,8 @@ class PickleValue {
   static PickleValue tuple(std::vector<PickleValue> items = {}) { return {Kind::kTuple, {}, std::move(items)}; }
   static PickleValue set(std::vector<PickleValue> items = {}) { return {Kind::kSet, {}, std::move(items)}; }
   static PickleValue dict(std::vector<Member> members = {});
-  /// `members` are what was put into it item by item (a dict subclass), `items` what was appended (a list subclass).
+  /// `members` are what was put into it item by item (a dict subclass), `items` what was appended (a list
+  /// subclass).
   static PickleValue object(std::string class_name, std::vector<PickleValue> arguments, PickleValue state,
                             std::vector<PickleValue> items, std::vector<Member> members);
 

@@ -12,7 +12,7 @@ template <class T>
 void put(std::string& out, T value) {
   for (size_t i = 0; i < sizeof value; ++i) out.push_back(static_cast<char>(value >> (8 * i)));
 }
-constexpr size_t kFrameHeader = 11;   // PROTO, FRAME and its length
+constexpr size_t kFrameHeader = 11;  // PROTO, FRAME and its length
 }  // namespace
 
 PickleWriter::PickleWriter(int protocol) : protocol_(protocol) {
@@ -184,8 +184,10 @@ void write_items(PickleWriter& to, const std::vector<PickleValue>& items, const 
   if (items.empty()) return;
   if (items.size() > 1) to.mark();
   for (const PickleValue& item : items) write_value(to, item, tensor);
-  if (items.size() > 1) to.appends();
-  else to.append();
+  if (items.size() > 1)
+    to.appends();
+  else
+    to.append();
 }
 
 void write_members(PickleWriter& to, const std::vector<PickleValue::Member>& members,
@@ -196,8 +198,10 @@ void write_members(PickleWriter& to, const std::vector<PickleValue::Member>& mem
     write_value(to, key, tensor);
     write_value(to, value, tensor);
   }
-  if (members.size() > 1) to.set_items();
-  else to.set_item();
+  if (members.size() > 1)
+    to.set_items();
+  else
+    to.set_item();
 }
 
 void write_tuple(PickleWriter& to, const std::vector<PickleValue>& items, const TensorWriterFunction& tensor) {
@@ -223,9 +227,7 @@ void write_value(PickleWriter& to, const PickleValue& value, const TensorWriterF
     case PickleValue::Kind::kFloat: return to.floating(value.as_double());
     case PickleValue::Kind::kString: to.string(value.text()); return;
     case PickleValue::Kind::kBytes: return to.bytes(value.text());
-    case PickleValue::Kind::kList:
-      to.empty_list();
-      return write_items(to, value.items(), tensor);
+    case PickleValue::Kind::kList: to.empty_list(); return write_items(to, value.items(), tensor);
     case PickleValue::Kind::kTuple: return write_tuple(to, value.items(), tensor);
     case PickleValue::Kind::kSet:
       // As protocol 2 has it; both protocols read it.
@@ -234,9 +236,7 @@ void write_value(PickleWriter& to, const PickleValue& value, const TensorWriterF
       write_items(to, value.items(), tensor);
       to.tuple(1);
       return to.call();
-    case PickleValue::Kind::kDict:
-      to.empty_dict();
-      return write_members(to, value.members(), tensor);
+    case PickleValue::Kind::kDict: to.empty_dict(); return write_members(to, value.members(), tensor);
     case PickleValue::Kind::kTensor:
       VIADUCT_CHECK(static_cast<bool>(tensor), "a tensor in a pickle without storages");
       return tensor(to, value.as_tensor());

@@ -11,8 +11,8 @@
 
 namespace viaduct::formats {
 
-/// Emits opcodes. Globals and texts are remembered and referred to when they come again; with protocol 2 every object
-/// gets a memo number as Python's pickler gives it, so that equal values give torch.save's bytes.
+/// Emits opcodes. Globals and texts are remembered and referred to when they come again; with protocol 2 every
+/// object gets a memo number as Python's pickler gives it, so that equal values give torch.save's bytes.
 class PickleWriter {
  public:
   explicit PickleWriter(int protocol);
@@ -33,14 +33,14 @@ class PickleWriter {
   void empty_dict();
   /// A tuple of the last `count` values; for more than 3 (or an unknown number) `mark` came before them.
   void tuple(size_t count);
-  void append() { out_ += 'a'; }        // one item to a list
-  void appends() { out_ += 'e'; }       // items since the mark
-  void set_items() { out_ += 'u'; }     // keys and values since the mark
+  void append() { out_ += 'a'; }     // one item to a list
+  void appends() { out_ += 'e'; }    // items since the mark
+  void set_items() { out_ += 'u'; }  // keys and values since the mark
   void set_item() { out_ += 's'; }
-  void call();                          // REDUCE
-  void new_object();                    // NEWOBJ
+  void call();        // REDUCE
+  void new_object();  // NEWOBJ
   void build() { out_ += 'b'; }
-  void persistent() { out_ += 'Q'; }    // protocol 2: the value before is the id
+  void persistent() { out_ += 'Q'; }  // protocol 2: the value before is the id
 
   /// Does `write`, which must give the same opcodes from its second time on (when all it names is remembered): from
   /// then on they are copied. For indices of 100,000 equal entries. Protocol 4 only.
@@ -63,8 +63,8 @@ class PickleWriter {
   std::string finish();
 
  private:
-  void remember();             // gives the object just written its memo number
-  void remember_container();   // the same for what is never referred to again: protocol 2 alone, for torch's sake
+  void remember();            // gives the object just written its memo number
+  void remember_container();  // the same for what is never referred to again: protocol 2 alone, for torch's sake
 
   int protocol_;
   std::string out_;
@@ -77,7 +77,7 @@ class PickleWriter {
   using Memo = std::unordered_map<std::string, uint32_t, Hash, std::equal_to<>>;
   Memo strings_;
   Memo globals_;
-  std::string key_;   // of the global being looked up
+  std::string key_;  // of the global being looked up
 };
 
 /// Writes a value tree; `tensor` writes the tensors it holds (InternalError when it is empty and there are some).

@@ -12,12 +12,13 @@
 
 namespace viaduct::formats {
 
-/// Generations A (common.pt) and B (common_state inside of the data files). Opening reads the index and, of every stored
-/// chunk, the records around its data; no tensor data moves.
+/// Generations A (common.pt) and B (common_state inside of the data files). Opening reads the index and, of every
+/// stored chunk, the records around its data; no tensor data moves.
 class TorchDistReader : public TensorReader {
  public:
-  /// UserError that names file, key and offset when an entry is outside of its file, when two overlap, when a payload's
-  /// element type or shape is not what the index says, or when the chunks do not cover a tensor exactly once.
+  /// UserError that names file, key and offset when an entry is outside of its file, when two overlap, when a
+  /// payload's element type or shape is not what the index says, or when the chunks do not cover a tensor exactly
+  /// once.
   static std::unique_ptr<TorchDistReader> open(const Path& folder);
 
   std::string_view format() const override { return "torch_dist"; }

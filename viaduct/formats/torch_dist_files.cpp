@@ -22,9 +22,11 @@ constexpr std::string_view kEmptyStateId = "157281995118546430260005290113953165
 }  // namespace
 
 std::string common_state_file(int64_t iteration) {
-  const PickleValue content = PickleValue::dict({{"singleton_local_shards", false}, {"chained_optim_avoid_prefix", true}});
+  const PickleValue content =
+      PickleValue::dict({{"singleton_local_shards", false}, {"chained_optim_avoid_prefix", true}});
   return write_torch_file(
-      PickleValue::dict({{"checkpoint_version", 3.0}, {"iteration", iteration}, {"content_metadata", content}}), "common");
+      PickleValue::dict({{"checkpoint_version", 3.0}, {"iteration", iteration}, {"content_metadata", content}}),
+      "common");
 }
 
 std::string torch_dist_metadata_json() {
@@ -34,15 +36,15 @@ std::string torch_dist_metadata_json() {
 
 std::string train_state_file(const TrainState& state) {
   return write_torch_file(
-      PickleValue::dict({{"step", scalar(DType::kI64, state.step)},
-                         {"consumed_train_samples", scalar(DType::kI64, state.consumed_train_samples)},
-                         {"skipped_train_samples", scalar(DType::kI64, state.skipped_train_samples)},
-                         {"consumed_valid_samples", scalar(DType::kI64, state.consumed_valid_samples)},
-                         {"floating_point_operations_so_far",
-                          scalar(DType::kF32, state.floating_point_operations_so_far)},
-                         {"do_train", scalar(DType::kBool, state.do_train)},
-                         {"do_valid", scalar(DType::kBool, state.do_valid)},
-                         {"do_test", scalar(DType::kBool, state.do_test)}}),
+      PickleValue::dict(
+          {{"step", scalar(DType::kI64, state.step)},
+           {"consumed_train_samples", scalar(DType::kI64, state.consumed_train_samples)},
+           {"skipped_train_samples", scalar(DType::kI64, state.skipped_train_samples)},
+           {"consumed_valid_samples", scalar(DType::kI64, state.consumed_valid_samples)},
+           {"floating_point_operations_so_far", scalar(DType::kF32, state.floating_point_operations_so_far)},
+           {"do_train", scalar(DType::kBool, state.do_train)},
+           {"do_valid", scalar(DType::kBool, state.do_valid)},
+           {"do_test", scalar(DType::kBool, state.do_test)}}),
       "train_state");
 }
 
@@ -53,8 +55,8 @@ std::string train_state_file(int64_t step) {
 }
 
 SharedBytes empty_extra_state() {
-  static const SharedBytes kPayload(write_torch_file(
-      PickleValue::list({PickleTensor{DType::kU8, {0}, {}}}), "archive", kEmptyStateId));
+  static const SharedBytes kPayload(
+      write_torch_file(PickleValue::list({PickleTensor{DType::kU8, {0}, {}}}), "archive", kEmptyStateId));
   return kPayload;
 }
 

@@ -31,8 +31,8 @@ std::string train_state_file(const TrainState& state);
 /// Of a checkpoint without training: the step, all else zero.
 std::string train_state_file(int64_t step);
 
-/// The payload of an _extra_state entry without FP8 state: torch.save([torch.empty(0, dtype=torch.uint8)]). Every call
-/// gives the same shared bytes.
+/// The payload of an _extra_state entry without FP8 state: torch.save([torch.empty(0, dtype=torch.uint8)]). Every
+/// call gives the same shared bytes.
 SharedBytes empty_extra_state();
 
 }  // namespace viaduct::formats

@@ -34,7 +34,8 @@ class MetadataParser {
     for (std::vector<uint32_t>& order : orders_) {
       std::vector<TorchDistChunk>& chunks = index_.tensors[static_cast<size_t>(&order - orders_.data())].chunks;
       for (uint32_t c = 0; c < chunks.size(); ++c) order.push_back(c);
-      std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return less(chunks[a].offset, chunks[b].offset); });
+      std::sort(order.begin(), order.end(),
+                [&](uint32_t a, uint32_t b) { return less(chunks[a].offset, chunks[b].offset); });
     }
     for (size_t i = 0; i < storage->size(); ++i) add_place(storage->key(i), storage->value(i));
     for (const TorchDistTensor& tensor : index_.tensors)
@@ -55,7 +56,8 @@ class MetadataParser {
     return object.is(Kind::kCall) ? object.state().find(name) : nullptr;
   }
   static bool is_class(const PickleNode& object, std::string_view name) {
-    return object.is(Kind::kCall) && object.callable().is(Kind::kGlobal) && object.callable().text().ends_with(name);
+    return object.is(Kind::kCall) && object.callable().is(Kind::kGlobal) &&
+           object.callable().text().ends_with(name);
   }
   static bool less(const Shape& a, const Shape& b) {
     return std::lexicographical_compare(a.begin(), a.end(), b.begin(), b.end());
@@ -155,9 +157,12 @@ class MetadataParser {
         offset->integer() < 0 || length == nullptr || !length->is(Kind::kInt) || length->integer() < 0)
       fail(fmt::format("key {} has no proper place in a file", name));
     if (const PickleNode* transforms = field(value, "transform_descriptors");
-        transforms != nullptr && !transforms->is_none() && !(transforms->is(Kind::kList) && transforms->size() == 0))
-      fail(fmt::format("key {} is stored transformed (compressed by a DCP extension), which is not supported. Save the "
-                       "checkpoint again without it", name));
+        transforms != nullptr && !transforms->is_none() &&
+        !(transforms->is(Kind::kList) && transforms->size() == 0))
+      fail(fmt::format(
+          "key {} is stored transformed (compressed by a DCP extension), which is not supported. Save the "
+          "checkpoint again without it",
+          name));
     TorchDistPlace place{file(path->text(), name), static_cast<uint64_t>(offset->integer()),
                          static_cast<uint64_t>(length->integer())};
     TorchDistPlace& home = find_home(name, field(key, "offset"));
@@ -168,7 +173,8 @@ class MetadataParser {
   TorchDistPlace& find_home(std::string_view name, const PickleNode* offset) {
     if (const auto it = objects_.find(name); it != objects_.end()) return index_.objects[it->second].place;
     const auto it = tensors_.find(name);
-    if (it == tensors_.end()) fail(fmt::format("key {} is stored, but it is in no list of tensors or objects", name));
+    if (it == tensors_.end())
+      fail(fmt::format("key {} is stored, but it is in no list of tensors or objects", name));
     TorchDistTensor& tensor = index_.tensors[it->second];
     std::optional<Shape> wanted = shape(offset);
     // Without an offset it is the only chunk.
@@ -190,7 +196,7 @@ class MetadataParser {
   size_t chunks_ = 0;
   std::unordered_map<std::string_view, size_t> tensors_, objects_;
   std::unordered_map<std::string_view, uint32_t> files_;
-  std::vector<std::vector<uint32_t>> orders_;   // of each tensor's chunks, by offset
+  std::vector<std::vector<uint32_t>> orders_;  // of each tensor's chunks, by offset
 };
 
 StoredTensor without_places(const TorchDistTensor& tensor) {
@@ -205,7 +211,7 @@ StoredTensor without_places(const TorchDistTensor& tensor) {
 TorchDistIndex parse_torch_dist_metadata(std::string bytes, std::string_view origin) {
   PickleOptions options;
   options.origin = origin;
-  options.unknown = PickleOptions::Unknown::kOpaque;   // SavePlan and others that are passed over
+  options.unknown = PickleOptions::Unknown::kOpaque;  // SavePlan and others that are passed over
   const size_t size = bytes.size();
   PickleDocument document = PickleDocument::parse(std::move(bytes), options);
   VIADUCT_USER_CHECK(document.bytes_used() == size, "{}: {} bytes follow the end of the pickle", origin,

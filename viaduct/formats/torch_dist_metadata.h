@@ -13,13 +13,13 @@ namespace viaduct::formats {
 
 /// A run of bytes of a data file that holds one entry: a zip archive with one tensor chunk, or an object.
 struct TorchDistPlace {
-  uint32_t file = 0;      // index into TorchDistIndex::files
+  uint32_t file = 0;  // index into TorchDistIndex::files
   uint64_t offset = 0;
   uint64_t size = 0;
 };
 
 struct TorchDistChunk {
-  Shape offset;           // of the box in the tensor
+  Shape offset;  // of the box in the tensor
   Shape size;
   TorchDistPlace place;
 };
@@ -38,22 +38,22 @@ struct TorchDistObject {
 
 /// What one process stored, or a whole checkpoint.
 struct TorchDistIndex {
-  std::vector<std::string> files;   // relative to the iteration folder, in order of first appearance
+  std::vector<std::string> files;  // relative to the iteration folder, in order of first appearance
   std::vector<TorchDistTensor> tensors;
   std::vector<TorchDistObject> objects;
 };
 
-/// Reads `.metadata` of any torch since 2.1 and any megatron-core. UserError (with `origin` and the key) for what is no
-/// such file, for element types that are not supported, for chunks without a place or places without a chunk, for
-/// transformed (compressed) entries and for files outside of the folder. Chunk grids are not checked here.
+/// Reads `.metadata` of any torch since 2.1 and any megatron-core. UserError (with `origin` and the key) for what
+/// is no such file, for element types that are not supported, for chunks without a place or places without a chunk,
+/// for transformed (compressed) entries and for files outside of the folder. Chunk grids are not checked here.
 TorchDistIndex parse_torch_dist_metadata(std::string bytes, std::string_view origin);
 
 /// One index of many processes' parts. A tensor may have chunks in several parts; its dtype and shape must agree.
 /// UserError when an object or file is there twice, or when the chunks do not cover a tensor exactly once.
 TorchDistIndex merge_indices(std::vector<TorchDistIndex> parts);
 
-/// The bytes of `.metadata`, as torch's Metadata, pickle protocol 4. `checkpoint_id` is the folder's path as upstream
-/// notes it (nothing reads it); empty: none is noted.
+/// The bytes of `.metadata`, as torch's Metadata, pickle protocol 4. `checkpoint_id` is the folder's path as
+/// upstream notes it (nothing reads it); empty: none is noted.
 std::string write_torch_dist_metadata(const TorchDistIndex& index, std::string_view checkpoint_id = {});
 
 }  // namespace viaduct::formats

@@ -23,12 +23,12 @@ void write_properties(PickleWriter& to, DType dtype) {
   to.string("torch.strided");
   to.tuple(1);
   to.call();
-  to.boolean(false);   // requires_grad
+  to.boolean(false);  // requires_grad
   to.global(kModule, "_MEM_FORMAT_ENCODING");
-  to.integer(0);       // contiguous
+  to.integer(0);  // contiguous
   to.tuple(1);
   to.call();
-  to.boolean(false);   // pin_memory
+  to.boolean(false);  // pin_memory
   to.tuple(5);
   to.build();
 }

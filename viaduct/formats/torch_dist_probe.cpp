@@ -20,16 +20,16 @@ namespace {
 
 // The records before and after the data fit into these with every writer known; others cost reads of their own.
 constexpr uint64_t kWindow = 1024;
-constexpr uint64_t kWholeEntry = 8192;       // entries up to this size are read whole
-constexpr uint64_t kGap = 4096;              // windows this near are read together
+constexpr uint64_t kWholeEntry = 8192;  // entries up to this size are read whole
+constexpr uint64_t kGap = 4096;         // windows this near are read together
 constexpr uint64_t kMaxRun = 512u << 10;
-constexpr size_t kBatch = 2048;              // entries a thread takes at a time
-constexpr uint64_t kPickleLimit = 64u << 10; // a tensor's pickle has 200 bytes
+constexpr size_t kBatch = 2048;               // entries a thread takes at a time
+constexpr uint64_t kPickleLimit = 64u << 10;  // a tensor's pickle has 200 bytes
 constexpr size_t kMaxKnownPickles = 4096;
 
 struct Slice {
   TorchDistPlace place;
-  const TorchDistTensor* tensor;   // nullptr: an object, which is not opened
+  const TorchDistTensor* tensor;  // nullptr: an object, which is not opened
   uint32_t tensor_index;
   uint32_t chunk_index;
   std::string_view name;
@@ -119,8 +119,9 @@ class Prober {
     const TorchDistChunk& chunk = tensor.chunks[slice.chunk_index];
     try {
       const uint64_t base = slice.place.offset;
-      const ZipArchive archive = ZipArchive::open(
-          [this, base](uint64_t offset, std::span<std::byte> to) { read(base + offset, to); }, slice.place.size, "entry");
+      const ZipArchive archive =
+          ZipArchive::open([this, base](uint64_t offset, std::span<std::byte> to) { read(base + offset, to); },
+                           slice.place.size, "entry");
       const std::string root(archive.root());
       const ZipEntry* pickle = archive.find(root + "/data.pkl");
       VIADUCT_USER_CHECK(pickle != nullptr, "it has no '{}/data.pkl'", root);
@@ -133,8 +134,8 @@ class Prober {
       const ZipEntry* data = archive.find(data_name);
       VIADUCT_USER_CHECK(data != nullptr, "it has no '{}'", data_name);
       const uint64_t offset = archive.data_offset(*data);
-      VIADUCT_USER_CHECK(view.storage_bytes <= data->size, "'{}' has {} bytes, its tensor {}", data_name, data->size,
-                         view.storage_bytes);
+      VIADUCT_USER_CHECK(view.storage_bytes <= data->size, "'{}' has {} bytes, its tensor {}", data_name,
+                         data->size, view.storage_bytes);
       StoredChunk& stored = out_[slice.tensor_index].chunks[slice.chunk_index];
       stored.offset = chunk.offset;
       stored.size = chunk.size;
@@ -179,17 +180,20 @@ void check_places(const std::vector<Slice>& slices, const std::vector<Path>& fil
     std::optional<uint64_t>& size = sizes[place.file];
     if (!size) {
       VIADUCT_USER_CHECK(std::filesystem::is_regular_file(files[place.file]),
-                         "{} is missing: the index says that {} lies in it. Copy the whole checkpoint", path(), slice.name);
+                         "{} is missing: the index says that {} lies in it. Copy the whole checkpoint", path(),
+                         slice.name);
       size = std::filesystem::file_size(files[place.file]);
     }
-    VIADUCT_USER_CHECK(place.offset <= *size && place.size <= *size - place.offset,
-                       "{} has {} bytes, but {} is said to have {} bytes at offset {}: the file is truncated or the index "
-                       "is of another checkpoint", path(), *size, slice.name, place.size, place.offset);
+    VIADUCT_USER_CHECK(
+        place.offset <= *size && place.size <= *size - place.offset,
+        "{} has {} bytes, but {} is said to have {} bytes at offset {}: the file is truncated or the index "
+        "is of another checkpoint",
+        path(), *size, slice.name, place.size, place.offset);
     if (before != nullptr && before->place.file == place.file)
-      VIADUCT_USER_CHECK(before->place.offset + before->place.size <= place.offset || place.size == 0 ||
-                             before->place.size == 0,
-                         "{}: {} ({} bytes at offset {}) and {} (at offset {}) overlap", path(), before->name,
-                         before->place.size, before->place.offset, slice.name, place.offset);
+      VIADUCT_USER_CHECK(
+          before->place.offset + before->place.size <= place.offset || place.size == 0 || before->place.size == 0,
+          "{}: {} ({} bytes at offset {}) and {} (at offset {}) overlap", path(), before->name, before->place.size,
+          before->place.offset, slice.name, place.offset);
     before = &slice;
   }
 }

@@ -15,7 +15,9 @@ constexpr uint64_t kAlignment = 64;
 
 uint64_t round_up(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
 
-uint64_t chunk_bytes(DType dtype, const Shape& size) { return static_cast<uint64_t>(num_bytes(dtype, num_elements(size))); }
+uint64_t chunk_bytes(DType dtype, const Shape& size) {
+  return static_cast<uint64_t>(num_bytes(dtype, num_elements(size)));
+}
 
 }  // namespace
 
@@ -47,8 +49,7 @@ std::pair<const TorchDistShard::Key*, const TorchDistShard::EntryTemplate*> Torc
 void TorchDistShard::add(StoredTensor tensor) {
   VIADUCT_USER_CHECK(!torch_name(tensor.dtype).empty() && is_byte_sized(tensor.dtype),
                      "tensor {}: torch_dist checkpoints cannot hold elements of {}", tensor.name, tensor.dtype);
-  if (tensor.chunks.empty())
-    tensor.chunks.push_back({Shape::filled(tensor.shape.rank(), 0), tensor.shape});
+  if (tensor.chunks.empty()) tensor.chunks.push_back({Shape::filled(tensor.shape.rank(), 0), tensor.shape});
   for (const StoredChunk& chunk : tensor.chunks)
     VIADUCT_CHECK(chunk.strides.empty(), "tensor {}: chunks are written row-major", tensor.name);
   const auto [it, is_new] = ids_.try_emplace(tensor.name, static_cast<uint32_t>(tensors_.size()));
@@ -77,13 +78,14 @@ TargetLayout TorchDistShard::finish() {
   layout.gaps_are_zero = true;
   layout.literals.reserve(objects_.size() + 2 * units_.size());
   layout.crc_fields.reserve(2 * units_.size());
-  uint64_t before = 0;     // bytes of payload placed so far
-  uint64_t position = 0;   // in the current file
+  uint64_t before = 0;    // bytes of payload placed so far
+  uint64_t position = 0;  // in the current file
   int64_t share_of_file = -1;
   const auto open_file_for = [&](uint64_t bytes) {
     // By the middle of the entry, so that a file is at most half an entry over its share.
     const double middle = static_cast<double>(before) + static_cast<double>(bytes) / 2;
-    const auto share = static_cast<int64_t>(middle / static_cast<double>(std::max<uint64_t>(total, 1)) * num_files_);
+    const auto share =
+        static_cast<int64_t>(middle / static_cast<double>(std::max<uint64_t>(total, 1)) * num_files_);
     before += bytes;
     if (share <= share_of_file) return;
     share_of_file = share;
@@ -117,8 +119,9 @@ TargetLayout TorchDistShard::finish() {
     const auto file = static_cast<uint32_t>(layout.files.size() - 1);
     const uint64_t head = entry->head.size();
     // The head's size is a multiple of 64, so the data is at one in its archive and in the file.
-    const uint64_t start = entry->data_bytes >= kTorchDistLargeChunk ? round_up(position + head, kTorchDistPage) - head
-                                                                     : round_up(position, kAlignment);
+    const uint64_t start = entry->data_bytes >= kTorchDistLargeChunk
+                               ? round_up(position + head, kTorchDistPage) - head
+                               : round_up(position, kAlignment);
     chunk.file = file;
     chunk.byte_offset = start + head;
     layout.literals.push_back({file, start, entry->head});

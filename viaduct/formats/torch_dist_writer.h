@@ -1,7 +1,7 @@
 // Lays out torch_dist checkpoints (generation A) that torch, megatron-core and Megatron-Bridge load.
 //
-// Two parts: a shard is what one process stores, its data files; the index is merged from the shards of all processes.
-// Conversion has one shard (TorchDistWriter), parallel saves several.
+// Two parts: a shard is what one process stores, its data files; the index is merged from the shards of all
+// processes. Conversion has one shard (TorchDistWriter), parallel saves several.
 #pragma once
 
 #include <cstdint>
@@ -27,15 +27,15 @@ class TorchDistShard {
   /// Files are called __{rank}_0.distcp, __{rank}_1.distcp, ...: at most `num_files`, about equally large.
   TorchDistShard(int rank, int num_files);
 
-  /// Chunks of a tensor (none: one chunk, the whole); further calls with the same name add further chunks. Data lie in
-  /// the order of the calls. UserError for an element type that torch has not or that is smaller than a byte, and when
-  /// calls of one name disagree.
+  /// Chunks of a tensor (none: one chunk, the whole); further calls with the same name add further chunks. Data lie
+  /// in the order of the calls. UserError for an element type that torch has not or that is smaller than a byte,
+  /// and when calls of one name disagree.
   void add(StoredTensor tensor);
   /// A bytes entry, `bytes` being what torch.save gives. Entries lie at the start of the first file.
   void add_object(std::string name, SharedBytes bytes);
 
-  /// Files with the chunks' places, the records around them and the fields for their CRCs. Tensors are in the order of
-  /// their first add, the chunks of each in the order of the calls. Called once.
+  /// Files with the chunks' places, the records around them and the fields for their CRCs. Tensors are in the order
+  /// of their first add, the chunks of each in the order of the calls. Called once.
   TargetLayout finish();
   /// What lies where, after finish(). Called once.
   TorchDistIndex take_index() { return std::move(index_); }
@@ -45,7 +45,7 @@ class TorchDistShard {
   struct EntryTemplate {
     SharedBytes head, tail;
     uint64_t data_bytes = 0;
-    std::vector<uint64_t> crc_offsets;   // from the archive's start
+    std::vector<uint64_t> crc_offsets;  // from the archive's start
   };
   using Key = std::pair<DType, Shape>;
   struct KeyHash {
@@ -62,7 +62,7 @@ class TorchDistShard {
 
   std::vector<StoredTensor> tensors_;
   std::unordered_map<std::string, uint32_t> ids_;
-  std::vector<Unit> units_;   // chunks in the order of the calls
+  std::vector<Unit> units_;  // chunks in the order of the calls
   std::vector<std::pair<std::string, SharedBytes>> objects_;
   std::unordered_map<Key, EntryTemplate, KeyHash> templates_;
   TorchDistIndex index_;

@@ -21,9 +21,9 @@ using Kind = PickleNode::Kind;
 // A state dict of 100,000 tensors has a pickle of 10 MiB, which takes 60 MiB in memory.
 constexpr uint64_t kPickleLimit = 64u << 20;
 constexpr uint64_t kPickleMemory = 128u << 20;
-constexpr uint64_t kObjectLimit = 64u << 20;     // bytes of tensors in an object read into memory
+constexpr uint64_t kObjectLimit = 64u << 20;  // bytes of tensors in an object read into memory
 constexpr size_t kMaxDepth = 64;
-constexpr size_t kMaxVisits = 4'000'000;         // shared values are visited once for each way that leads to them
+constexpr size_t kMaxVisits = 4'000'000;  // shared values are visited once for each way that leads to them
 
 // What torch.save wrote before it wrote zip archives: a pickled number.
 constexpr std::string_view kLegacyMagic("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", 14);
@@ -36,9 +36,11 @@ std::string read_start(const File& file) {
 
 ZipArchive open_archive(const File& file) {
   const std::string start = read_start(file);
-  VIADUCT_USER_CHECK(!start.starts_with(kLegacyMagic),
-                     "{} is in the form that torch wrote before version 1.6, which is not supported. Load it in torch "
-                     "and save it again with torch.save", file.path().string());
+  VIADUCT_USER_CHECK(
+      !start.starts_with(kLegacyMagic),
+      "{} is in the form that torch wrote before version 1.6, which is not supported. Load it in torch "
+      "and save it again with torch.save",
+      file.path().string());
   return ZipArchive::open([&file](uint64_t offset, std::span<std::byte> to) { file.read(offset, to); }, file.size(),
                           file.path().string());
 }
@@ -71,7 +73,8 @@ class Storages {
         for (const ZipEntry& entry : archive_.entries()) entries_.emplace(entry.name, &entry);
       const std::string path = std::string(archive_.root()) + "/data/" + tensor.key;
       const auto entry = entries_.find(path);
-      VIADUCT_USER_CHECK(entry != entries_.end(), "{}: tensor {} lies in '{}', which is not there", origin_, name, path);
+      VIADUCT_USER_CHECK(entry != entries_.end(), "{}: tensor {} lies in '{}', which is not there", origin_, name,
+                         path);
       it->second = {archive_.data_offset(*entry->second), entry->second->size};
     }
     VIADUCT_USER_CHECK(tensor.storage_bytes <= it->second.second,
@@ -105,11 +108,14 @@ bool is_ordered_dict(const PickleNode& node) {
 class TorchFileReader : public TensorReader {
  public:
   TorchFileReader(const Path& path, const TorchFileOptions& options)
-      : files_{path}, file_(File::open(path, File::Mode::kRead)), archive_(open_archive(file_)),
-        origin_(path.string()), storages_(archive_, origin_) {
+      : files_{path},
+        file_(File::open(path, File::Mode::kRead)),
+        archive_(open_archive(file_)),
+        origin_(path.string()),
+        storages_(archive_, origin_) {
     const PickleDocument document = read_pickle(archive_, origin_, options.unknown_classes);
-    VIADUCT_USER_CHECK(!is_tensor_call(document.root()), "{} holds a single tensor without a name, not a state dict",
-                       origin_);
+    VIADUCT_USER_CHECK(!is_tensor_call(document.root()),
+                       "{} holds a single tensor without a name, not a state dict", origin_);
     walk(document.root(), "", 0);
   }
 
@@ -148,7 +154,9 @@ class TorchFileReader : public TensorReader {
     for (size_t i = 0; i < dict.size(); ++i) walk(dict.value(i), join(name, key_text(dict.key(i))), depth + 1);
   }
 
-  static std::string join(const std::string& name, const std::string& key) { return name.empty() ? key : name + "." + key; }
+  static std::string join(const std::string& name, const std::string& key) {
+    return name.empty() ? key : name + "." + key;
+  }
 
   static std::string key_text(const PickleNode& key) {
     if (key.is(Kind::kString) || key.is(Kind::kGlobal)) return std::string(key.text());
@@ -177,8 +185,8 @@ class TorchFileReader : public TensorReader {
       left.pop_back();
       VIADUCT_USER_CHECK(!is_tensor_call(node), "{}: there is a tensor inside of '{}', which is not a dict or list",
                          origin_, name);
-      const bool inner = node.is(Kind::kCall) || node.is(Kind::kList) || node.is(Kind::kTuple) || node.is(Kind::kSet) ||
-                         node.is(Kind::kDict);
+      const bool inner = node.is(Kind::kCall) || node.is(Kind::kList) || node.is(Kind::kTuple) ||
+                         node.is(Kind::kSet) || node.is(Kind::kDict);
       if (!inner || !looked_at_.insert(node.identity()).second) continue;
       if (node.is(Kind::kCall)) {
         for (const PickleNode& part : {node.arguments(), node.state(), node.appended(), node.members()})
@@ -265,11 +273,10 @@ class ObjectBuilder {
     if (node.is_call_of("_codecs.encode") && arguments.size() == 2 && arguments.item(0).is(Kind::kString) &&
         arguments.item(1).is(Kind::kString) && arguments.item(1).text() == "latin1")
       return PickleValue::bytes(latin1(arguments.item(0)));
-    return PickleValue::object(text(node.callable()), items(arguments, depth), value(node.state(), depth + 1),
-                               node.appended().is(Kind::kList) ? items(node.appended(), depth)
-                                                               : std::vector<PickleValue>(),
-                               node.members().is(Kind::kDict) ? members(node.members(), depth)
-                                                              : std::vector<PickleValue::Member>());
+    return PickleValue::object(
+        text(node.callable()), items(arguments, depth), value(node.state(), depth + 1),
+        node.appended().is(Kind::kList) ? items(node.appended(), depth) : std::vector<PickleValue>(),
+        node.members().is(Kind::kDict) ? members(node.members(), depth) : std::vector<PickleValue::Member>());
   }
 
   std::string latin1(const PickleNode& node) {
@@ -291,8 +298,10 @@ class ObjectBuilder {
     const TorchTensor tensor = parse_named(node, origin_, "in it");
     const auto size = static_cast<uint64_t>(num_bytes(tensor.dtype, num_elements(tensor.shape)));
     bytes_ += size;
-    VIADUCT_USER_CHECK(bytes_ <= kObjectLimit, "{}: the object's tensors have more than {} bytes: too many to read at "
-                       "once", origin_, kObjectLimit);
+    VIADUCT_USER_CHECK(bytes_ <= kObjectLimit,
+                       "{}: the object's tensors have more than {} bytes: too many to read at "
+                       "once",
+                       origin_, kObjectLimit);
     PickleTensor result{tensor.dtype, tensor.shape, std::string(size, '\0')};
     const uint64_t from = storages_.offset(tensor, "in it") + tensor.byte_offset();
     std::span<std::byte> to = std::as_writable_bytes(std::span(result.bytes));
@@ -352,7 +361,8 @@ PickleValue read_torch_object(std::span<const std::byte> bytes, std::string_view
   return read_object_of(archive, read, origin);
 }
 
-std::string write_torch_file(const PickleValue& value, std::string_view root_name, std::string_view serialization_id) {
+std::string write_torch_file(const PickleValue& value, std::string_view root_name,
+                             std::string_view serialization_id) {
   std::vector<const PickleTensor*> tensors;
   PickleWriter pickle(2);
   write_value(pickle, value, [&](PickleWriter& to, const PickleTensor& tensor) {

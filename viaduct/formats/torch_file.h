@@ -12,14 +12,14 @@
 namespace viaduct::formats {
 
 struct TorchFileOptions {
-  /// Keep classes that are not known by name instead of refusing them: Megatron's `args` in model_optim_rng.pt. Nothing
-  /// is run either way.
+  /// Keep classes that are not known by name instead of refusing them: Megatron's `args` in model_optim_rng.pt.
+  /// Nothing is run either way.
   bool unknown_classes = false;
 };
 
 /// A file with a state dict: dicts in dicts (and lists) give names joined by '.', what is no tensor is passed over.
-/// UserError for the legacy form from before torch 1.6, for compressed entries, for a pickle that names other classes
-/// than state dicts need, and for a tensor that is hidden inside another object.
+/// UserError for the legacy form from before torch 1.6, for compressed entries, for a pickle that names other
+/// classes than state dicts need, and for a tensor that is hidden inside another object.
 std::unique_ptr<TensorReader> open_torch_file(const Path& path, const TorchFileOptions& options = {});
 
 /// True when `path` is a file that begins as a zip archive or as torch's legacy form.
@@ -29,15 +29,15 @@ bool is_torch_file(const Path& path);
 std::unique_ptr<TensorReader> open_torch_folder(const Path& folder);
 bool is_torch_folder(const Path& folder);
 
-/// The whole object of a small file, tensors with their elements. Classes that are not known stay kObject. UserError
-/// when its tensors have more than 64 MiB, or as open_torch_file.
+/// The whole object of a small file, tensors with their elements. Classes that are not known stay kObject.
+/// UserError when its tensors have more than 64 MiB, or as open_torch_file.
 PickleValue read_torch_object(const Path& path);
 /// Likewise of an archive in memory; `origin` names it in messages.
 PickleValue read_torch_object(std::span<const std::byte> archive, std::string_view origin);
 
-/// The bytes of torch.save(value) with the archive's root called `root_name` ("archive" in a stream, else the file's
-/// stem). For small values: everything is made in memory. `serialization_id`: 40 digits; empty: made from the content.
-/// Everything but these digits (and their CRC) is what torch.save writes.
+/// The bytes of torch.save(value) with the archive's root called `root_name` ("archive" in a stream, else the
+/// file's stem). For small values: everything is made in memory. `serialization_id`: 40 digits; empty: made from
+/// the content. Everything but these digits (and their CRC) is what torch.save writes.
 std::string write_torch_file(const PickleValue& value, std::string_view root_name,
                              std::string_view serialization_id = {});
 

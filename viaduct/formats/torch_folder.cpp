@@ -21,8 +21,8 @@ class TorchFolderReader : public TensorReader {
       return;
     }
     const Json index = Json::parse(read_text_file(index_path), index_path.string());
-    std::unordered_map<std::string, std::string> home;   // tensor -> file
-    std::vector<std::string> names;                      // of files, in the order of their first tensor
+    std::unordered_map<std::string, std::string> home;  // tensor -> file
+    std::vector<std::string> names;                     // of files, in the order of their first tensor
     std::unordered_map<std::string, bool> known;
     for (const auto& [tensor, file] : index.at("weight_map").members()) {
       const std::string& name = file.as_string();

@@ -13,17 +13,17 @@ using Kind = PickleNode::Kind;
 
 // Element types with a storage class of their own. The others come as _rebuild_tensor_v3 on untyped bytes.
 constexpr std::array<std::pair<DType, std::string_view>, 12> kStorages{{{DType::kF64, "DoubleStorage"},
-                                                                       {DType::kF32, "FloatStorage"},
-                                                                       {DType::kF16, "HalfStorage"},
-                                                                       {DType::kBF16, "BFloat16Storage"},
-                                                                       {DType::kI64, "LongStorage"},
-                                                                       {DType::kI32, "IntStorage"},
-                                                                       {DType::kI16, "ShortStorage"},
-                                                                       {DType::kI8, "CharStorage"},
-                                                                       {DType::kU8, "ByteStorage"},
-                                                                       {DType::kBool, "BoolStorage"},
-                                                                       {DType::kC128, "ComplexDoubleStorage"},
-                                                                       {DType::kC64, "ComplexFloatStorage"}}};
+                                                                        {DType::kF32, "FloatStorage"},
+                                                                        {DType::kF16, "HalfStorage"},
+                                                                        {DType::kBF16, "BFloat16Storage"},
+                                                                        {DType::kI64, "LongStorage"},
+                                                                        {DType::kI32, "IntStorage"},
+                                                                        {DType::kI16, "ShortStorage"},
+                                                                        {DType::kI8, "CharStorage"},
+                                                                        {DType::kU8, "ByteStorage"},
+                                                                        {DType::kBool, "BoolStorage"},
+                                                                        {DType::kC128, "ComplexDoubleStorage"},
+                                                                        {DType::kC64, "ComplexFloatStorage"}}};
 
 std::optional<DType> storage_dtype(std::string_view global) {
   for (const auto& [dtype, name] : kStorages)
@@ -39,8 +39,8 @@ std::string_view storage_class(DType dtype) {
 
 Shape shape_of(const PickleNode& tuple, std::string_view what) {
   VIADUCT_USER_CHECK(tuple.is(Kind::kTuple) || tuple.is(Kind::kList), "a tensor's {} is no tuple", what);
-  VIADUCT_USER_CHECK(tuple.size() <= Shape::kMaxRank, "a tensor with {} axes: at most {} are supported", tuple.size(),
-                     Shape::kMaxRank);
+  VIADUCT_USER_CHECK(tuple.size() <= Shape::kMaxRank, "a tensor with {} axes: at most {} are supported",
+                     tuple.size(), Shape::kMaxRank);
   Shape shape;
   for (size_t i = 0; i < tuple.size(); ++i) {
     VIADUCT_USER_CHECK(tuple.item(i).is(Kind::kInt) && tuple.item(i).integer() >= 0,
@@ -84,8 +84,8 @@ void check_view(const TorchTensor& tensor, const Shape& size, const Shape& strid
            !__builtin_add_overflow(last, step, &last);
   }
   VIADUCT_USER_CHECK(fits && last < storage_elements,
-                     "a tensor of shape {} with strides {} at element {} reaches beyond its storage of {} elements", size,
-                     strides, tensor.offset, storage_elements);
+                     "a tensor of shape {} with strides {} at element {} reaches beyond its storage of {} elements",
+                     size, strides, tensor.offset, storage_elements);
 }
 
 bool is_contiguous(const Shape& size, const Shape& strides) {
@@ -116,8 +116,9 @@ TorchTensor parse_tensor_call(const PickleNode& node) {
   VIADUCT_USER_CHECK(call.is(Kind::kCall), "a tensor that is no call");
   const std::string_view function = call.callable().text();
   const bool v3 = function == "torch._utils._rebuild_tensor_v3";
-  VIADUCT_USER_CHECK(v3 || function == "torch._utils._rebuild_tensor_v2" || function == "torch._utils._rebuild_tensor",
-                     "a tensor made by {} (quantized, sparse or a subclass) is not supported", function);
+  VIADUCT_USER_CHECK(
+      v3 || function == "torch._utils._rebuild_tensor_v2" || function == "torch._utils._rebuild_tensor",
+      "a tensor made by {} (quantized, sparse or a subclass) is not supported", function);
   const PickleNode arguments = call.arguments();
   VIADUCT_USER_CHECK(arguments.size() >= (v3 ? 7u : 4u), "{} with {} arguments", function, arguments.size());
   const Storage storage = storage_of(arguments.item(0));
@@ -141,7 +142,7 @@ TorchTensor parse_tensor_call(const PickleNode& node) {
   tensor.dtype = *dtype;
   const bool untyped = storage.global == "torch.storage.UntypedStorage";
   VIADUCT_USER_CHECK(v3 == untyped, "{} on a {}", function, storage.global);
-  const int64_t stored_bytes = info(tensor.dtype).block_bytes;   // of one element as torch counts them
+  const int64_t stored_bytes = info(tensor.dtype).block_bytes;  // of one element as torch counts them
   int64_t bytes = storage.count;
   VIADUCT_USER_CHECK(untyped || !__builtin_mul_overflow(storage.count, stored_bytes, &bytes),
                      "a storage of {} elements of {}", storage.count, tensor.dtype);
@@ -153,7 +154,8 @@ TorchTensor parse_tensor_call(const PickleNode& node) {
   if (!contiguous) tensor.strides = strides;
   if (!is_byte_sized(tensor.dtype)) {
     const int codes = info(tensor.dtype).block_elements;
-    VIADUCT_USER_CHECK(contiguous && size.rank() > 0, "a view of packed {} elements is not supported", tensor.dtype);
+    VIADUCT_USER_CHECK(contiguous && size.rank() > 0, "a view of packed {} elements is not supported",
+                       tensor.dtype);
     tensor.shape[size.rank() - 1] *= codes;
     tensor.offset *= codes;
   }
@@ -180,8 +182,10 @@ void write_tensor_call(PickleWriter& to, DType dtype, const Shape& shape, std::s
   to.mark();
   to.mark();
   to.string("storage");
-  if (v3) to.global("torch.storage", "UntypedStorage");
-  else to.global("torch", storage);
+  if (v3)
+    to.global("torch.storage", "UntypedStorage");
+  else
+    to.global("torch", storage);
   to.string(storage_key);
   to.string("cpu");
   const int64_t count = num_elements(size);

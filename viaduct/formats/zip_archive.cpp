@@ -100,9 +100,10 @@ ZipArchive ZipArchive::open(ReadAt read, uint64_t size, std::string_view origin)
     }
   }
   if (directory_offset > directory_end || directory_end - directory_offset != directory_size)
-    archive.fail(fmt::format("the central directory is said to be {} bytes at offset {}, but must end at offset {}: "
-                             "there are bytes before the archive, or it is damaged",
-                             directory_size, directory_offset, directory_end));
+    archive.fail(
+        fmt::format("the central directory is said to be {} bytes at offset {}, but must end at offset {}: "
+                    "there are bytes before the archive, or it is damaged",
+                    directory_size, directory_offset, directory_end));
   archive.read_directory(directory_offset, directory_size, count);
   return archive;
 }
@@ -123,7 +124,8 @@ void ZipArchive::read_directory(uint64_t offset, uint64_t size, uint64_t count) 
       fail(fmt::format("no central directory record {} at offset {}", i, offset + place));
     const uint64_t name_size = u16(at + 28), extra_size = u16(at + 30), comment_size = u16(at + 32);
     const uint64_t record_size = kCentralSize + name_size + extra_size + comment_size;
-    if (left < record_size) fail(fmt::format("central directory record {} at offset {} is cut off", i, offset + place));
+    if (left < record_size)
+      fail(fmt::format("central directory record {} at offset {} is cut off", i, offset + place));
     ZipEntry entry{.name = std::string_view(at + kCentralSize, name_size),
                    .header_offset = u32(at + 42),
                    .size = u32(at + 20),
@@ -183,9 +185,12 @@ std::string_view ZipArchive::root() const {
 uint64_t ZipArchive::data_offset(const ZipEntry& entry) const {
   if (entry.flags & 1) fail(fmt::format("entry '{}' is encrypted", entry.name));
   if (entry.method != 0 || entry.size != entry.unpacked_size)
-    fail(fmt::format("entry '{}' is compressed (zip method {}); torch stores entries as they are. Unpack the archive "
-                     "and pack it with 'zip -0', or save it again with torch.save", entry.name, entry.method));
-  const uint64_t wanted = std::min<uint64_t>(kLocalSize + entry.name.size(), directory_offset_ - entry.header_offset);
+    fail(fmt::format(
+        "entry '{}' is compressed (zip method {}); torch stores entries as they are. Unpack the archive "
+        "and pack it with 'zip -0', or save it again with torch.save",
+        entry.name, entry.method));
+  const uint64_t wanted =
+      std::min<uint64_t>(kLocalSize + entry.name.size(), directory_offset_ - entry.header_offset);
   std::array<char, 512> small;
   std::vector<char> large;
   std::span<char> header(small);
@@ -200,19 +205,20 @@ uint64_t ZipArchive::data_offset(const ZipEntry& entry) const {
   const uint64_t name_size = u16(header.data() + 26), extra_size = u16(header.data() + 28);
   if (name_size != entry.name.size() || wanted < kLocalSize + name_size ||
       std::memcmp(header.data() + kLocalSize, entry.name.data(), name_size) != 0)
-    fail(fmt::format("entry '{}': the local header at offset {} has another name", entry.name, entry.header_offset));
+    fail(
+        fmt::format("entry '{}': the local header at offset {} has another name", entry.name, entry.header_offset));
   const uint64_t data = entry.header_offset + kLocalSize + name_size + extra_size;
   if (data > directory_offset_ || entry.size > directory_offset_ - data)
-    fail(fmt::format("entry '{}': {} bytes at offset {} reach beyond the entries' end {}", entry.name, entry.size, data,
-                     directory_offset_));
+    fail(fmt::format("entry '{}': {} bytes at offset {} reach beyond the entries' end {}", entry.name, entry.size,
+                     data, directory_offset_));
   return data;
 }
 
 std::string ZipArchive::read(const ZipEntry& entry, uint64_t limit) const {
   const uint64_t data = data_offset(entry);
   if (entry.size > limit)
-    fail(fmt::format("entry '{}' has {} bytes, more than the {} that such an entry may have", entry.name, entry.size,
-                     limit));
+    fail(fmt::format("entry '{}' has {} bytes, more than the {} that such an entry may have", entry.name,
+                     entry.size, limit));
   std::string bytes(entry.size, '\0');
   read_(data, std::as_writable_bytes(std::span(bytes)));
   const uint32_t crc = viaduct::crc32(std::as_bytes(std::span(bytes)));

@@ -13,13 +13,13 @@ namespace viaduct::formats {
 
 /// One entry, as the central directory lists it.
 struct ZipEntry {
-  std::string_view name;         // valid as long as its archive
-  uint64_t header_offset = 0;    // of the local header, from the start of the archive
-  uint64_t size = 0;             // stored bytes
+  std::string_view name;       // valid as long as its archive
+  uint64_t header_offset = 0;  // of the local header, from the start of the archive
+  uint64_t size = 0;           // stored bytes
   uint64_t unpacked_size = 0;
-  uint32_t crc32 = 0;            // of the unpacked bytes
-  uint16_t method = 0;           // 0: stored, 8: deflated
-  uint16_t flags = 0;            // bit 0: encrypted
+  uint32_t crc32 = 0;   // of the unpacked bytes
+  uint16_t method = 0;  // 0: stored, 8: deflated
+  uint16_t flags = 0;   // bit 0: encrypted
 };
 
 /// The index of one archive that lies in a file, a part of a file, or memory. Memory use is a small multiple of the
@@ -29,7 +29,8 @@ class ZipArchive {
   /// Reads exactly `to.size()` bytes at `offset` from the archive's start. Never asked for bytes past the size.
   using ReadAt = std::function<void(uint64_t offset, std::span<std::byte> to)>;
 
-  /// UserError "<origin>: ..." with the offset for anything that is not a whole zip archive of exactly `size` bytes.
+  /// UserError "<origin>: ..." with the offset for anything that is not a whole zip archive of exactly `size`
+  /// bytes.
   static ZipArchive open(ReadAt read, uint64_t size, std::string_view origin);
   /// An archive in memory; `bytes` outlives it.
   static ZipArchive open(std::span<const std::byte> bytes, std::string_view origin);
@@ -55,7 +56,7 @@ class ZipArchive {
   uint64_t size_ = 0;
   uint64_t directory_offset_ = 0;
   std::string origin_;
-  std::vector<char> directory_;      // the bytes of the central directory; entry names point into it
+  std::vector<char> directory_;  // the bytes of the central directory; entry names point into it
   std::vector<ZipEntry> entries_;
 };
 
@@ -67,10 +68,10 @@ enum class ZipStyle {
 
 /// The bytes of an archive in which the data of at most one entry (the hole) is filled in later.
 struct ZipImage {
-  std::string head;                  // up to the hole; the whole archive when there is none
+  std::string head;  // up to the hole; the whole archive when there is none
   uint64_t hole_size = 0;
-  std::string tail;                  // after the hole
-  std::vector<uint64_t> crc_offsets; // from the archive's start: where the CRC-32 of the hole's data belongs
+  std::string tail;                   // after the hole
+  std::vector<uint64_t> crc_offsets;  // from the archive's start: where the CRC-32 of the hole's data belongs
   uint64_t size() const { return head.size() + hole_size + tail.size(); }
 };
 

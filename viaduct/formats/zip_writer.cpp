@@ -28,7 +28,11 @@ uint64_t ZipWriter::position() const { return image_.size(); }
 void ZipWriter::add_header(std::string_view name, uint64_t size, uint32_t crc, bool hole) {
   VIADUCT_CHECK(name.size() <= 0xffff, "zip entry name of {} bytes", name.size());
   const bool descriptor = hole || (style_ == ZipStyle::kTorch && size > 0);
-  Record record{std::string(name), position(), size, crc, static_cast<uint16_t>(kUtf8 | (descriptor ? kHasDescriptor : 0)),
+  Record record{std::string(name),
+                position(),
+                size,
+                crc,
+                static_cast<uint16_t>(kUtf8 | (descriptor ? kHasDescriptor : 0)),
                 hole};
   std::string extra;
   if (size >= k32) {

@@ -24,7 +24,9 @@ TEST(ChunkGrid, AcceptsWhatCoversOnce) {
   EXPECT_EQ(check({0, 3}, {}), "");
   EXPECT_EQ(check({0, 3}, {{{0, 0}, {0, 3}}}), "");
   // No grid at all: a pinwheel.
-  EXPECT_EQ(check({3, 3}, {{{0, 0}, {1, 2}}, {{0, 2}, {2, 1}}, {{2, 1}, {1, 2}}, {{1, 0}, {2, 1}}, {{1, 1}, {1, 1}}}), "");
+  EXPECT_EQ(
+      check({3, 3}, {{{0, 0}, {1, 2}}, {{0, 2}, {2, 1}}, {{2, 1}, {1, 2}}, {{1, 0}, {2, 1}}, {{1, 1}, {1, 1}}}),
+      "");
   // An empty chunk does no harm.
   EXPECT_EQ(check({2}, {{{0}, {2}}, {{1}, {0}}}), "");
 }

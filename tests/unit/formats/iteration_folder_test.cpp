@@ -28,8 +28,8 @@ TEST(IterationFolder, NewestComplete) {
   const IterationFolder found = find_iteration(root.path());
   EXPECT_EQ(found.folder, root / "iter_12345678");
   EXPECT_EQ(found.iteration, 12345678);
-  EXPECT_THAT(found.passed_over, ElementsAre(HasSubstr("iter_20000000: no .metadata"),
-                                             HasSubstr("iter_30000000: no metadata.json")));
+  EXPECT_THAT(found.passed_over,
+              ElementsAre(HasSubstr("iter_20000000: no .metadata"), HasSubstr("iter_30000000: no metadata.json")));
   EXPECT_EQ(resolve_iteration(root.path(), 5), root / "iter_0000005");
   EXPECT_EQ(resolve_iteration(root.path() / ""), root / "iter_12345678");
 }

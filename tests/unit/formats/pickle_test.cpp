@@ -39,26 +39,32 @@ std::string from_hex(std::string_view digits) {
 // Python's pickle.dumps of {"a": [1, -2, 70000, 2**40, 1.5, True, None], "b": ("x", b"\x00\xff")}.
 const std::string kProtocols[] = {
     // protocol 0
-    from_hex("286470300a56610a70310a286c70320a49310a61492d320a614937303030300a614c313039393531313632373737364c0a614631"
-             "2e350a614930310a614e617356620a70330a2856780a70340a635f636f646563730a656e636f64650a70350a28565c7530303030"
-             "ff0a70360a566c6174696e310a70370a7470380a5270390a747031300a732e"),
+    from_hex(
+        "286470300a56610a70310a286c70320a49310a61492d320a614937303030300a614c313039393531313632373737364c0a614631"
+        "2e350a614930310a614e617356620a70330a2856780a70340a635f636f646563730a656e636f64650a70350a28565c7530303030"
+        "ff0a70360a566c6174696e310a70370a7470380a5270390a747031300a732e"),
     // protocol 1
-    from_hex("7d71002858010000006171015d7102284b014afeffffff4a701101004c313039393531313632373737364c0a473ff80000000000"
-             "004930310a4e655801000000627103285801000000787104635f636f646563730a656e636f64650a710528580300000000c3bf71"
-             "0658060000006c6174696e31710774710852710974710a752e"),
+    from_hex(
+        "7d71002858010000006171015d7102284b014afeffffff4a701101004c313039393531313632373737364c0a473ff80000000000"
+        "004930310a4e655801000000627103285801000000787104635f636f646563730a656e636f64650a710528580300000000c3bf71"
+        "0658060000006c6174696e31710774710852710974710a752e"),
     // protocol 2
-    from_hex("80027d71002858010000006171015d7102284b014afeffffff4a701101008a06000000000001473ff8000000000000884e655801"
-             "0000006271035801000000787104635f636f646563730a656e636f64650a7105580300000000c3bf710658060000006c6174696e"
-             "31710786710852710986710a752e"),
+    from_hex(
+        "80027d71002858010000006171015d7102284b014afeffffff4a701101008a06000000000001473ff8000000000000884e655801"
+        "0000006271035801000000787104635f636f646563730a656e636f64650a7105580300000000c3bf710658060000006c6174696e"
+        "31710786710852710986710a752e"),
     // protocol 3
-    from_hex("80037d71002858010000006171015d7102284b014afeffffff4a701101008a06000000000001473ff8000000000000884e655801"
-             "0000006271035801000000787104430200ff7105867106752e"),
+    from_hex(
+        "80037d71002858010000006171015d7102284b014afeffffff4a701101008a06000000000001473ff8000000000000884e655801"
+        "0000006271035801000000787104430200ff7105867106752e"),
     // protocol 4
-    from_hex("8004953b000000000000007d94288c0161945d94284b014afeffffff4a701101008a06000000000001473ff8000000000000884e"
-             "658c0162948c017894430200ff948694752e"),
+    from_hex(
+        "8004953b000000000000007d94288c0161945d94284b014afeffffff4a701101008a06000000000001473ff8000000000000884e"
+        "658c0162948c017894430200ff948694752e"),
     // protocol 5
-    from_hex("8005953b000000000000007d94288c0161945d94284b014afeffffff4a701101008a06000000000001473ff8000000000000884e"
-             "658c0162948c017894430200ff948694752e")};
+    from_hex(
+        "8005953b000000000000007d94288c0161945d94284b014afeffffff4a701101008a06000000000001473ff8000000000000884e"
+        "658c0162948c017894430200ff948694752e")};
 
 TEST(Pickle, EveryProtocol) {
   for (const std::string& bytes : kProtocols) {
@@ -112,7 +118,8 @@ TEST(Pickle, RefusesWhatRunsCodeByName) {
   for (const auto unknown : {PickleOptions::Unknown::kRefuse, PickleOptions::Unknown::kOpaque}) {
     EXPECT_THAT(error_of_pickle("cos\nsystem\n(S'echo hi'\ntR.", unknown), HasSubstr("os.system"));
     EXPECT_THAT(error_of_pickle("cposix\nsystem\n(S'echo hi'\ntR.", unknown), HasSubstr("(os.system)"));
-    EXPECT_THAT(error_of_pickle("\x80\x04\x8c\x0asubprocess\x8c\x05Popen\x93.", unknown), HasSubstr("subprocess.Popen"));
+    EXPECT_THAT(error_of_pickle("\x80\x04\x8c\x0asubprocess\x8c\x05Popen\x93.", unknown),
+                HasSubstr("subprocess.Popen"));
     EXPECT_THAT(error_of_pickle("(S'1'\ni__builtin__\neval\n.", unknown), HasSubstr("__builtin__.eval"));
     EXPECT_THAT(error_of_pickle("cimportlib.util\nfind_spec\n.", unknown), HasSubstr("importlib.util.find_spec"));
   }
@@ -168,10 +175,12 @@ TEST(Pickle, AbsurdSizesStayInBounds) {
   for (const char* op : {"]", "}", "(", "N", "\x8f", "]q\x01", "]\x94", "]2", "((l"}) {
     std::string bytes;
     while (bytes.size() < (2u << 20)) bytes += op;
-    EXPECT_THAT(error_of([&] { PickleDocument::parse(bytes + ".", options); }), testing::AnyOf("", HasSubstr("memory")))
+    EXPECT_THAT(error_of([&] { PickleDocument::parse(bytes + ".", options); }),
+                testing::AnyOf("", HasSubstr("memory")))
         << op;
   }
-  EXPECT_THAT(error_of([&] { PickleDocument::parse(std::string(2u << 20, ']') + ".", options); }), HasSubstr("memory"));
+  EXPECT_THAT(error_of([&] { PickleDocument::parse(std::string(2u << 20, ']') + ".", options); }),
+              HasSubstr("memory"));
 }
 
 // ---------------------------------------------------------------- the writer
@@ -194,7 +203,8 @@ TEST(PickleWriter, ReadsBack) {
     const PickleNode root = document.root();
     const PickleNode* ints = root.find("ints");
     ASSERT_NE(ints, nullptr);
-    for (size_t i = 0; i < ints->size(); ++i) EXPECT_EQ(ints->item(i).integer(), value.at("ints").items()[i].as_int());
+    for (size_t i = 0; i < ints->size(); ++i)
+      EXPECT_EQ(ints->item(i).integer(), value.at("ints").items()[i].as_int());
     EXPECT_EQ(root.find("tuple")->size(), 4u);
     EXPECT_EQ(root.find("empty")->size(), 0u);
     EXPECT_EQ(root.find("float")->floating(), -0.5);
@@ -205,9 +215,11 @@ TEST(PickleWriter, ReadsBack) {
 
 TEST(PickleWriter, PythonsBytes) {
   // pickle.dumps({"a": 1, "b": [1.5, "a"], "c": ()}, protocol=2)
-  EXPECT_EQ(write_pickle(PickleValue::dict({{"a", 1}, {"b", PickleValue::list({1.5, "a"})}, {"c", PickleValue::tuple()}}),
-                         2),
-            from_hex("80027d71002858010000006171014b0158010000006271025d710328473ff8000000000000680165580100000063710429752e"));
+  EXPECT_EQ(
+      write_pickle(PickleValue::dict({{"a", 1}, {"b", PickleValue::list({1.5, "a"})}, {"c", PickleValue::tuple()}}),
+                   2),
+      from_hex("80027d71002858010000006171014b0158010000006271025d710328473ff80000000000006801655801000000637104297"
+               "52e"));
 }
 
 }  // namespace

@@ -66,14 +66,16 @@ TEST(TorchDist, CommonStateOfBothGenerations) {
 // ---------------------------------------------------------------- bytes that upstream has
 
 TEST(TorchDistFiles, EqualUpstreams) {
-  const Path bridge = kGolden / "runs/llama_tp2_pp2/megatron", core = kGolden / "runs/gena_core014_llama_tp2/megatron";
+  const Path bridge = kGolden / "runs/llama_tp2_pp2/megatron",
+             core = kGolden / "runs/gena_core014_llama_tp2/megatron";
   EXPECT_EQ(torch_dist_metadata_json(), read_text_file(core / "iter_0000003/metadata.json"));
   const auto reader = TorchDistReader::open(bridge / "iter_0000000");
   int states = 0;
   for (const StoredObject& object : reader->objects()) {
     if (object.name.find("_extra_state") == std::string::npos) continue;
     const std::vector<std::byte> bytes = read_object(*reader, object);
-    EXPECT_EQ(std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()), empty_extra_state().view());
+    EXPECT_EQ(std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()),
+              empty_extra_state().view());
     ++states;
   }
   EXPECT_GT(states, 10);
@@ -98,7 +100,8 @@ TEST(TorchDistFiles, EqualUpstreams) {
 std::string data_of(const StoredTensor& tensor, const StoredChunk& chunk) {
   std::string bytes(static_cast<size_t>(num_bytes(tensor.dtype, num_elements(chunk.size))), '\0');
   for (size_t i = 0; i < bytes.size(); ++i)
-    bytes[i] = static_cast<char>(i * 31 + tensor.name.size() + static_cast<size_t>(chunk.offset.empty() ? 0 : chunk.offset[0]));
+    bytes[i] = static_cast<char>(i * 31 + tensor.name.size() +
+                                 static_cast<size_t>(chunk.offset.empty() ? 0 : chunk.offset[0]));
   return bytes;
 }
 
@@ -138,7 +141,9 @@ void add_examples(TorchDistWriter& writer) {
   writer.add({"decoder.layers.mlp.linear_fc1.weight", DType::kBF16, {2, 8, 4}, {{{0, 0, 0}, {1, 4, 4}}}});
   writer.add({"decoder.layers.mlp.linear_fc1.weight", DType::kBF16, {2, 8, 4}, {{{1, 0, 0}, {1, 4, 4}}}});
   writer.add({"embedding.word_embeddings.weight", DType::kF32, {1024, 300}, {}});
-  writer.add({"decoder.layers.mlp.linear_fc1.weight", DType::kBF16, {2, 8, 4},
+  writer.add({"decoder.layers.mlp.linear_fc1.weight",
+              DType::kBF16,
+              {2, 8, 4},
               {{{0, 4, 0}, {1, 4, 4}}, {{1, 4, 0}, {1, 4, 4}}}});
   writer.add({"scalar", DType::kI64, {}, {}});
   writer.add({"nothing", DType::kF16, {0, 7}, {}});
@@ -167,7 +172,8 @@ TEST(TorchDistWriter, ReadsBack) {
         File::open(reader->files()[chunk.file], File::Mode::kRead)
             .read(chunk.byte_offset, std::as_writable_bytes(std::span(bytes)));
         EXPECT_EQ(bytes, data_of(tensor, chunk)) << tensor.name;
-        EXPECT_EQ(chunk.byte_offset % (bytes.size() >= kTorchDistLargeChunk ? kTorchDistPage : 64), 0u) << tensor.name;
+        EXPECT_EQ(chunk.byte_offset % (bytes.size() >= kTorchDistLargeChunk ? kTorchDistPage : 64), 0u)
+            << tensor.name;
       }
     EXPECT_EQ(reader->objects().size(), 2u);
     EXPECT_EQ(reader->read_value(reader->objects()[0]).as_tensor().shape, Shape({0}));
@@ -218,12 +224,14 @@ TEST(TorchDistWriter, LayoutHasNoOverlaps) {
     }
     EXPECT_EQ(end, layout.files[f].size);
   }
-  EXPECT_TRUE(std::is_sorted(layout.literals.begin(), layout.literals.end(), [](const Literal& a, const Literal& b) {
-    return std::pair(a.file, a.offset) < std::pair(b.file, b.offset);
-  }));
-  EXPECT_TRUE(std::is_sorted(layout.crc_fields.begin(), layout.crc_fields.end(), [](const CrcField& a, const CrcField& b) {
-    return std::pair(a.file, a.offset) < std::pair(b.file, b.offset);
-  }));
+  EXPECT_TRUE(
+      std::is_sorted(layout.literals.begin(), layout.literals.end(), [](const Literal& a, const Literal& b) {
+        return std::pair(a.file, a.offset) < std::pair(b.file, b.offset);
+      }));
+  EXPECT_TRUE(
+      std::is_sorted(layout.crc_fields.begin(), layout.crc_fields.end(), [](const CrcField& a, const CrcField& b) {
+        return std::pair(a.file, a.offset) < std::pair(b.file, b.offset);
+      }));
   EXPECT_EQ(layout.literals[0].bytes.data(), layout.literals[1].bytes.data());
 }
 
@@ -355,8 +363,8 @@ TEST_F(DamagedTorchDist, SliceOfTheWrongLength) {
   EXPECT_THAT(open(), HasSubstr("no zip end record"));
 }
 
-// .metadata and the records of the data file, cut and changed everywhere: an error or a proper checkpoint, always in
-// bounds.
+// .metadata and the records of the data file, cut and changed everywhere: an error or a proper checkpoint, always
+// in bounds.
 TEST_F(DamagedTorchDist, MetadataTruncatedAndChanged) {
   const std::string whole = write_torch_dist_metadata(index_);
   for (size_t size = 0; size < whole.size(); ++size)
@@ -392,13 +400,15 @@ TEST(TorchDistMetadata, TransformedEntriesAreRefused) {
   ASSERT_NE(at, std::string::npos);
   const size_t end = bytes.find("ub", at);
   bytes.insert(end, "\x8c\x15transform_descriptors]\x8c\x04zstda");
-  bytes.replace(2, 9, "");   // without the frame, whose length is no longer right
+  bytes.replace(2, 9, "");  // without the frame, whose length is no longer right
   EXPECT_THAT(error_of([&] { parse_torch_dist_metadata(bytes, "m"); }), HasSubstr("stored transformed"));
 }
 
 TEST(TorchDistMetadata, RefusesWhatRunsCode) {
-  EXPECT_THAT(error_of([] { parse_torch_dist_metadata("cos\nsystem\n(S'echo'\ntR.", "m"); }), HasSubstr("os.system"));
-  EXPECT_THAT(error_of([] { parse_torch_dist_metadata("N.", "m"); }), HasSubstr("no index of a torch_dist checkpoint"));
+  EXPECT_THAT(error_of([] { parse_torch_dist_metadata("cos\nsystem\n(S'echo'\ntR.", "m"); }),
+              HasSubstr("os.system"));
+  EXPECT_THAT(error_of([] { parse_torch_dist_metadata("N.", "m"); }),
+              HasSubstr("no index of a torch_dist checkpoint"));
 }
 
 // One list of chunks that many tensors share must not be multiplied.
@@ -407,7 +417,8 @@ TEST(TorchDistMetadata, SharedChunkListsStayInBounds) {
     return "ctorch.distributed.checkpoint.metadata\n" + name + "\n)\x81";
   };
   std::string bytes = object("Metadata") + "}(Vstate_dict_metadata\n}(Vw\n" + object("TensorStorageMetadata") +
-                      "}(Vproperties\n" + object("TensorProperties") + "(ctorch\nfloat32\nNtbVsize\n(I200\ntVchunks\n](";
+                      "}(Vproperties\n" + object("TensorProperties") +
+                      "(ctorch\nfloat32\nNtbVsize\n(I200\ntVchunks\n](";
   for (int i = 0; i < 200; ++i)
     bytes += object("ChunkStorageMetadata") + "}(Voffsets\n(I" + std::to_string(i) + "\ntVsizes\n(I1\ntub";
   bytes += "eubp1\n";

@@ -176,8 +176,8 @@ TEST(TorchFile, AnyChangedByteStaysInBounds) {
 }
 
 TEST(TorchFile, ViewsMustLieInTheirStorage) {
-  const auto pickle = [](std::initializer_list<int64_t> size, std::initializer_list<int64_t> strides, int64_t offset,
-                         int64_t elements) {
+  const auto pickle = [](std::initializer_list<int64_t> size, std::initializer_list<int64_t> strides,
+                         int64_t offset, int64_t elements) {
     PickleWriter to(2);
     to.empty_dict();
     to.string("w");
@@ -239,9 +239,13 @@ TEST(TorchFile, CyclesAndTowersEnd) {
     EXPECT_NE(second, "");
     return first;
   };
-  const std::string cycle("\x80\x02]q\x00h\x00" "a.", 9);
+  const std::string cycle(
+      "\x80\x02]q\x00h\x00"
+      "a.",
+      9);
   EXPECT_THAT(error(cycle), HasSubstr("refers to itself"));
-  EXPECT_THAT(error("\x80\x02" + std::string(5000, ']') + std::string(4999, 'a') + "."), HasSubstr("nested deeper"));
+  EXPECT_THAT(error("\x80\x02" + std::string(5000, ']') + std::string(4999, 'a') + "."),
+              HasSubstr("nested deeper"));
   // Each list holds the one before ten times: 10^30 values in 900 bytes.
   std::string laughs("\x80\x02]q\x00", 5);
   for (int level = 1; level <= 30; ++level) {

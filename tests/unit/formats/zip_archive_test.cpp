@@ -77,7 +77,8 @@ TEST(ZipWriter, FilledHoleIsAWholeArchive) {
       EXPECT_EQ(file.substr(offset, 4), std::string(4, '\0'));
       std::memcpy(file.data() + offset, &crc, 4);
     }
-    // The same archive with the data known from the start differs in nothing but the alignment of the compact style.
+    // The same archive with the data known from the start differs in nothing but the alignment of the compact
+    // style.
     const ZipArchive archive = ZipArchive::open(bytes_of(file), "filled");
     EXPECT_EQ(archive.read(archive.entries()[1], 1000), data);
     if (style == ZipStyle::kTorch) {
@@ -96,13 +97,15 @@ TEST(ZipWriter, Zip64) {
     ZipWriter writer(style);
     writer.add("a/data.pkl", "pickle");
     writer.add_hole("a/data/0", kSize);
-    writer.add("a/version", "3\n");   // its header lies beyond 4 GiB
+    writer.add("a/version", "3\n");  // its header lies beyond 4 GiB
     const ZipImage image = writer.finish();
     EXPECT_LT(image.head.size() + image.tail.size(), 2000u);
     const auto read = [&](uint64_t offset, std::span<std::byte> to) {
       for (size_t i = 0; i < to.size(); ++i) {
         const uint64_t at = offset + i, tail = image.head.size() + kSize;
-        to[i] = static_cast<std::byte>(at < image.head.size() ? image.head[at] : at < tail ? 0 : image.tail[at - tail]);
+        to[i] = static_cast<std::byte>(at < image.head.size() ? image.head[at]
+                                       : at < tail            ? 0
+                                                              : image.tail[at - tail]);
       }
     };
     const ZipArchive archive = ZipArchive::open(read, image.size(), "big");
@@ -172,7 +175,8 @@ TEST(ZipArchive, RefusesAbsurdCounts) {
 TEST(ZipArchive, RefusesCompressedEntries) {
   const std::string file = read_text_file(kFixtures / "deflated.pt");
   const ZipArchive archive = ZipArchive::open(bytes_of(file), "deflated.pt");
-  EXPECT_THAT(error_of([&] { archive.read(archive.entries()[0], 1 << 20); }), HasSubstr("compressed (zip method 8)"));
+  EXPECT_THAT(error_of([&] { archive.read(archive.entries()[0], 1 << 20); }),
+              HasSubstr("compressed (zip method 8)"));
 }
 
 }  // namespace
