@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <charconv>
 #include <cstring>
 #include <limits>
 #include <unordered_map>
@@ -10,6 +9,7 @@
 
 #include "viaduct/core/error.h"
 #include "viaduct/core/strings.h"
+#include "viaduct/formats/pickle_text.h"
 
 namespace viaduct::formats {
 
@@ -307,21 +307,6 @@ class Unpickler {
   }
 
   // ---- opcodes with text arguments
-  uint64_t decimal_index(std::string_view text) const {
-    uint64_t value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size() || text.empty())
-      fail("a memo index that is no number");
-    return value;
-  }
-  Node decimal(std::string_view text) const {
-    if (text.ends_with('L')) text.remove_suffix(1);
-    int64_t value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size() || text.empty())
-      fail("an int in text that is no number of 64 bits");
-    return integer(value);
-  }
   Node long_bytes(std::string_view little_endian) const {
     if (little_endian.size() > 8) return text(Kind::kBigInt, little_endian);
     uint64_t value = 0;
@@ -331,86 +316,10 @@ class Unpickler {
     if (bits == 0) return integer(0);
     return integer(static_cast<int64_t>(value << (64 - bits)) >> (64 - bits));
   }
-  Node text_float(std::string_view text) const {
-    double value = 0;
-    if (text == "inf" || text == "-inf" || text == "nan") {
-      value = text == "nan" ? std::numeric_limits<double>::quiet_NaN() : std::numeric_limits<double>::infinity();
-      return floating(text[0] == '-' ? -value : value);
-    }
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size()) fail("a float in text that is no number");
-    return floating(value);
-  }
-  static void append_utf8(std::string& out, uint32_t c) {
-    if (c < 0x80) {
-      out += static_cast<char>(c);
-    } else if (c < 0x800) {
-      out += static_cast<char>(0xc0 | c >> 6);
-      out += static_cast<char>(0x80 | (c & 63));
-    } else if (c < 0x10000) {
-      out += static_cast<char>(0xe0 | c >> 12);
-      out += static_cast<char>(0x80 | (c >> 6 & 63));
-      out += static_cast<char>(0x80 | (c & 63));
-    } else {
-      out += static_cast<char>(0xf0 | c >> 18);
-      out += static_cast<char>(0x80 | (c >> 12 & 63));
-      out += static_cast<char>(0x80 | (c >> 6 & 63));
-      out += static_cast<char>(0x80 | (c & 63));
-    }
-  }
-  uint32_t hex(std::string_view text, size_t from, size_t digits) const {
-    uint32_t value = 0;
-    if (from + digits > text.size()) fail("a broken escape in a text");
-    const char* first = text.data() + from;
-    const auto [end, error] = std::from_chars(first, first + digits, value, 16);
-    if (error != std::errc() || end != first + digits) fail("a broken escape in a text");
-    return value;
-  }
-  // UNICODE of protocol 0: Latin-1 with \uXXXX and \UXXXXXXXX.
-  Node raw_unicode(std::string_view raw) {
-    std::string out;
-    for (size_t i = 0; i < raw.size();) {
-      const size_t digits = raw[i] != '\\' || i + 1 == raw.size() ? 0
-                            : raw[i + 1] == 'u'                   ? 4
-                            : raw[i + 1] == 'U'                   ? 8
-                                                                  : 0;
-      if (digits > 0) {
-        append_utf8(out, hex(raw, i + 2, digits) & 0x1fffff);
-        i += 2 + digits;
-      } else {
-        append_utf8(out, static_cast<uint8_t>(raw[i++]));
-      }
-    }
-    return utf8(keep(out));
-  }
-  // STRING of protocol 0: a quoted Python literal.
+  Node raw_unicode(std::string_view raw) { return utf8(keep(decode_raw_unicode(raw))); }
   Node quoted(std::string_view raw) {
-    while (!raw.empty() && (raw.back() == ' ' || raw.back() == '\r')) raw.remove_suffix(1);
-    if (raw.size() < 2 || raw.front() != raw.back() || (raw.front() != '\'' && raw.front() != '"'))
-      fail("a STRING without quotes");
-    raw = raw.substr(1, raw.size() - 2);
-    std::string out;
-    for (size_t i = 0; i < raw.size(); ++i) {
-      if (raw[i] != '\\') {
-        out += raw[i];
-        continue;
-      }
-      if (++i == raw.size()) fail("a broken escape in a text");
-      switch (raw[i]) {
-        case 'n': out += '\n'; break;
-        case 't': out += '\t'; break;
-        case 'r': out += '\r'; break;
-        case 'x':
-          out += static_cast<char>(hex(raw, i + 1, 2));
-          i += 2;
-          break;
-        case '\\':
-        case '\'':
-        case '"': out += raw[i]; break;
-        default: fail("an escape that Python does not write in a text");
-      }
-    }
-    return is_utf8(out) ? text(Kind::kString, keep(out)) : text(Kind::kBytes, keep(out));
+    const std::string value = decode_quoted(raw);
+    return text(is_utf8(value) ? Kind::kString : Kind::kBytes, keep(value));
   }
   // BINSTRING: Python 2's str, which is text or bytes.
   Node old_string(std::string_view raw) { return text(is_utf8(raw) ? Kind::kString : Kind::kBytes, raw); }
@@ -504,10 +413,10 @@ void Unpickler::step(uint8_t op) {
     case 0x89: push(boolean(false)); break;
     case 'I': {
       const std::string_view text = line();
-      push(text == "00" ? boolean(false) : text == "01" ? boolean(true) : decimal(text));
+      push(text == "00" ? boolean(false) : text == "01" ? boolean(true) : integer(parse_decimal(text)));
       break;
     }
-    case 'L': push(decimal(line())); break;
+    case 'L': push(integer(parse_decimal(line()))); break;
     case 'J': push(integer(little<int32_t>())); break;
     case 'K': push(integer(little<uint8_t>())); break;
     case 'M': push(integer(little<uint16_t>())); break;
@@ -518,7 +427,7 @@ void Unpickler::step(uint8_t op) {
       push(long_bytes(take(static_cast<uint64_t>(size))));
       break;
     }
-    case 'F': push(text_float(line())); break;
+    case 'F': push(floating(parse_float(line()))); break;
     case 'G': push(floating(std::bit_cast<double>(__builtin_bswap64(little<uint64_t>())))); break;
     // Texts and bytes
     case 'S': push(quoted(line())); break;
@@ -577,11 +486,11 @@ void Unpickler::step(uint8_t op) {
       break;
     case '1': stack_.resize(pop_mark()); break;
     case '2': push(Node(top())); break;
-    case 'p': put(decimal_index(line())); break;
+    case 'p': put(parse_index(line())); break;
     case 'q': put(little<uint8_t>()); break;
     case 'r': put(little<uint32_t>()); break;
     case 0x94: put(puts_); break;
-    case 'g': push(get(decimal_index(line()))); break;
+    case 'g': push(get(parse_index(line()))); break;
     case 'h': push(get(little<uint8_t>())); break;
     case 'j': push(get(little<uint32_t>())); break;
     // Globals, calls, objects

@@ -143,6 +143,19 @@ TEST(Pickle, EmptyTexts) {
   for (const std::string& bytes : {"S''\n."s, "V\n."s, "U\0."s}) EXPECT_EQ(parse(bytes).root().text(), "");
 }
 
+TEST(Pickle, TextArgumentsOfProtocol0) {
+  EXPECT_EQ(parse("V\\u0041\\U0001f600\xe9\n.").root().text(), "A😀é");
+  EXPECT_EQ(parse("S'a\\n\\x41\\''\n.").root().text(), "a\nA'");
+  EXPECT_TRUE(parse("S'\\xff'\n.").root().is(Kind::kBytes));
+  EXPECT_EQ(parse("F-inf\n.").root().floating(), -std::numeric_limits<double>::infinity());
+  EXPECT_EQ(parse("F1e-05\n.").root().floating(), 1e-5);
+  EXPECT_EQ(parse("L-9223372036854775808L\n.").root().integer(), std::numeric_limits<int64_t>::min());
+  for (const char* pickle :
+       {"V\\ud800\n.", "V\\u12\n.", "V\\U00110000\n.", "S'\\q'\n.", "S'\\x4'\n.", "S'\n.", "Sx\n.", "I\n.",
+        "I1x\n.", "L99999999999999999999L\n.", "F\n.", "F1.5.\n.", "Np-1\n.", "Np\n."})
+    EXPECT_THAT(error_of_pickle(pickle), HasSubstr("test: ")) << pickle;
+}
+
 TEST(Pickle, MisusedOpcodesAreErrors) {
   EXPECT_THAT(error_of_pickle("."), HasSubstr("STOP"));
   EXPECT_THAT(error_of_pickle("a."), HasSubstr("append"));
