@@ -24,6 +24,7 @@ void write_config(const ArchSpec& arch, Json& config) {
 }
 
 void set_provider(const ArchSpec&, config::ModelConfig& provider) {
+  provider.autocast_dtype = DType::kBF16;  // upstream's, also where the weights are not bf16
   provider.target = "megatron.bridge.models.gemma.gemma_provider.GemmaModelProvider";
   provider.set_attention_backend("flash");
 }

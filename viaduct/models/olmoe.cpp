@@ -36,6 +36,7 @@ void write_config(const ArchSpec& arch, Json& config) {
 }
 
 void set_provider(const ArchSpec&, config::ModelConfig& provider) {
+  provider.autocast_dtype = DType::kBF16;  // upstream's, also where the weights are not bf16
   provider.set_layer_spec("megatron.bridge.models.olmoe.olmoe_provider.olmoe_layer_spec");
   provider.persist_layer_norm = true;
 }

@@ -18,7 +18,9 @@ ArchSpec read_config(const HfConfig& config) {
 
 void write_config(const ArchSpec&, Json& config) { config.set("use_sliding_window", false); }
 
-void set_provider(const ArchSpec&, config::ModelConfig&) {}
+void set_provider(const ArchSpec&, config::ModelConfig& provider) {
+  provider.autocast_dtype = DType::kBF16;  // upstream's, also where the weights are not bf16
+}
 
 bool recognises(const config::ModelConfig& provider) {
   return (provider.target.find("GPTModelProvider") != std::string::npos && provider.add_qkv_bias &&

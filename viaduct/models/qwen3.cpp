@@ -24,7 +24,9 @@ void write_config(const ArchSpec& arch, Json& config) {
   config.set("use_sliding_window", false);
 }
 
-void set_provider(const ArchSpec&, config::ModelConfig&) {}
+void set_provider(const ArchSpec&, config::ModelConfig& provider) {
+  provider.autocast_dtype = DType::kBF16;  // upstream's, also where the weights are not bf16
+}
 
 bool recognises(const config::ModelConfig& provider) {
   return (provider.target.find("GPTModelProvider") != std::string::npos && provider.qk_layernorm &&

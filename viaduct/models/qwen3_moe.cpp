@@ -56,6 +56,7 @@ void write_config(const ArchSpec& arch, Json& config) {
 }
 
 void set_provider(const ArchSpec&, config::ModelConfig& provider) {
+  provider.autocast_dtype = DType::kBF16;  // upstream's, also where the weights are not bf16
   provider.moe_router_load_balancing_type = "aux_loss";
 }
 
