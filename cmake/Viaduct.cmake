@@ -48,7 +48,7 @@ endfunction()
 # GOLDEN: reads reference checkpoints, which lie in VIADUCT_GOLDEN_DIR (tests/golden/fixtures, unpacked).
 function(viaduct_test NAME)
   cmake_parse_arguments(A "GOLDEN" "TIMEOUT" "SRCS;DEPS;LABELS" ${ARGN})
-  if(NOT VIADUCT_TESTS)
+  if(NOT VIADUCT_TESTS OR VIADUCT_FUZZ)
     return()
   endif()
   if(NOT A_TIMEOUT)
