@@ -1,10 +1,14 @@
 #include "viaduct/bridge/journal.h"
 
-#include <algorithm>
-#include <cstring>
-#include <mutex>
-#include <unordered_map>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <cstdlib>
+#include <mutex>
+#include <tuple>
+
+#include "viaduct/bridge/open_files.h"
 #include "viaduct/core/error.h"
 #include "viaduct/core/hash.h"
 
@@ -12,7 +16,17 @@ namespace viaduct::bridge {
 
 namespace {
 
-// One finished block. Written whole, in one append; a torn record at the end does not match its check.
+constexpr uint64_t kMagic = 0x316c6e6a74636476;   // "vdctjnl1"
+constexpr uint64_t kPage = 4096;
+
+struct Header {
+  uint64_t magic = kMagic;
+  uint64_t plan = 0;
+  uint64_t source = 0;   // sizes and times of the source files
+  friend bool operator==(const Header&, const Header&) = default;
+};
+
+// One finished block. Written whole, in one append; a torn record does not match its check.
 struct Record {
   uint32_t chunk = 0;
   uint32_t block = 0;
@@ -23,27 +37,49 @@ struct Record {
   uint32_t expected_check() const {
     return static_cast<uint32_t>(xxh3_64(std::as_bytes(std::span(this, 1)).first(offsetof(Record, check))));
   }
+  std::pair<uint32_t, uint32_t> key() const { return {chunk, block}; }
 };
+
+uint64_t source_identity(const TransferPlan& plan) {
+  std::vector<int64_t> facts;
+  for (const Path& file : plan.source_files) {
+    struct stat status {};
+    if (::stat(file.c_str(), &status) != 0) throw_system(fmt::format("cannot read the size of {}", file.string()));
+    facts.insert(facts.end(), {status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec});
+  }
+  return xxh3_64(std::as_bytes(std::span(facts)));
+}
+
+std::vector<Path> target_paths(const TransferPlan& plan, const Path& data) {
+  std::vector<Path> paths;
+  for (const formats::TargetFile& file : plan.target.files) paths.push_back(data / file.name);
+  return paths;
+}
 
 class FileJournal : public BlockJournal {
  public:
-  FileJournal(const Path& staging, Path data, const TransferPlan& plan)
-      : plan_(plan), data_(std::move(data)), file_(File::open(staging / kJournalName, File::Mode::kWrite)) {
-    const uint64_t count = file_.size() / sizeof(Record);
-    std::vector<Record> records(count);
-    file_.read(0, std::as_writable_bytes(std::span(records)));
-    for (const Record& record : records) {
-      if (record.check != record.expected_check()) break;
-      listed_[key(record.chunk, record.block)] = record;
-      end_ += sizeof(Record);
+  FileJournal(const Path& staging, const Path& data, const TransferPlan& plan)
+      : plan_(plan),
+        targets_(target_paths(plan, data), File::Mode::kReadDirect),
+        file_(File::open(staging / kJournalName, File::Mode::kWrite)) {
+    Header header;
+    header.plan = plan.hash();
+    header.source = source_identity(plan);
+    read_records(header);
+    if (end_ == 0) {
+      file_.resize(0);
+      file_.write(0, std::as_bytes(std::span(&header, 1)));
+      end_ = sizeof(Header);
     }
     file_.resize(end_);
   }
 
   std::optional<BlockSum> find(uint32_t chunk, uint32_t block) override {
-    const auto it = listed_.find(key(chunk, block));
-    if (it == listed_.end() || !is_there(it->second)) return std::nullopt;
-    return BlockSum{it->second.xxh3, it->second.crc32, true};
+    const auto wanted = std::pair(chunk, block);
+    const auto it = std::lower_bound(listed_.begin(), listed_.end(), wanted,
+                                     [](const Record& record, const auto& key) { return record.key() < key; });
+    if (it == listed_.end() || it->key() != wanted || !is_there(*it)) return std::nullopt;
+    return BlockSum{it->xxh3, it->crc32, true};
   }
 
   void record(uint32_t chunk, uint32_t block, const BlockSum& sum) override {
@@ -52,36 +88,72 @@ class FileJournal : public BlockJournal {
     const std::lock_guard lock(mutex_);
     file_.write(end_, std::as_bytes(std::span(&record, 1)));
     end_ += sizeof(Record);
+    // Only a power failure needs this, and what is lost then is only time.
+    if (++unsynced_ == kSyncEvery) {
+      ::fdatasync(file_.fd());
+      unsynced_ = 0;
+    }
   }
 
  private:
-  static uint64_t key(uint32_t chunk, uint32_t block) { return uint64_t{chunk} << 32 | block; }
+  static constexpr int kSyncEvery = 1024;   // 4 GiB
+
+  // Leaves end_ at 0 when the file is no journal of this plan and source.
+  void read_records(const Header& wanted) {
+    uint64_t blocks = 0;
+    for (const TargetChunk& chunk : plan_.targets) blocks += chunk.num_blocks();
+    const uint64_t size = file_.size();
+    // A block is listed once for each time that it was made; a resumed run makes only what is not there.
+    if (size < sizeof(Header) || size > sizeof(Header) + (2 * blocks + 64) * sizeof(Record)) return;
+    Header header;
+    file_.read(0, std::as_writable_bytes(std::span(&header, 1)));
+    if (header != wanted) return;
+    end_ = sizeof(Header);
+    listed_.resize((size - sizeof(Header)) / sizeof(Record));
+    file_.read(end_, std::as_writable_bytes(std::span(listed_)));
+    size_t good = 0;
+    while (good < listed_.size() && listed_[good].check == listed_[good].expected_check()) ++good;
+    listed_.resize(good);
+    end_ += good * sizeof(Record);
+    // Of two records of a block the later one counts.
+    std::stable_sort(listed_.begin(), listed_.end(),
+                     [](const Record& a, const Record& b) { return a.key() < b.key(); });
+    const auto last = std::unique(listed_.rbegin(), listed_.rend(),
+                                  [](const Record& a, const Record& b) { return a.key() == b.key(); });
+    listed_.erase(listed_.begin(), last.base());
+  }
 
   bool is_there(const Record& record) {
     if (record.chunk >= plan_.targets.size()) return false;
     const TargetChunk& chunk = plan_.targets[record.chunk];
-    const uint64_t begin = record.block * kBlockBytes, size = chunk.num_bytes();
-    if (begin >= size) return false;
-    const std::string& name = plan_.target.files[chunk.file].name;
-    if (name != open_name_) {
-      if (!std::filesystem::exists(data_ / name)) return false;
-      open_ = File::open(data_ / name, File::Mode::kRead);
-      open_name_ = name;
+    uint64_t at = chunk.byte_offset + record.block * kBlockBytes;
+    const uint64_t end = std::min(at + kBlockBytes, chunk.byte_offset + chunk.num_bytes());
+    if (at >= end || !std::filesystem::exists(targets_.path(chunk.file))) return false;
+    const auto file = targets_.get(chunk.file);
+    struct Free {
+      void operator()(std::byte* memory) const { std::free(memory); }
+    };
+    constexpr uint64_t kPiece = 512u << 10;
+    const std::unique_ptr<std::byte[], Free> buffer(static_cast<std::byte*>(std::aligned_alloc(kPage, kPiece)));
+    if (!buffer) throw std::bad_alloc();
+    Xxh3Stream hash;
+    while (at < end) {
+      const uint64_t page = at / kPage * kPage, stop = std::min(end, page + kPiece);
+      const size_t count = file->read_some(page, {buffer.get(), kPiece});
+      if (page + count < stop) return false;
+      hash.add({buffer.get() + (at - page), static_cast<size_t>(stop - at)});
+      at = stop;
     }
-    buffer_.resize(std::min(kBlockBytes, size - begin));
-    if (open_.read_some(chunk.byte_offset + begin, buffer_) != buffer_.size()) return false;
-    return xxh3_64(buffer_) == record.xxh3;
+    return hash.value() == record.xxh3;
   }
 
   const TransferPlan& plan_;
-  Path data_;
+  OpenFiles targets_;
+  std::vector<Record> listed_;   // by (chunk, block)
+  std::mutex mutex_;             // guards what follows
   File file_;
   uint64_t end_ = 0;
-  std::mutex mutex_;
-  std::unordered_map<uint64_t, Record> listed_;
-  File open_;                 // the target file that was looked at last
-  std::string open_name_;
-  std::vector<std::byte> buffer_;
+  int unsynced_ = 0;
 };
 
 }  // namespace

@@ -1,0 +1,451 @@
+// The executor against plans worked out one element at a time.
+#include "viaduct/bridge/executor.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <mutex>
+
+#include "tests/unit/bridge/random_plan.h"
+#include "viaduct/core/error.h"
+
+namespace viaduct::bridge {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+using testing::ThrowsMessage;
+
+// The target files that executing a plan in memory gives.
+std::vector<Bytes> run_in_memory(const PlanWithSource& given, const ExecuteOptions& options, ExecuteReport* report = nullptr) {
+  std::vector<Bytes> files;
+  for (const formats::TargetFile& file : given.plan.target.files) files.emplace_back(file.size, std::byte{0xEE});
+  const auto source = memory_source(given.source_spans());
+  const auto sink = memory_sink({files.begin(), files.end()});
+  const ExecuteReport made = execute(given.plan, *source, *sink, options);
+  if (report) *report = made;
+  return files;
+}
+
+void expect_equal(const std::vector<Bytes>& found, const std::vector<Bytes>& expected) {
+  ASSERT_EQ(found.size(), expected.size());
+  for (size_t f = 0; f < found.size(); ++f) {
+    ASSERT_EQ(found[f].size(), expected[f].size());
+    const auto at = std::mismatch(found[f].begin(), found[f].end(), expected[f].begin()).first - found[f].begin();
+    ASSERT_EQ(static_cast<size_t>(at), found[f].size()) << "file " << f << " differs at byte " << at;
+  }
+}
+
+void expect_sums(const PlanWithSource& given, const std::vector<Bytes>& files, const ExecuteReport& report) {
+  for (size_t i = 0; i < given.plan.targets.size(); ++i) {
+    const TargetChunk& chunk = given.plan.targets[i];
+    ASSERT_EQ(report.sums[i].size(), chunk.num_blocks());
+    for (uint64_t block = 0; block < chunk.num_blocks(); ++block) {
+      const uint64_t begin = block * kBlockBytes, size = std::min(kBlockBytes, chunk.num_bytes() - begin);
+      const auto bytes = std::span(files[chunk.file]).subspan(chunk.byte_offset + begin, size);
+      EXPECT_EQ(report.sums[i][block].xxh3, xxh3_64(bytes));
+      EXPECT_EQ(report.sums[i][block].crc32, crc32(bytes));
+      EXPECT_TRUE(report.sums[i][block].done);
+    }
+  }
+}
+
+ExecuteOptions small_memory(int threads = 2) {
+  ExecuteOptions options;
+  options.threads = threads;
+  options.max_memory = 24u << 20;
+  return options;
+}
+
+// Literals and chunks by turns, every chunk followed by a place for its CRC.
+PlanWithSource random_plan(uint32_t seed, int64_t most_elements, bool conversions = true) {
+  PlanMaker maker(seed);
+  for (int64_t i = maker.number(1, 3); i > 0; --i) maker.add_source_file();
+  const int64_t files = maker.number(1, 3);
+  for (int64_t f = 0; f < files; ++f) {
+    const uint32_t file = maker.add_target_file();
+    for (int64_t i = maker.number(1, 12); i > 0; --i) {
+      if (maker.chance(60)) maker.add_literal(file, static_cast<size_t>(maker.number(0, 300)));
+      maker.add_random_target(file, most_elements, conversions);
+      maker.add_crc_field(file, static_cast<uint32_t>(maker.plan().targets.size() - 1),
+                          static_cast<size_t>(maker.number(0, 9)), static_cast<size_t>(maker.number(0, 9)));
+    }
+  }
+  return maker.finish();
+}
+
+TEST(Executor, RandomSmallPlans) {
+  for (uint32_t seed = 0; seed < 300; ++seed) {
+    SCOPED_TRACE(seed);
+    const PlanWithSource given = random_plan(seed, 2000);
+    const Proof proof = prove(given.plan, given.source_sizes());
+    ASSERT_TRUE(proof.holds()) << proof.problems[0];
+    ExecuteReport report;
+    const std::vector<Bytes> files = run_in_memory(given, small_memory(static_cast<int>(seed % 4) + 1), &report);
+    expect_equal(files, expected_files(given));
+    expect_sums(given, files, report);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(Executor, RandomLargePlans) {
+  // Tensors of several blocks; one dtype of 16 bytes makes 20 MB of a million elements.
+  for (uint32_t seed = 1000; seed < 1012; ++seed) {
+    SCOPED_TRACE(seed);
+    PlanMaker maker(seed);
+    maker.add_source_file();
+    const uint32_t file = maker.add_target_file();
+    for (int i = 0; i < 3; ++i) {
+      maker.add_literal(file, static_cast<size_t>(maker.number(1, 5000)));
+      maker.add_random_target(file, 1'200'000, true);
+    }
+    const PlanWithSource given = maker.finish();
+    ExecuteReport report;
+    const std::vector<Bytes> files = run_in_memory(given, small_memory(3), &report);
+    expect_equal(files, expected_files(given));
+    expect_sums(given, files, report);
+    if (HasFatalFailure()) return;
+  }
+}
+
+// [rows, columns] cut into `parts` along the columns, as row-parallel weights are.
+PlanWithSource column_split(int64_t rows, int64_t columns, int64_t parts) {
+  PlanMaker maker(7);
+  const int32_t source = maker.add_source(maker.add_source_file(), DType::kBF16, {rows, columns}, {}, 13);
+  const uint32_t file = maker.add_target_file();
+  for (int64_t p = 0; p < parts; ++p) {
+    maker.add_literal(file, 70);
+    maker.add_target(file, DType::kBF16, {rows, columns / parts});
+    maker.add_transfer({source, layout::Box::dense({0, p * (columns / parts)}, {rows, columns / parts}),
+                        layout::Box::whole({rows, columns / parts}), layout::AxisMap::identity(2)});
+  }
+  return maker.finish();
+}
+
+// Counts what is read.
+class CountingSource : public ByteSource {
+ public:
+  explicit CountingSource(std::unique_ptr<ByteSource> source) : source_(std::move(source)) {}
+  uint64_t size(uint32_t file) const override { return source_->size(file); }
+  size_t read(uint32_t file, uint64_t offset, std::span<std::byte> to) override {
+    EXPECT_EQ(offset % 4096, 0u);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(to.data()) % 4096, 0u);
+    EXPECT_EQ(to.size() % 4096, 0u);
+    const size_t count = source_->read(file, offset, to);
+    bytes += count;
+    return count;
+  }
+  std::atomic<uint64_t> bytes{0};
+
+ private:
+  std::unique_ptr<ByteSource> source_;
+};
+
+TEST(Executor, ColumnSplitsReadTheSourceOnce) {
+  for (const int64_t parts : {2, 8, 64}) {
+    SCOPED_TRACE(parts);
+    // With 64 parts a block of a part spans 256 MiB of such a matrix: far more than the memory allowed.
+    const PlanWithSource given = column_split(4096, 8192, parts);
+    std::vector<Bytes> files;
+    for (const formats::TargetFile& file : given.plan.target.files) files.emplace_back(file.size);
+    CountingSource source(memory_source(given.source_spans()));
+    const auto sink = memory_sink({files.begin(), files.end()});
+    const ExecuteReport report = execute(given.plan, source, *sink, small_memory());
+    EXPECT_EQ(source.bytes, given.sources[0].size());
+    EXPECT_EQ(report.bytes_read, source.bytes);
+    EXPECT_EQ(report.bytes_written, files[0].size());
+    expect_equal(files, expected_files(given));
+    expect_sums(given, files, report);
+  }
+}
+
+TEST(Executor, TransposesLargerThanTheMemory) {
+  PlanMaker maker(8);
+  const int32_t source = maker.add_source(maker.add_source_file(), DType::kBF16, {3000, 7001}, {}, 5);
+  maker.add_target(maker.add_target_file(), DType::kBF16, {7001, 3000});
+  layout::AxisMap turned;
+  turned[0] = 1;
+  turned[1] = 0;
+  maker.add_transfer({source, layout::Box::whole({3000, 7001}), layout::Box::whole({7001, 3000}), turned});
+  const PlanWithSource given = maker.finish();
+  expect_equal(run_in_memory(given, small_memory()), expected_files(given));
+}
+
+TEST(Executor, OnlyWhatIsNeededIsRead) {
+  // One small tensor in the middle of a file of 40 MB.
+  PlanMaker maker(9);
+  const uint32_t file = maker.add_source_file();
+  const int32_t source = maker.add_source(file, DType::kF32, {100}, {}, 20'000'003);
+  maker.add_source(file, DType::kU8, {20'000'000});
+  maker.add_target(maker.add_target_file(), DType::kF32, {100});
+  maker.add_whole_transfer(source);
+  const PlanWithSource given = maker.finish();
+  ExecuteReport report;
+  expect_equal(run_in_memory(given, {}, &report), expected_files(given));
+  EXPECT_LE(report.bytes_read, 2u * 4096);
+}
+
+TEST(Executor, PackedFormats) {
+  // Two codes a byte, and GGUF blocks kept as they are, cut along rows and along whole blocks of columns.
+  for (const auto& [dtype, columns, part] : {std::tuple(DType::kF4, 6, 2), std::tuple(DType::kQ8_0, 96, 32),
+                                             std::tuple(DType::kF6E2M3, 12, 4)}) {
+    PlanMaker maker(10);
+    const int32_t source = maker.add_source(maker.add_source_file(), dtype, {50, columns}, {}, 3);
+    maker.add_target(maker.add_target_file(), dtype, {20, columns});
+    maker.add_transfer({source, layout::Box::dense({7, part}, {20, columns - part}),
+                        layout::Box::dense({0, 0}, {20, columns - part}), layout::AxisMap::identity(2)});
+    maker.add_transfer({layout::kNoTensor, {}, layout::Box::dense({0, columns - part}, {20, part}), {}});
+    const PlanWithSource given = maker.finish();
+    const std::vector<Bytes> files = run_in_memory(given, {});
+    const DTypeInfo& format = info(dtype);
+    const auto row = static_cast<size_t>(columns / format.block_elements * format.block_bytes);
+    const auto begin = static_cast<size_t>(part / format.block_elements * format.block_bytes);
+    for (size_t r = 0; r < 20; ++r)
+      for (size_t b = 0; b < row; ++b)
+        ASSERT_EQ(files[0][r * row + b],
+                  b < row - begin ? given.sources[0][3 + (r + 7) * row + begin + b] : std::byte{0});
+    // A cut inside of a byte is refused.
+    PlanWithSource bad = given;
+    bad.plan.transfers[0].from.offset[1] = part - 1;
+    EXPECT_THAT([&] { run_in_memory(bad, {}); }, ThrowsMessage<UserError>(HasSubstr("elements that share")));
+  }
+}
+
+TEST(Executor, EmptyPlanAndEmptyTensors) {
+  PlanWithSource nothing;
+  EXPECT_TRUE(run_in_memory(nothing, {}).empty());
+  PlanMaker maker(11);
+  maker.add_source_file();
+  const uint32_t file = maker.add_target_file();
+  maker.add_target(file, DType::kF32, {0, 7});
+  maker.add_crc_field(file, 0, 3, 2);
+  const PlanWithSource given = maker.finish();
+  expect_equal(run_in_memory(given, {}), expected_files(given));
+}
+
+TEST(Executor, IncompleteTransfersAreADefect) {
+  PlanMaker maker(12);
+  const int32_t source = maker.add_source(maker.add_source_file(), DType::kF32, {10});
+  maker.add_target(maker.add_target_file(), DType::kF32, {11});
+  maker.add_transfer({source, layout::Box::whole({10}), layout::Box::dense({0}, {10}), layout::AxisMap::identity(1)});
+  const PlanWithSource given = maker.finish();
+  EXPECT_THAT([&] { run_in_memory(given, {}); }, ThrowsMessage<InternalError>(HasSubstr("do not make")));
+}
+
+TEST(Executor, CallbackAndDiscardSeeEveryByteOnce) {
+  const PlanWithSource given = column_split(300, 4096, 4);
+  std::mutex mutex;
+  std::vector<int> seen(given.plan.target.files[0].size);
+  const auto sink = callback_sink([&](uint32_t, uint64_t offset, std::span<const std::byte> bytes) {
+    const std::lock_guard lock(mutex);
+    for (size_t i = 0; i < bytes.size(); ++i) ++seen[offset + i];
+  });
+  const auto source = memory_source(given.source_spans());
+  const ExecuteReport report = execute(given.plan, *source, *sink, {});
+  EXPECT_TRUE(std::all_of(seen.begin(), seen.end(), [](int count) { return count == 1; }));
+  EXPECT_EQ(execute(given.plan, *source, *discard_sink(), {}).sums[2][0].xxh3, report.sums[2][0].xxh3);
+}
+
+// Stops after some bytes.
+class Stopping : public Progress {
+ public:
+  explicit Stopping(uint64_t limit) : limit_(limit) {}
+  void begin(std::string_view, uint64_t) override {}
+  void advance(uint64_t bytes) override { done += bytes; }
+  void end() override {}
+  bool cancelled() override { return done >= limit_; }
+  std::atomic<uint64_t> done{0};
+
+ private:
+  uint64_t limit_;
+};
+
+TEST(Executor, StopsWhenCancelled) {
+  const PlanWithSource given = column_split(4096, 4096, 8);
+  Stopping progress(10u << 20);
+  ExecuteOptions options = small_memory();
+  options.progress = &progress;
+  EXPECT_THROW(run_in_memory(given, options), Interrupted);
+  EXPECT_LT(progress.done, given.plan.bytes_of_data());
+  Stopping patient(~uint64_t{0});
+  options.progress = &patient;
+  run_in_memory(given, options);
+  EXPECT_EQ(patient.done, given.plan.bytes_of_data());
+}
+
+TEST(Executor, FirstErrorOfAnyThreadIsThrown) {
+  const PlanWithSource given = column_split(4096, 4096, 8);
+  const auto source = memory_source(given.source_spans());
+  const auto sink = callback_sink([](uint32_t, uint64_t offset, std::span<const std::byte>) {
+    if (offset > 3u << 20) throw UserError("the sink is full");
+  });
+  EXPECT_THAT([&] { execute(given.plan, *source, *sink, {}); }, ThrowsMessage<UserError>(HasSubstr("the sink is full")));
+  // A source that is shorter than the plan says.
+  PlanWithSource cut = given;
+  cut.sources[0].resize(cut.sources[0].size() - 5000);
+  EXPECT_THAT([&] { run_in_memory(cut, {}); }, ThrowsMessage<UserError>(HasSubstr("source1 ends at byte")));
+  EXPECT_THAT([&] { execute(given.plan, *source, *discard_sink(), {1, 1u << 20}); },
+              ThrowsMessage<UserError>(HasSubstr("at least 24 MiB")));
+}
+
+// Files on a disk, and on a file system in memory.
+class ExecutorFiles : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    const Path place = *GetParam() ? Path(GetParam()) : Path(testing::TempDir());
+    if (::access(place.c_str(), W_OK) != 0) GTEST_SKIP() << place << " is not there";
+    folder_ = place / fmt::format("viaduct-executor-{}", ::getpid());
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+  }
+  void TearDown() override {
+    if (!folder_.empty()) fs::remove_all(folder_);
+  }
+
+  void write_sources(PlanWithSource& given) {
+    for (size_t i = 0; i < given.sources.size(); ++i) {
+      given.plan.source_files[i] = folder_ / fmt::format("source{}", i);
+      write_file(given.plan.source_files[i],
+                 {reinterpret_cast<const char*>(given.sources[i].data()), given.sources[i].size()});
+    }
+  }
+  std::vector<Bytes> read_targets(const PlanWithSource& given) {
+    std::vector<Bytes> files;
+    for (const formats::TargetFile& file : given.plan.target.files) {
+      const std::string text = read_text_file(folder_ / "out" / file.name);
+      const auto bytes = std::as_bytes(std::span(text));
+      files.emplace_back(bytes.begin(), bytes.end());
+    }
+    return files;
+  }
+
+  Path folder_;
+};
+
+TEST_P(ExecutorFiles, RandomPlans) {
+  for (uint32_t seed = 0; seed < 25; ++seed) {
+    SCOPED_TRACE(seed);
+    PlanWithSource given = random_plan(5000 + seed, seed % 5 == 0 ? 400'000 : 30'000);
+    write_sources(given);
+    const auto source = file_source(given.plan.source_files);
+    const auto sink = file_sink(folder_ / "out", given.plan.target.files);
+    const ExecuteReport report = execute(given.plan, *source, *sink, small_memory());
+    const std::vector<Bytes> files = read_targets(given);
+    expect_equal(files, expected_files(given));
+    expect_sums(given, files, report);
+    if (HasFatalFailure()) return;
+    fs::remove_all(folder_ / "out");
+  }
+}
+
+TEST_P(ExecutorFiles, GapsAreZeroWhateverWasThere) {
+  PlanMaker maker(20);
+  const int32_t source = maker.add_source(maker.add_source_file(), DType::kU8, {3'000'000});
+  const uint32_t file = maker.add_target_file();
+  maker.plan().target.gaps_are_zero = true;
+  maker.plan().target.files[file].size = 12'345;
+  maker.add_target(file, DType::kU8, {3'000'000});
+  maker.add_whole_transfer(source);
+  maker.plan().target.files[file].size += 54'321;
+  PlanWithSource given = maker.finish();
+  write_sources(given);
+  EXPECT_TRUE(prove(given.plan, given.source_sizes()).holds());
+  execute(given.plan, *file_source(given.plan.source_files), *file_sink(folder_ / "out", given.plan.target.files), {});
+  expect_equal(read_targets(given), expected_files(given));
+}
+
+TEST_P(ExecutorFiles, SourceThatChangesIsNamed) {
+  PlanWithSource given = column_split(512, 4096, 2);
+  write_sources(given);
+  const auto source = file_source(given.plan.source_files);
+  fs::resize_file(given.plan.source_files[0], 1'000'000);
+  EXPECT_THAT([&] { execute(given.plan, *source, *discard_sink(), {}); },
+              ThrowsMessage<UserError>(testing::AllOf(HasSubstr("source0"), HasSubstr("changed while it was read"))));
+  write_sources(given);
+  const auto again = file_source(given.plan.source_files);
+  std::atomic<bool> touched{false};
+  const auto touching = callback_sink([&](uint32_t, uint64_t, std::span<const std::byte>) {
+    if (touched.exchange(true)) return;
+    File::open(given.plan.source_files[0], File::Mode::kWrite).write(0, std::as_bytes(std::span("x")));
+  });
+  EXPECT_THAT([&] { execute(given.plan, *again, *touching, {}); },
+              ThrowsMessage<UserError>(HasSubstr("changed while it was read")));
+  EXPECT_THAT([&] { file_source({folder_ / "absent"}); }, ThrowsMessage<UserError>(HasSubstr("absent")));
+}
+
+TEST_P(ExecutorFiles, MoreFilesThanAreHeldOpen) {
+  PlanMaker maker(21);
+  for (int i = 0; i < 200; ++i) {
+    const int32_t source = maker.add_source(maker.add_source_file(), DType::kU8, {1000 + i});
+    maker.add_target(maker.add_target_file(), DType::kU8, {1000 + i});
+    maker.add_whole_transfer(source);
+  }
+  PlanWithSource given = maker.finish();
+  write_sources(given);
+  execute(given.plan, *file_source(given.plan.source_files), *file_sink(folder_ / "out", given.plan.target.files), {});
+  expect_equal(read_targets(given), expected_files(given));
+}
+
+INSTANTIATE_TEST_SUITE_P(Places, ExecutorFiles, testing::Values("", "/dev/shm"),
+                         [](const auto& place) { return *place.param ? "memory" : "disk"; });
+
+// The executor's own memory: what a process that runs it holds at most.
+TEST(Executor, StaysWithinItsMemory) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers hold memory of their own";
+#endif
+  // 70B-sized matrices as 64 parts, from a source that is nowhere.
+  class Zeros : public ByteSource {
+   public:
+    uint64_t size(uint32_t) const override { return uint64_t{1} << 40; }
+    size_t read(uint32_t, uint64_t, std::span<std::byte> to) override {
+      std::memset(to.data(), 1, to.size());
+      return to.size();
+    }
+  };
+  TransferPlan plan;
+  plan.source_files = {"zeros"};
+  for (int64_t m = 0; m < 2; ++m) {
+    plan.sources.push_back({0, static_cast<uint64_t>(m) << 32, DType::kBF16, {8192, 28672}, {}});
+    for (int64_t p = 0; p < 64; ++p) {
+      TargetChunk chunk;
+      chunk.file = static_cast<uint32_t>(plan.target.files.size());
+      chunk.dtype = DType::kBF16;
+      chunk.size = {8192, 448};
+      chunk.first_transfer = static_cast<uint32_t>(plan.transfers.size());
+      chunk.num_transfers = 1;
+      plan.target.files.push_back({std::to_string(chunk.file), chunk.num_bytes()});
+      plan.targets.push_back(chunk);
+      plan.transfers.push_back({static_cast<int32_t>(m), layout::Box::dense({0, p * 448}, {8192, 448}),
+                                layout::Box::whole({8192, 448}), layout::AxisMap::identity(2)});
+    }
+  }
+  int answer[2];
+  ASSERT_EQ(::pipe(answer), 0);
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {   // VmHWM begins anew in a program of its own; a forked child starts with what it shares
+    ::close(answer[0]);
+    const uint64_t before = peak_resident_memory();
+    Zeros source;
+    ExecuteOptions options;
+    options.max_memory = 64u << 20;
+    execute(plan, source, *discard_sink(), options);
+    const uint64_t grown = peak_resident_memory() - before;
+    ::_exit(::write(answer[1], &grown, sizeof grown) == sizeof grown ? 0 : 1);
+  }
+  ::close(answer[1]);
+  uint64_t grown = 0;
+  ASSERT_EQ(::read(answer[0], &grown, sizeof grown), static_cast<ssize_t>(sizeof grown));
+  ::close(answer[0]);
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
+  EXPECT_LE(grown, 64u << 20);
+}
+
+}  // namespace
+}  // namespace viaduct::bridge

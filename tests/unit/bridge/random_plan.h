@@ -1,0 +1,285 @@
+// Random transfer plans with every kind of piece, and what they mean, worked out one element at a time.
+#pragma once
+
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "viaduct/bridge/transfer.h"
+#include "viaduct/core/convert.h"
+#include "viaduct/core/hash.h"
+
+namespace viaduct::bridge {
+
+using Bytes = std::vector<std::byte>;
+
+/// A plan with the bytes of its source files.
+struct PlanWithSource {
+  TransferPlan plan;
+  std::vector<Bytes> sources;
+
+  std::vector<std::span<const std::byte>> source_spans() const { return {sources.begin(), sources.end()}; }
+  std::vector<uint64_t> source_sizes() const {
+    std::vector<uint64_t> sizes;
+    for (const Bytes& bytes : sources) sizes.push_back(bytes.size());
+    return sizes;
+  }
+};
+
+/// Calls visit(index) for every index of a box of this size, in row-major order.
+template <class Visit>
+void for_each_index(const Shape& size, Visit&& visit) {
+  Shape index = Shape::filled(size.rank(), 0);
+  for (int64_t left = num_elements(size); left > 0; --left) {
+    visit(index);
+    for (int axis = size.rank(); axis-- > 0;) {
+      if (++index[axis] < size[axis]) break;
+      index[axis] = 0;
+    }
+  }
+}
+
+/// One element as the format's own conversion has it; formats of blocks by converting the block around it.
+inline void convert_element(DType from, const std::byte* base, int64_t element, DType to, std::byte* out) {
+  const int block = info(from).block_elements;
+  if (from == to) {
+    std::memcpy(out, base + element * element_size(to), static_cast<size_t>(element_size(to)));
+    return;
+  }
+  Bytes values(static_cast<size_t>(block * element_size(to)));
+  convert(from, base + element / block * info(from).block_bytes, to, values.data(), block);
+  std::memcpy(out, values.data() + element % block * element_size(to), static_cast<size_t>(element_size(to)));
+}
+
+/// The target files that a plan should give. Bytes that nothing writes keep `unwritten`.
+inline std::vector<Bytes> expected_files(const PlanWithSource& given, std::byte unwritten = std::byte{0}) {
+  const TransferPlan& plan = given.plan;
+  std::vector<Bytes> files;
+  for (const formats::TargetFile& file : plan.target.files) files.emplace_back(file.size, unwritten);
+  for (const formats::Literal& literal : plan.target.literals)
+    std::memcpy(files[literal.file].data() + literal.offset, literal.bytes.data(), literal.bytes.size());
+  for (const TargetChunk& chunk : plan.targets) {
+    std::byte* const out = files[chunk.file].data() + chunk.byte_offset;
+    const Shape strides = row_major_strides(chunk.size);
+    for (uint32_t t = 0; t < chunk.num_transfers; ++t) {
+      const Transfer& transfer = plan.transfers[chunk.first_transfer + t];
+      for_each_index(transfer.to.size, [&](const Shape& index) {
+        int64_t target = 0;
+        for (int a = 0; a < index.rank(); ++a)
+          target += (transfer.to.offset[a] + index[a] * transfer.to.stride[a]) * strides[a];
+        std::byte* const to = out + target * element_size(chunk.dtype);
+        if (transfer.source == layout::kNoTensor) {
+          std::memset(to, 0, static_cast<size_t>(element_size(chunk.dtype)));
+          return;
+        }
+        const SourceChunk& source = plan.sources[static_cast<size_t>(transfer.source)];
+        const Shape steps = source.strides.empty() ? row_major_strides(source.size) : source.strides;
+        int64_t element = 0;
+        for (int b = 0; b < transfer.from.rank(); ++b) element += transfer.from.offset[b] * steps[b];
+        for (int a = 0; a < index.rank(); ++a) {
+          const int b = transfer.axes[a];
+          if (b >= 0) element += index[a] * transfer.from.stride[b] * steps[b];
+        }
+        convert_element(source.dtype, given.sources[source.file].data() + source.byte_offset, element, chunk.dtype, to);
+      });
+    }
+  }
+  for (const formats::CrcField& field : plan.target.crc_fields) {
+    for (const TargetChunk& chunk : plan.targets) {
+      if (chunk.tensor != field.tensor || chunk.chunk != field.chunk) continue;
+      const uint32_t crc = crc32(std::span(files[chunk.file]).subspan(chunk.byte_offset, chunk.num_bytes()));
+      for (int i = 0; i < 4; ++i)
+        files[field.file][field.offset + static_cast<uint64_t>(i)] = static_cast<std::byte>(crc >> (8 * i));
+    }
+  }
+  return files;
+}
+
+/// Builds a plan piece by piece; files grow as things are put into them.
+class PlanMaker {
+ public:
+  explicit PlanMaker(uint32_t seed) : random_(seed) {}
+
+  int64_t number(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(random_); }
+  bool chance(int percent) { return number(1, 100) <= percent; }
+
+  uint32_t add_source_file() {
+    given_.sources.emplace_back();
+    given_.plan.source_files.push_back("source" + std::to_string(given_.sources.size()));
+    return static_cast<uint32_t>(given_.sources.size() - 1);
+  }
+  uint32_t add_target_file() {
+    given_.plan.target.files.push_back({"target" + std::to_string(given_.plan.target.files.size()), 0});
+    return static_cast<uint32_t>(given_.plan.target.files.size() - 1);
+  }
+
+  void append_random(Bytes& bytes, size_t count) {
+    const size_t begin = bytes.size();
+    bytes.resize(begin + count);
+    for (size_t i = begin; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(random_() >> 3);
+  }
+
+  /// A source chunk of random bits at the end of a file, `gap` bytes further on; row-major unless strides are given.
+  int32_t add_source(uint32_t file, DType dtype, const Shape& size, const Shape& strides = {}, size_t gap = 0) {
+    Bytes& bytes = given_.sources[file];
+    append_random(bytes, gap);
+    int64_t elements = num_elements(size);
+    if (!strides.empty()) {
+      elements = 1;
+      for (int axis = 0; axis < size.rank(); ++axis) elements += (size[axis] - 1) * strides[axis];
+    }
+    given_.plan.sources.push_back({file, bytes.size(), dtype, size, strides});
+    append_random(bytes, static_cast<size_t>(num_bytes(dtype, elements)));
+    return static_cast<int32_t>(given_.plan.sources.size() - 1);
+  }
+
+  /// Known bytes at the end of a target file.
+  void add_literal(uint32_t file, size_t count) {
+    formats::TargetFile& target = given_.plan.target.files[file];
+    std::string bytes(count, ' ');
+    for (char& c : bytes) c = static_cast<char>(number(1, 255));
+    given_.plan.target.literals.push_back({file, target.size, std::move(bytes)});
+    target.size += count;
+  }
+  /// A literal of zeros with a place for the CRC-32 of a chunk.
+  void add_crc_field(uint32_t file, uint32_t tensor, size_t before, size_t behind) {
+    formats::TargetFile& target = given_.plan.target.files[file];
+    given_.plan.target.literals.push_back({file, target.size, std::string(before + 4 + behind, '\0')});
+    given_.plan.target.crc_fields.push_back({file, target.size + before, tensor, 0});
+    target.size += before + 4 + behind;
+  }
+
+  /// Begins a target chunk at the end of a file; its transfers follow by add_transfer. Returns its tensor's number.
+  uint32_t add_target(uint32_t file, DType dtype, const Shape& size) {
+    TransferPlan& plan = given_.plan;
+    TargetChunk chunk;
+    chunk.file = file;
+    chunk.byte_offset = plan.target.files[file].size;
+    chunk.dtype = dtype;
+    chunk.size = size;
+    chunk.tensor = static_cast<uint32_t>(plan.target.tensors.size());
+    chunk.first_transfer = static_cast<uint32_t>(plan.transfers.size());
+    plan.target.files[file].size += chunk.num_bytes();
+    plan.target.tensors.push_back({"tensor" + std::to_string(chunk.tensor), dtype, size,
+                                   {{Shape::filled(size.rank(), 0), size, file, chunk.byte_offset, {}}}});
+    plan.targets.push_back(chunk);
+    return chunk.tensor;
+  }
+  void add_transfer(Transfer transfer) {
+    given_.plan.transfers.push_back(std::move(transfer));
+    ++given_.plan.targets.back().num_transfers;
+  }
+  void add_whole_transfer(int32_t source) {
+    const Shape size = given_.plan.targets.back().size;
+    add_transfer({source, layout::Box::whole(size), layout::Box::whole(size), layout::AxisMap::identity(size.rank())});
+  }
+
+  /// A target of random shape, cut into random boxes that each come from a source chunk of their own (permuted axes,
+  /// strides, offsets, other dtypes) or are zero.
+  void add_random_target(uint32_t file, int64_t most_elements, bool conversions) {
+    constexpr DType kTypes[] = {DType::kF64, DType::kF32, DType::kF16, DType::kBF16, DType::kI64,
+                                DType::kU8,  DType::kC128, DType::kF8E4M3, DType::kBool};
+    constexpr DType kNumbers[] = {DType::kF64, DType::kF32, DType::kF16, DType::kBF16, DType::kF8E4M3, DType::kF8E5M2};
+    const bool converts = conversions && chance(40);
+    const DType dtype = converts ? kNumbers[number(0, 3)] : kTypes[number(0, std::size(kTypes) - 1)];
+    const auto rank = static_cast<int>(number(0, 4));
+    Shape size = Shape::filled(rank, 1);
+    int64_t room = most_elements;
+    for (int axis = 0; axis < rank; ++axis) {
+      size[axis] = chance(5) ? 0 : number(1, std::max<int64_t>(1, std::min<int64_t>(room, axis + 1 == rank ? room : 12)));
+      room /= std::max<int64_t>(size[axis], 1);
+    }
+    // Rows of whole blocks, so that a chunk may come from a block format.
+    const bool blocks = converts && rank > 0 && chance(30);
+    if (blocks) size[rank - 1] = size[rank - 1] / 32 * 32 + 32;
+    add_target(file, dtype, size);
+    cut(layout::Box::whole(size), dtype, converts ? (blocks ? 2 : 1) : 0, static_cast<int>(number(0, 3)));
+  }
+
+  PlanWithSource finish() { return std::move(given_); }
+  TransferPlan& plan() { return given_.plan; }
+
+ private:
+  void cut(const layout::Box& box, DType dtype, int conversion, int depth) {
+    if (num_elements(box.size) == 0) return;
+    const int axis = box.rank() == 0 ? -1 : static_cast<int>(number(0, box.rank() - 1));
+    if (depth == 0 || axis < 0 || box.size[axis] < 2) return fill_box(box, dtype, conversion);
+    layout::Box a = box, b = box;
+    if (chance(40)) {   // by turns
+      a.size[axis] = (box.size[axis] + 1) / 2;
+      b.size[axis] = box.size[axis] / 2;
+      a.stride[axis] = b.stride[axis] = 2 * box.stride[axis];
+      b.offset[axis] += box.stride[axis];
+    } else {
+      a.size[axis] = number(1, box.size[axis] - 1);
+      b.size[axis] = box.size[axis] - a.size[axis];
+      b.offset[axis] += a.size[axis] * box.stride[axis];
+    }
+    for (layout::Box* part : {&a, &b})
+      for (int i = 0; i < part->rank(); ++i)
+        if (part->size[i] == 1) part->stride[i] = 1;
+    if (chance(50)) std::swap(a, b);
+    cut(a, dtype, conversion, depth - 1);
+    cut(b, dtype, conversion, depth - 1);
+  }
+
+  void fill_box(const layout::Box& to, DType dtype, int conversion) {
+    if (chance(10)) return add_transfer({layout::kNoTensor, {}, to, {}});
+    constexpr DType kNumbers[] = {DType::kF64, DType::kF32, DType::kF16, DType::kBF16, DType::kF8E4M3, DType::kF8E5M2};
+    constexpr DType kBlocks[] = {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1};
+    DType from = dtype;
+    if (conversion == 1) from = kNumbers[number(0, std::size(kNumbers) - 1)];
+    const bool blocks = conversion == 2;
+    if (blocks) from = kBlocks[number(0, 2)];
+    // The source's axes are the target's in some order, and perhaps one more of size 1.
+    const int rank = to.rank();
+    std::vector<int> order(static_cast<size_t>(rank));
+    for (int i = 0; i < rank; ++i) order[static_cast<size_t>(i)] = i;
+    if (!blocks && chance(40)) std::shuffle(order.begin(), order.end(), random_);
+    const bool extra = rank < 5 && !blocks && chance(20);
+    Transfer transfer;
+    transfer.to = to;
+    layout::Box box;
+    Shape size;
+    if (extra) {
+      size.push_back(number(1, 3));
+      box.offset.push_back(number(0, size[0] - 1));
+      box.size.push_back(1);
+      box.stride.push_back(1);
+    }
+    for (int axis : order) {
+      const int64_t count = to.size[axis];
+      const int64_t stride = count > 1 && chance(25) ? number(1, 3) : 1;
+      const int64_t offset = chance(40) ? number(0, 3) : 0;
+      transfer.axes[axis] = static_cast<int8_t>(size.rank());
+      size.push_back(offset + (count - 1) * stride + 1 + (chance(30) ? number(0, 2) : 0));
+      box.offset.push_back(offset);
+      box.size.push_back(count);
+      box.stride.push_back(stride);
+    }
+    if (blocks && rank > 0) size[size.rank() - 1] = (size[size.rank() - 1] + 31) / 32 * 32;
+    if (blocks && rank == 0) from = dtype;
+    transfer.from = box;
+    Shape strides;
+    if (!blocks && chance(30) && size.rank() > 0) {   // a view: padded rows, or turned
+      strides = row_major_strides(size);
+      if (chance(50)) {
+        for (int64_t& stride : strides) stride *= 2;
+      } else {
+        int64_t step = 1;
+        for (int axis = 0; axis < size.rank(); ++axis) {
+          strides[axis] = step;
+          step *= size[axis];
+        }
+      }
+    }
+    const auto file = static_cast<uint32_t>(number(0, static_cast<int64_t>(given_.sources.size()) - 1));
+    transfer.source = add_source(file, from, size, strides, static_cast<size_t>(number(0, 40)));
+    add_transfer(std::move(transfer));
+  }
+
+  std::mt19937 random_;
+  PlanWithSource given_;
+};
+
+}  // namespace viaduct::bridge
