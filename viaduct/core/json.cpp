@@ -126,8 +126,17 @@ struct JsonBuilder {
   bool RawNumber(const char* text, rapidjson::SizeType size, bool) {
     return add(Json::number_text(std::string(text, size)));
   }
-  bool String(const char* text, rapidjson::SizeType size, bool) { return add(Json(std::string(text, size))); }
+  // An escaped half of a surrogate pair is ASCII in the text and no character.
+  bool is_text(const char* text, rapidjson::SizeType size) {
+    if (is_utf8({text, size})) return true;
+    problem = "half of a surrogate pair";
+    return false;
+  }
+  bool String(const char* text, rapidjson::SizeType size, bool) {
+    return is_text(text, size) && add(Json(std::string(text, size)));
+  }
   bool Key(const char* text, rapidjson::SizeType size, bool) {
+    if (!is_text(text, size)) return false;
     keys.emplace_back(text, size);
     return true;
   }
