@@ -20,7 +20,8 @@ const LoadedRange& SourceView::find(uint32_t file, uint64_t offset) {
                                    [](const std::pair<uint32_t, uint64_t>& key, const LoadedRange& range) {
                                      return key < std::pair(range.file, range.begin);
                                    });
-  VIADUCT_CHECK(it != ranges_.begin() && holds(*(it - 1)), "byte {} of source file {} was not loaded", offset, file);
+  VIADUCT_CHECK(it != ranges_.begin() && holds(*(it - 1)), "byte {} of source file {} was not loaded", offset,
+                file);
   last_ = static_cast<size_t>(it - 1 - ranges_.begin());
   return ranges_[last_];
 }
@@ -51,7 +52,7 @@ void for_each_outer(const Move& move, uint32_t used, Visit&& visit) {
   std::array<int64_t, Shape::kMaxRank + 1> index{};
   int count = 0;
   for (int a = move.rank; a-- > 0;)
-    if (!(used >> a & 1)) outer[count++] = a;   // the inner ones turn first
+    if (!(used >> a & 1)) outer[count++] = a;  // the inner ones turn first
   int64_t target = move.target, source = move.source;
   while (true) {
     visit(target, source);
@@ -88,7 +89,8 @@ void copy_strided(const std::byte* from, int64_t from_step, std::byte* to, int64
   for (int64_t i = 0; i < count; ++i) std::memcpy(to + i * to_step, from + i * from_step, kSize);
 }
 
-void copy_strided(int size, const std::byte* from, int64_t from_step, std::byte* to, int64_t to_step, int64_t count) {
+void copy_strided(int size, const std::byte* from, int64_t from_step, std::byte* to, int64_t to_step,
+                  int64_t count) {
   switch (size) {
     case 1: return copy_strided<1>(from, from_step, to, to_step, count);
     case 2: return copy_strided<2>(from, from_step, to, to_step, count);
@@ -132,8 +134,8 @@ void copy_lines(const Move& move, SourceView& source, CopyScratch& scratch, std:
   });
 }
 
-// A transpose: the target runs along `inner`, the source along `lines`. Tiles of both are copied, so that each cache line
-// is used whole.
+// A transpose: the target runs along `inner`, the source along `lines`. Tiles of both are copied, so that each
+// cache line is used whole.
 void copy_transposed(const Move& move, int lines, SourceView& source, CopyScratch& scratch, std::byte* out) {
   constexpr int64_t kTile = 64;
   const int inner = move.rank - 1;
@@ -141,7 +143,8 @@ void copy_transposed(const Move& move, int lines, SourceView& source, CopyScratc
   const int size = move.source_unit;
   // Each line of a tile has a place of its own in the scratch memory.
   const int64_t per_line = static_cast<int64_t>(CopyScratch::kBytes) / kTile;
-  const int64_t tile_along = std::clamp<int64_t>((per_line - size) / std::max<int64_t>(along.source_step, 1) + 1, 1, kTile);
+  const int64_t tile_along =
+      std::clamp<int64_t>((per_line - size) / std::max<int64_t>(along.source_step, 1) + 1, 1, kTile);
   std::array<const std::byte*, kTile> line;
   for_each_outer(move, 1u << inner | 1u << lines, [&](int64_t target, int64_t position) {
     for (int64_t i = 0; i < along.count; i += tile_along) {
@@ -178,7 +181,7 @@ void copy_transposed(const Move& move, int lines, SourceView& source, CopyScratc
 
 // Elements that change their format, along the target's inner axis.
 void convert_lines(const Move& move, SourceView& source, CopyScratch& scratch, std::byte* out) {
-  constexpr int64_t kBatch = 4096;   // 4096 elements of 16 bytes fill a scratch buffer
+  constexpr int64_t kBatch = 4096;  // 4096 elements of 16 bytes fill a scratch buffer
   const DTypeInfo& format = info(move.from);
   const int inner = move.rank - 1;
   const MoveAxis axis = axis_or_single(move, inner);
@@ -190,7 +193,7 @@ void convert_lines(const Move& move, SourceView& source, CopyScratch& scratch, s
       const int64_t first = position + i * axis.source_step;
       std::byte* const to = out + target + i * axis.target_step;
       int64_t count = std::min(kBatch, axis.count - i);
-      const std::byte* values = nullptr;   // converted elements side by side, when they are not written in place
+      const std::byte* values = nullptr;  // converted elements side by side, when they are not written in place
       if (move.by_element) {
         // Whole blocks around the elements wanted; elements that are not neighbours one by one.
         const int64_t skipped = first % format.block_elements;
@@ -217,7 +220,8 @@ void convert_lines(const Move& move, SourceView& source, CopyScratch& scratch, s
         convert(move.from, from, move.to, place, count);
         if (!dense_target) values = place;
       }
-      if (values) copy_strided(target_size, values, target_size, to, axis.count == 1 ? target_size : axis.target_step, count);
+      if (values)
+        copy_strided(target_size, values, target_size, to, axis.count == 1 ? target_size : axis.target_step, count);
       i += count;
     }
   });

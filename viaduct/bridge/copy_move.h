@@ -14,7 +14,7 @@ namespace viaduct::bridge {
 /// A stretch of a source file in memory.
 struct LoadedRange {
   uint32_t file = 0;
-  uint64_t begin = 0;   // in the file
+  uint64_t begin = 0;  // in the file
   uint64_t end = 0;
   const std::byte* data = nullptr;
 };
@@ -35,7 +35,7 @@ class SourceView {
   const LoadedRange& find(uint32_t file, uint64_t offset);
 
   std::vector<LoadedRange> ranges_;
-  size_t last_ = 0;   // the range that was asked for last
+  size_t last_ = 0;  // the range that was asked for last
 };
 
 /// Buffers that copying needs, one a thread.
@@ -43,16 +43,16 @@ class CopyScratch {
  public:
   static constexpr size_t kBytes = 64u << 10;
   CopyScratch() : memory_(std::make_unique<std::byte[]>(3 * kBytes)) {}
-  std::byte* lines() { return memory_.get(); }                 // of source bytes that lie in two ranges
-  std::byte* gathered() { return memory_.get() + kBytes; }     // elements side by side
+  std::byte* lines() { return memory_.get(); }              // of source bytes that lie in two ranges
+  std::byte* gathered() { return memory_.get() + kBytes; }  // elements side by side
   std::byte* converted() { return memory_.get() + 2 * kBytes; }
 
  private:
   std::unique_ptr<std::byte[]> memory_;
 };
 
-/// Writes the move's bytes; `out` is where byte 0 of the target chunk would lie. Returns the number of bytes written.
-/// Not thread-safe for one view or scratch.
+/// Writes the move's bytes; `out` is where byte 0 of the target chunk would lie. Returns the number of bytes
+/// written. Not thread-safe for one view or scratch.
 uint64_t copy_move(const Move& move, SourceView& source, CopyScratch& scratch, std::byte* out);
 
 }  // namespace viaduct::bridge

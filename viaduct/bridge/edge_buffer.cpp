@@ -32,14 +32,14 @@ void EdgeBuffer::flush() {
 }
 
 void EdgeBuffer::write_out(Batch& batch) {
-  std::sort(batch.pieces.begin(), batch.pieces.end(), [](const Piece& a, const Piece& b) {
-    return std::tie(a.file, a.offset) < std::tie(b.file, b.offset);
-  });
+  std::sort(batch.pieces.begin(), batch.pieces.end(),
+            [](const Piece& a, const Piece& b) { return std::tie(a.file, a.offset) < std::tie(b.file, b.offset); });
   for (size_t i = 0; i < batch.pieces.size();) {
     const Piece& first = batch.pieces[i];
     uint64_t end = first.offset + first.size;
     size_t next = i + 1;
-    for (; next < batch.pieces.size() && batch.pieces[next].file == first.file && batch.pieces[next].offset == end; ++next)
+    for (; next < batch.pieces.size() && batch.pieces[next].file == first.file && batch.pieces[next].offset == end;
+         ++next)
       end += batch.pieces[next].size;
     const std::byte* const bytes = batch.bytes.data();
     if (next == i + 1) {

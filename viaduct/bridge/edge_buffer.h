@@ -1,4 +1,5 @@
-// EdgeBuffer: the small pieces of a target that do not fill pages of their own, kept until many can be written at once.
+// EdgeBuffer: the small pieces of a target that do not fill pages of their own, kept until many can be written at
+// once.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +10,8 @@
 
 namespace viaduct::bridge {
 
-/// Direct and buffered writes to one file wait for each other in the kernel, so the few bytes at the edges of the direct
-/// ones are collected, and pieces that touch are written together. Thread-safe.
+/// Direct and buffered writes to one file wait for each other in the kernel, so the few bytes at the edges of the
+/// direct ones are collected, and pieces that touch are written together. Thread-safe.
 class EdgeBuffer {
  public:
   using Write = std::function<void(uint32_t file, uint64_t offset, std::span<const std::byte> bytes)>;
@@ -27,7 +28,7 @@ class EdgeBuffer {
     uint32_t file;
     uint32_t size;
     uint64_t offset;
-    uint64_t at;   // in bytes
+    uint64_t at;  // in bytes
   };
   struct Batch {
     std::vector<Piece> pieces;
@@ -36,9 +37,9 @@ class EdgeBuffer {
   void write_out(Batch& batch);
 
   Write write_;
-  std::mutex mutex_;            // of filling_
+  std::mutex mutex_;  // of filling_
   Batch filling_;
-  std::mutex writing_mutex_;    // of writing_: one batch at a time, so that memory is bounded
+  std::mutex writing_mutex_;  // of writing_: one batch at a time, so that memory is bounded
   Batch writing_;
   std::vector<std::byte> run_;
 };

@@ -27,14 +27,15 @@ constexpr int kReaders = 2;
 // How the memory is shared out.
 struct Budget {
   int workers = 1;
-  size_t slots = 0;        // source blocks in memory
-  size_t wide = 0;         // source blocks that one job should need at most
-  size_t ahead = 0;        // source blocks that are read before a worker asks for them
+  size_t slots = 0;                          // source blocks in memory
+  size_t wide = 0;                           // source blocks that one job should need at most
+  size_t ahead = 0;                          // source blocks that are read before a worker asks for them
+  size_t most() const { return slots - 1; }  // source blocks that one job can have at once
 
   explicit Budget(const ExecuteOptions& options) {
     constexpr uint64_t kWorkerBytes = kBlockBytes + kPage + 3 * CopyScratch::kBytes;
-    VIADUCT_USER_CHECK(options.max_memory >= 24u << 20, "{} bytes of memory are too little; at least 24 MiB are needed",
-                       options.max_memory);
+    VIADUCT_USER_CHECK(options.max_memory >= 24u << 20,
+                       "{} bytes of memory are too little; at least 24 MiB are needed", options.max_memory);
     const int processors = std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 8);
     // A worker that writes waits for the disk: one more than processors keeps both busy.
     workers = options.threads > 0 ? options.threads : processors + 1;
@@ -49,7 +50,7 @@ struct Budget {
 struct SharedBlock {
   Xxh3Stream hash;
   uint32_t crc = 0;
-  uint64_t next = 0;   // the byte of the chunk that is to be hashed next
+  uint64_t next = 0;  // the byte of the chunk that is to be hashed next
 };
 
 class Execution {
@@ -61,7 +62,7 @@ class Execution {
     const auto start = std::chrono::steady_clock::now();
     find_crc_fields();
     find_done_blocks();
-    JobList list = plan_jobs(plan_, sums_, budget_.wide, budget_.slots - 1);
+    JobList list = plan_jobs(plan_, sums_, budget_.wide, budget_.most());
     jobs_ = std::move(list.jobs);
     cache_.emplace(std::move(list.uses), budget_.slots);
     jobs_of_chunk_ = std::move(list.jobs_of_chunk);
@@ -89,7 +90,8 @@ class Execution {
   struct Planned {
     size_t job = 0;
     std::vector<SourceNeed> needs;
-    std::vector<SourceCache::Entry*> entries;   // beside `needs`
+    std::vector<SourceCache::Entry*> entries;  // beside `needs`; empty when the worker takes them in turns
+    bool in_turns = false;
   };
   using Lock = std::unique_lock<std::mutex>;
 
@@ -98,7 +100,7 @@ class Execution {
     try {
       work();
     } catch (...) {
-      fail(std::current_exception());   // thrown again by run()
+      fail(std::current_exception());  // thrown again by run()
     }
   }
   void fail(std::exception_ptr error) {
@@ -132,6 +134,9 @@ class Execution {
 
   void work();
   void make(const Planned& planned, std::byte* buffer, SourceView& view, CopyScratch& scratch);
+  void show(const SourceNeed& need, const SourceCache::Entry& entry, SourceView& view) const;
+  uint64_t copy_in_turns(const Planned& planned, const std::vector<Move>& moves, std::byte* origin,
+                         SourceView& view, CopyScratch& scratch);
   void finish_chunk(uint32_t id);
 
   const TransferPlan& plan_;
@@ -140,21 +145,22 @@ class Execution {
   const ExecuteOptions& options_;
   const Budget budget_;
   std::vector<std::vector<BlockSum>> sums_;
-  std::vector<std::vector<uint32_t>> crc_fields_of_;   // [target chunk], when there are any
+  std::vector<std::vector<uint32_t>> crc_fields_of_;  // [target chunk], when there are any
   std::vector<Job> jobs_;
-  std::vector<uint32_t> jobs_of_chunk_;                // [target chunk]
-  std::vector<std::atomic<uint32_t>> jobs_left_;       // [target chunk]
+  std::vector<uint32_t> jobs_of_chunk_;           // [target chunk]
+  std::vector<std::atomic<uint32_t>> jobs_left_;  // [target chunk]
   std::atomic<uint64_t> bytes_read_{0}, bytes_written_{0};
 
-  std::mutex mutex_;                         // guards all below
-  std::condition_variable changed_;          // something was planned or released
-  std::condition_variable loaded_;           // a source block is there, or a shared block moved on
+  std::mutex mutex_;                 // guards all below
+  std::condition_variable changed_;  // something was planned or released
+  std::condition_variable loaded_;   // a source block is there, or a shared block moved on
   std::optional<SourceCache> cache_;
   std::deque<SourceCache::Entry*> to_load_;
-  std::deque<Planned> planned_;              // in the order of jobs_
-  size_t next_job_ = 0;                      // the job to be planned next
-  size_t jobs_open_ = 0;                     // planned and not finished
-  bool planning_ = false;                    // one reader is at it
+  std::deque<Planned> planned_;  // in the order of jobs_
+  size_t next_job_ = 0;          // the job to be planned next
+  size_t jobs_open_ = 0;         // planned and not finished
+  bool planning_ = false;        // one reader is at it
+  bool in_turns_ = false;        // a job that takes its source in turns has all the memory
   std::unordered_map<uint64_t, SharedBlock> shared_blocks_;
   bool stop_ = false;
   std::exception_ptr error_;
@@ -224,7 +230,7 @@ void Execution::write_literals() {
   }
   VIADUCT_CHECK_EQ(field, fields.size(), "CRC fields outside the literals");
   for (uint32_t id = 0; id < plan_.targets.size(); ++id)
-    if (jobs_of_chunk_[id] == 0) finish_chunk(id);   // empty, or made by an earlier run
+    if (jobs_of_chunk_[id] == 0) finish_chunk(id);  // empty, or made by an earlier run
 }
 
 // What a reader does: it loads what was planned, and plans further when there is nothing to load.
@@ -235,7 +241,7 @@ void Execution::read() {
       load_next(lock);
     } else if (!planning_ && next_job_ < jobs_.size()) {
       plan_next(lock);
-    } else if (!planning_) {
+    } else if (!planning_ && !in_turns_) {
       return;
     } else {
       changed_.wait(lock);
@@ -259,9 +265,12 @@ void Execution::plan_next(Lock& lock) {
       load_next(lock);
     }
   };
-  while (!stop_ && jobs_open_ > 0 && cache_->num_pinned() + cache_->num_unpinned(planned.needs) > budget_.ahead)
+  while (!stop_ && jobs_open_ > 0 &&
+         (in_turns_ || cache_->num_pinned() + cache_->num_unpinned(planned.needs) > budget_.ahead))
     pause();
+  planned.in_turns = in_turns_ = planned.needs.size() > budget_.most();
   for (const SourceNeed& need : planned.needs) {
+    if (planned.in_turns) break;
     SourceCache::Entry* entry = nullptr;
     bool fresh = false;
     while (!stop_ && !(entry = cache_->pin(need.key, fresh))) pause();
@@ -285,11 +294,12 @@ void Execution::load_next(Lock& lock) {
   const uint32_t file = file_of_key(entry->key);
   const uint64_t base = offset_of_key(entry->key), size = source_.size(file);
   // Whole pages, which a file's end cuts short.
-  const size_t count = source_.read(file, base + entry->begin, {entry->data + entry->begin, entry->end - entry->begin});
+  const size_t count =
+      source_.read(file, base + entry->begin, {entry->data + entry->begin, entry->end - entry->begin});
   const uint64_t there = base + entry->begin + count;
   VIADUCT_USER_CHECK(there >= std::min(size, base + entry->end),
-                     "{} had {} bytes, but now ends at byte {}: it was changed while it was read", source_name(file),
-                     size, there);
+                     "{} had {} bytes, but now ends at byte {}: it was changed while it was read",
+                     source_name(file), size, there);
   bytes_read_ += count;
   lock.lock();
   entry->end = entry->begin + static_cast<uint32_t>(count);
@@ -313,7 +323,8 @@ void Execution::work() {
     const Planned planned = std::move(planned_.front());
     planned_.pop_front();
     const auto ready = [&] {
-      return std::all_of(planned.entries.begin(), planned.entries.end(), [](const auto* entry) { return entry->ready; });
+      return std::all_of(planned.entries.begin(), planned.entries.end(),
+                         [](const auto* entry) { return entry->ready; });
     };
     if (!wait(lock, loaded_, ready)) return;
     lock.unlock();
@@ -325,20 +336,68 @@ void Execution::work() {
   }
 }
 
+void Execution::show(const SourceNeed& need, const SourceCache::Entry& entry, SourceView& view) const {
+  const uint32_t file = file_of_key(entry.key);
+  const uint64_t base = offset_of_key(entry.key);
+  VIADUCT_USER_CHECK(need.end <= entry.end,
+                     "{} ends at byte {}, and bytes up to {} are needed. The file is truncated: copy it again",
+                     source_name(file), base + entry.end, base + need.end);
+  view.add({file, base + entry.begin, base + entry.end, entry.data + entry.begin});
+}
+
+// For a job that needs more source blocks than fit: they come in groups, and what begins in a group is copied from
+// it.
+uint64_t Execution::copy_in_turns(const Planned& planned, const std::vector<Move>& moves, std::byte* origin,
+                                  SourceView& view, CopyScratch& scratch) {
+  const std::vector<SourceNeed>& needs = planned.needs;
+  const size_t group = budget_.most() - 1;
+  uint64_t copied = 0;
+  for (size_t first = 0; first < needs.size(); first += group) {
+    // One block more, for an element that lies in the last block of this group and the first of the next.
+    const size_t end = std::min(first + group, needs.size()), shown = std::min(end + 1, needs.size());
+    std::vector<SourceCache::Entry*> entries;
+    Lock lock(mutex_);
+    for (size_t i = first; i < shown; ++i) {
+      bool fresh = false;
+      entries.push_back(cache_->pin(needs[i].key, fresh));
+      VIADUCT_CHECK(entries.back() != nullptr, "no memory for {} source blocks", shown - first);
+      if (fresh) to_load_.push_back(entries.back());
+    }
+    changed_.notify_all();
+    const auto ready = [&] {
+      return std::all_of(entries.begin(), entries.end(), [](const auto* entry) { return entry->ready; });
+    };
+    if (!wait(lock, loaded_, ready)) return 0;
+    lock.unlock();
+    view.clear();
+    for (size_t i = first; i < shown; ++i) show(needs[i], *entries[i - first], view);
+    for (size_t i = first; i < end; ++i) {
+      const uint32_t file = file_of_key(needs[i].key);
+      const uint64_t begin = offset_of_key(needs[i].key);
+      // Blocks that follow each other are one stretch.
+      while (i + 1 < end && needs[i + 1].key == needs[i].key + 1) ++i;
+      for (const Move& move : moves) {
+        if (move.fill || move.file != file) continue;
+        clip_source(move, begin, offset_of_key(needs[i].key) + kSourceBlockBytes,
+                    [&](const Move& part) { copied += copy_move(part, view, scratch, origin); });
+      }
+    }
+    lock.lock();
+    for (size_t i = first; i < shown; ++i) cache_->unpin(entries[i - first], i < end);
+  }
+  for (const Move& move : moves)
+    if (move.fill) copied += copy_move(move, view, scratch, origin);
+  const Lock lock(mutex_);
+  in_turns_ = false;
+  return copied;
+}
+
 // Puts together, hashes and writes the bytes of one job.
 void Execution::make(const Planned& planned, std::byte* buffer, SourceView& view, CopyScratch& scratch) {
   const Job& job = jobs_[planned.job];
   const TargetChunk& chunk = plan_.targets[job.chunk];
   view.clear();
-  for (size_t i = 0; i < planned.entries.size(); ++i) {
-    const SourceCache::Entry& entry = *planned.entries[i];
-    const uint32_t file = file_of_key(entry.key);
-    const uint64_t base = offset_of_key(entry.key);
-    VIADUCT_USER_CHECK(planned.needs[i].end <= entry.end,
-                       "{} ends at byte {}, and bytes up to {} are needed. The file is truncated: copy it again",
-                       source_name(file), base + entry.end, base + planned.needs[i].end);
-    view.add({file, base + entry.begin, base + entry.end, entry.data + entry.begin});
-  }
+  for (size_t i = 0; i < planned.entries.size(); ++i) show(planned.needs[i], *planned.entries[i], view);
   std::vector<Move> moves;
   bool runs = true;
   const uint64_t end = job.begin + job.size;
@@ -365,12 +424,15 @@ void Execution::make(const Planned& planned, std::byte* buffer, SourceView& view
     if (options_.crc) sums->crc = crc32(bytes, sums->crc);
   };
   uint64_t copied = 0;
-  const uint64_t tile = runs && whole ? kTileBytes : kBlockBytes;
+  const uint64_t tile = runs && whole && !planned.in_turns ? kTileBytes : kBlockBytes;
+  if (planned.in_turns) copied = copy_in_turns(planned, moves, origin, view, scratch);
   for (uint64_t from = job.begin; from < end; from += tile) {
     const uint64_t to = std::min(from + tile, end);
-    for (const Move& move : moves)
+    for (const Move& move : moves) {
+      if (planned.in_turns) break;
       clip(move, static_cast<int64_t>(from), static_cast<int64_t>(to),
            [&](const Move& part) { copied += copy_move(part, view, scratch, origin); });
+    }
     if (whole) hash(from, to);
   }
   VIADUCT_CHECK_EQ(copied, job.size, "the transfers do not make the bytes from {} of a chunk at {} of file {}",
@@ -413,7 +475,8 @@ void Execution::finish_chunk(uint32_t id) {
   }
   std::byte bytes[4];
   for (int i = 0; i < 4; ++i) bytes[i] = static_cast<std::byte>(crc >> (8 * i));
-  for (uint32_t f : crc_fields_of_[id]) write(plan_.target.crc_fields[f].file, plan_.target.crc_fields[f].offset, bytes);
+  for (uint32_t f : crc_fields_of_[id])
+    write(plan_.target.crc_fields[f].file, plan_.target.crc_fields[f].offset, bytes);
 }
 
 }  // namespace

@@ -18,8 +18,8 @@ class ByteSource {
  public:
   virtual ~ByteSource() = default;
   virtual uint64_t size(uint32_t file) const = 0;
-  /// Reads exactly to.size() bytes at `offset`; both, and the address, are multiples of 4096 except at a file's end,
-  /// where `to` may reach past the end (returns the bytes read).
+  /// Reads exactly to.size() bytes at `offset`; both, and the address, are multiples of 4096 except at a file's
+  /// end, where `to` may reach past the end (returns the bytes read).
   virtual size_t read(uint32_t file, uint64_t offset, std::span<std::byte> to) = 0;
   /// All reading is done: a UserError when a file has changed since it was opened.
   virtual void finish() {}
@@ -36,8 +36,8 @@ class ByteSink {
 
 /// Files read with O_DIRECT where the file system has it (buffered elsewhere, by itself), sequential read-ahead.
 std::unique_ptr<ByteSource> file_source(const std::vector<Path>& files);
-/// Files below `directory`, created with their final sizes. Large aligned middles go out with O_DIRECT, the pages at
-/// the edges of ranges are put together in memory.
+/// Files below `directory`, created with their final sizes. Large aligned middles go out with O_DIRECT, the pages
+/// at the edges of ranges are put together in memory.
 std::unique_ptr<ByteSink> file_sink(const Path& directory, const std::vector<formats::TargetFile>& files);
 /// Counts and forgets.
 std::unique_ptr<ByteSink> discard_sink();
@@ -66,23 +66,23 @@ class BlockJournal {
 };
 
 struct ExecuteOptions {
-  int threads = 0;                        // 0: one per processor, at most 8
-  uint64_t max_memory = 192u << 20;       // bytes of buffers; at least 24 MiB
-  Progress* progress = nullptr;           // advances by target bytes
+  int threads = 0;                   // 0: one per processor, at most 8
+  uint64_t max_memory = 192u << 20;  // bytes of buffers; at least 24 MiB
+  Progress* progress = nullptr;      // advances by target bytes
   BlockJournal* journal = nullptr;
-  bool crc = true;                        // compute CRC-32 (needed when the plan has CRC fields)
+  bool crc = true;  // compute CRC-32 (needed when the plan has CRC fields)
 };
 
 struct ExecuteReport {
   uint64_t bytes_read = 0;
   uint64_t bytes_written = 0;
   double seconds = 0;
-  std::vector<std::vector<BlockSum>> sums;   // [target chunk][block]
+  std::vector<std::vector<BlockSum>> sums;  // [target chunk][block]
 };
 
 /// Makes every target chunk of the plan and writes literals and CRC fields. On any error all threads stop and the
-/// first error is thrown. Throws Interrupted when progress->cancelled(). Calls source.finish() and sink.finish() at the
-/// end. Besides `threads` that copy and write there are two that read.
+/// first error is thrown. Throws Interrupted when progress->cancelled(). Calls source.finish() and sink.finish() at
+/// the end. Besides `threads` that copy and write there are two that read.
 ExecuteReport execute(const TransferPlan& plan, ByteSource& source, ByteSink& sink, const ExecuteOptions& options);
 
 }  // namespace viaduct::bridge

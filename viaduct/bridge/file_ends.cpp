@@ -85,7 +85,8 @@ class FileSink : public ByteSink {
       for (uint32_t i = 0; i < files.size(); ++i) {
         std::error_code error;
         fs::create_directories(plain_.path(i).parent_path(), error);
-        if (error) throw_system(fmt::format("cannot create the folder of {}", plain_.path(i).string()), error.value());
+        if (error)
+          throw_system(fmt::format("cannot create the folder of {}", plain_.path(i).string()), error.value());
         reserve(*plain_.get(i), files[i].size);
       }
     });
@@ -112,7 +113,7 @@ class FileSink : public ByteSink {
   }
 
  private:
-  static constexpr size_t kDirectBytes = 64u << 10;   // below this the page cache is quicker
+  static constexpr size_t kDirectBytes = 64u << 10;  // below this the page cache is quicker
   static_assert(kDirectBytes <= EdgeBuffer::kBytes);
 
   static std::vector<Path> paths_of(const Path& directory, const std::vector<formats::TargetFile>& files) {
@@ -121,8 +122,8 @@ class FileSink : public ByteSink {
     return paths;
   }
 
-  // Gives the file its size and, where the file system can, its place on the disk: a disk too small is found out before
-  // anything is moved, and blocks that exist can be written by several threads at once.
+  // Gives the file its size and, where the file system can, its place on the disk: a disk too small is found out
+  // before anything is moved, and blocks that exist can be written by several threads at once.
   static void reserve(const File& file, uint64_t size) {
     file.resize(size);
     if (size == 0) return;
@@ -170,7 +171,9 @@ class FileSink : public ByteSink {
 
 }  // namespace
 
-std::unique_ptr<ByteSource> file_source(const std::vector<Path>& files) { return std::make_unique<FileSource>(files); }
+std::unique_ptr<ByteSource> file_source(const std::vector<Path>& files) {
+  return std::make_unique<FileSource>(files);
+}
 
 std::unique_ptr<ByteSink> file_sink(const Path& directory, const std::vector<formats::TargetFile>& files) {
   return std::make_unique<FileSink>(directory, files);

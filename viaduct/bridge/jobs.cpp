@@ -44,15 +44,16 @@ class Planner {
  private:
   // Adds bytes [begin, end) of a chunk, whose needs are in needs_, as one job or several.
   void add(uint32_t id, uint64_t begin, uint64_t end) {
-    constexpr uint64_t kSmallest = 64u << 10;   // below this the writes become too small to be quick
+    constexpr uint64_t kSmallest = 64u << 10;  // below this the writes become too small to be quick
     const size_t blocks = needs_.size();
-    if (blocks > wide_ && (end - begin > kSmallest || blocks > most_)) {
+    const bool must_cut = blocks > most_ && by_element(plan_.targets[id]);
+    if (blocks > wide_ && (end - begin > kSmallest || must_cut)) {
       const uint64_t step = end - begin > 8192 ? 4096 : 16;
       const uint64_t middle = begin + ((end - begin) / 2 + step - 1) / step * step;
       VIADUCT_CHECK(middle < end, "{} bytes of a tensor need {} source blocks", end - begin, blocks);
       find_needs(plan_, plan_.targets[id], begin, middle, needs_);
       // A cut that hardly needs less (a transpose) only makes more work.
-      if (needs_.size() <= blocks / 4 * 3 || blocks > most_) {
+      if (needs_.size() <= blocks / 4 * 3 || must_cut) {
         add(id, begin, middle);
         find_needs(plan_, plan_.targets[id], middle, end, needs_);
         add(id, middle, end);
@@ -68,6 +69,16 @@ class Planner {
     list_.jobs.push_back({order_, begin, static_cast<uint32_t>(end - begin), id});
     ++list_.jobs_of_chunk[id];
     list_.uses.count(needs_);
+  }
+
+  bool by_element(const TargetChunk& chunk) const {
+    for (uint32_t t = 0; t < chunk.num_transfers; ++t) {
+      const int32_t source = plan_.transfers[chunk.first_transfer + t].source;
+      if (source == layout::kNoTensor) continue;
+      const DType from = plan_.sources[static_cast<size_t>(source)].dtype;
+      if (from != chunk.dtype && !is_byte_sized(from)) return true;
+    }
+    return false;
   }
 
   const TransferPlan& plan_;

@@ -1,4 +1,5 @@
-// Jobs: the work of a plan in the order in which it is done, so that no source byte is read twice where memory allows.
+// Jobs: the work of a plan in the order in which it is done, so that no source byte is read twice where memory
+// allows.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +13,8 @@ namespace viaduct::bridge {
 
 /// A block of a target chunk, or a part of one where a whole block would need too many source blocks at once.
 struct Job {
-  uint64_t order = 0;   // where in the source it begins
-  uint64_t begin = 0;   // first byte in the chunk
+  uint64_t order = 0;  // where in the source it begins
+  uint64_t begin = 0;  // first byte in the chunk
   uint32_t size = 0;
   uint32_t chunk = 0;
 
@@ -22,12 +23,13 @@ struct Job {
 
 struct JobList {
   std::vector<Job> jobs;
-  std::vector<uint32_t> jobs_of_chunk;   // how many jobs make each target chunk
+  std::vector<uint32_t> jobs_of_chunk;  // how many jobs make each target chunk
   SourceUses uses;
 };
 
-/// Jobs for every block that is not done yet. A job needs at most `most_blocks` source blocks, and only where cutting it
-/// does not help more than `wide_blocks`.
+/// Jobs for every block that is not done yet. A job needs at most `wide_blocks` source blocks where cutting it to
+/// smaller ones helps. One that needs more than `most_blocks` all the same (a large transpose) must be able to take
+/// them in turns, which it cannot where a source's elements share bytes.
 JobList plan_jobs(const TransferPlan& plan, const std::vector<std::vector<BlockSum>>& sums, size_t wide_blocks,
                   size_t most_blocks);
 

@@ -16,13 +16,13 @@ namespace viaduct::bridge {
 
 namespace {
 
-constexpr uint64_t kMagic = 0x316c6e6a74636476;   // "vdctjnl1"
+constexpr uint64_t kMagic = 0x316c6e6a74636476;  // "vdctjnl1"
 constexpr uint64_t kPage = 4096;
 
 struct Header {
   uint64_t magic = kMagic;
   uint64_t plan = 0;
-  uint64_t source = 0;   // sizes and times of the source files
+  uint64_t source = 0;  // sizes and times of the source files
   friend bool operator==(const Header&, const Header&) = default;
 };
 
@@ -96,7 +96,7 @@ class FileJournal : public BlockJournal {
   }
 
  private:
-  static constexpr int kSyncEvery = 1024;   // 4 GiB
+  static constexpr int kSyncEvery = 1024;  // 4 GiB
 
   // Leaves end_ at 0 when the file is no journal of this plan and source.
   void read_records(const Header& wanted) {
@@ -149,8 +149,8 @@ class FileJournal : public BlockJournal {
 
   const TransferPlan& plan_;
   OpenFiles targets_;
-  std::vector<Record> listed_;   // by (chunk, block)
-  std::mutex mutex_;             // guards what follows
+  std::vector<Record> listed_;  // by (chunk, block)
+  std::mutex mutex_;            // guards what follows
   File file_;
   uint64_t end_ = 0;
   int unsynced_ = 0;

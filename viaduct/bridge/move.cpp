@@ -29,10 +29,10 @@ void merge_axes(Move& move) {
 void pack_steps(Move& move, const Transfer& transfer, const TargetChunk& chunk) {
   const DTypeInfo& format = info(chunk.dtype);
   const auto to_bytes = [&](int64_t elements) {
-    VIADUCT_USER_CHECK(elements % format.block_elements == 0,
-                       "a tensor of {} is cut inside of {} elements that share {} bytes: target box {} of a chunk of {}",
-                       chunk.dtype, format.block_elements, format.block_bytes, layout::to_string(transfer.to),
-                       chunk.size);
+    VIADUCT_USER_CHECK(
+        elements % format.block_elements == 0,
+        "a tensor of {} is cut inside of {} elements that share {} bytes: target box {} of a chunk of {}",
+        chunk.dtype, format.block_elements, format.block_bytes, layout::to_string(transfer.to), chunk.size);
     return elements / format.block_elements * format.block_bytes;
   };
   // The run along the last axis is what is packed; a single element would not be whole.
@@ -131,7 +131,8 @@ Move compile(const Transfer& transfer, const SourceChunk* source, const TargetCh
   return move;
 }
 
-bool reaches(const Transfer& transfer, const TargetChunk& chunk, const Shape& strides, uint64_t begin, uint64_t end) {
+bool reaches(const Transfer& transfer, const TargetChunk& chunk, const Shape& strides, uint64_t begin,
+             uint64_t end) {
   int64_t first = 0, last = 0;
   for (int axis = 0; axis < transfer.to.rank(); ++axis) {
     if (transfer.to.size[axis] == 0) return false;

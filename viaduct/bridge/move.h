@@ -17,21 +17,21 @@ struct MoveAxis {
   int64_t source_step = 0;
 };
 
-/// Units that go from a source file into a target chunk. A unit is one byte where both sides run on side by side, else
-/// one element.
+/// Units that go from a source file into a target chunk. A unit is one byte where both sides run on side by side,
+/// else one element.
 struct Move {
-  bool fill = false;            // zeros; the source fields mean nothing
-  bool converts = false;        // from `from` to `to`
-  bool by_element = false;      // the source packs elements in blocks: source positions count elements, not bytes
+  bool fill = false;        // zeros; the source fields mean nothing
+  bool converts = false;    // from `from` to `to`
+  bool by_element = false;  // the source packs elements in blocks: source positions count elements, not bytes
   DType from{}, to{};
   uint32_t file = 0;
-  uint64_t source_base = 0;     // byte of the source file that positions count from
-  int64_t source = 0;           // position of the first unit
-  int64_t target = 0;           // byte of the first unit in the target chunk
-  int32_t source_unit = 1;      // positions that one unit takes
-  int32_t target_unit = 1;      // bytes
+  uint64_t source_base = 0;  // byte of the source file that positions count from
+  int64_t source = 0;        // position of the first unit
+  int64_t target = 0;        // byte of the first unit in the target chunk
+  int32_t source_unit = 1;   // positions that one unit takes
+  int32_t target_unit = 1;   // bytes
   int rank = 0;
-  std::array<MoveAxis, Shape::kMaxRank + 1> axes;   // outermost first; target steps fall
+  std::array<MoveAxis, Shape::kMaxRank + 1> axes;  // outermost first; target steps fall
 
   /// The inner axis is bytes that lie side by side on both sides.
   bool is_runs() const {
@@ -48,26 +48,27 @@ struct Move {
 /// UserError when the transfer cuts through elements that share bytes, or the dtypes do not convert.
 Move compile(const Transfer& transfer, const SourceChunk* source, const TargetChunk& chunk);
 
-/// Could the transfer write bytes of [begin, end) of a chunk with these strides (in elements)? Quick; may say yes too
-/// often.
-bool reaches(const Transfer& transfer, const TargetChunk& chunk, const Shape& strides, uint64_t begin, uint64_t end);
+/// Could the transfer write bytes of [begin, end) of a chunk with these strides (in elements)? Quick; may say yes
+/// too often.
+bool reaches(const Transfer& transfer, const TargetChunk& chunk, const Shape& strides, uint64_t begin,
+             uint64_t end);
 
 namespace detail {
 /// `move` with step `i` of its first axis taken.
 Move fix_first_axis(const Move& move, int64_t i);
 }  // namespace detail
 
-/// Calls `emit(const Move&)` with the parts of `move` whose target bytes lie in [begin, end) of the chunk: at most two
-/// for each axis and one more.
+/// Calls `emit(const Move&)` with the parts of `move` whose target bytes lie in [begin, end) of the chunk: at most
+/// two for each axis and one more.
 template <class Emit>
 void clip(const Move& move, int64_t begin, int64_t end, Emit&& emit) {
   if (move.target >= begin && move.target_end() <= end) return emit(move);
   if (move.target >= end || move.target_end() <= begin || move.rank == 0) return;
   const MoveAxis& axis = move.axes[0];
-  int64_t extent = move.target_unit;   // of one step of the first axis
+  int64_t extent = move.target_unit;  // of one step of the first axis
   for (int a = 1; a < move.rank; ++a) extent += (move.axes[a].count - 1) * move.axes[a].target_step;
   const int64_t step = axis.target_step;
-  const auto steps_to = [&](int64_t byte) {   // the first step that begins at `byte` or behind it
+  const auto steps_to = [&](int64_t byte) {  // the first step that begins at `byte` or behind it
     return byte <= move.target ? 0 : std::min(axis.count, (byte - move.target + step - 1) / step);
   };
   const int64_t first_whole = steps_to(begin), touch_end = steps_to(end);
@@ -85,8 +86,51 @@ void clip(const Move& move, int64_t begin, int64_t end, Emit&& emit) {
   for (int64_t i = whole_end; i < touch_end; ++i) clip(detail::fix_first_axis(move, i), begin, end, emit);
 }
 
-/// Calls `visit(first byte, last byte + 1)` with the stretches of the source file that a move reads. Gaps of less than a
-/// page count as read.
+/// Calls `emit(const Move&)` with the parts of `move` whose units begin in [begin, end) of the source file. Not for
+/// moves by element.
+template <class Emit>
+void clip_source(const Move& move, uint64_t begin, uint64_t end, Emit&& emit) {
+  std::array<int, Shape::kMaxRank + 1> order{};  // the largest steps through the source first
+  for (int a = 0; a < move.rank; ++a) order[a] = a;
+  std::sort(order.begin(), order.begin() + move.rank,
+            [&](int a, int b) { return move.axes[a].source_step > move.axes[b].source_step; });
+  const auto low = static_cast<int64_t>(begin) - static_cast<int64_t>(move.source_base);
+  const auto high = static_cast<int64_t>(end) - static_cast<int64_t>(move.source_base);
+  const auto descend = [&](const Move& part, int depth, auto& self) -> void {
+    int64_t extent = 1;  // first bytes of units that one step of this axis spans
+    for (int d = depth + 1; d < move.rank; ++d)
+      extent += (move.axes[order[d]].count - 1) * move.axes[order[d]].source_step;
+    const int64_t step = depth < move.rank ? move.axes[order[depth]].source_step : 0;
+    const int64_t count = depth < move.rank ? move.axes[order[depth]].count : 1;
+    const int64_t last = part.source + (count - 1) * step + extent;
+    if (part.source >= low && last <= high) return emit(part);
+    if (part.source >= high || last <= low || depth == move.rank) return;
+    const auto cut = [&](int64_t first, int64_t steps) {
+      Move piece = part;
+      piece.source += first * step;
+      piece.target += first * move.axes[order[depth]].target_step;
+      piece.axes[order[depth]].count = steps;
+      return piece;
+    };
+    if (step == 0) {
+      for (int64_t i = 0; i < count; ++i) self(cut(i, 1), depth + 1, self);
+      return;
+    }
+    const auto steps_to = [&](int64_t at) {  // the first step that begins at `at` or behind it
+      return at <= part.source ? 0 : std::min(count, (at - part.source + step - 1) / step);
+    };
+    const int64_t first_whole = steps_to(low), touch_end = steps_to(high);
+    const int64_t touch = std::min(first_whole, steps_to(low - extent + 1));
+    const int64_t whole_end = std::max(first_whole, std::min(touch_end, steps_to(high - extent + 1)));
+    for (int64_t i = touch; i < std::min(first_whole, touch_end); ++i) self(cut(i, 1), depth + 1, self);
+    if (first_whole < whole_end) emit(cut(first_whole, whole_end - first_whole));
+    for (int64_t i = whole_end; i < touch_end; ++i) self(cut(i, 1), depth + 1, self);
+  };
+  descend(move, 0, descend);
+}
+
+/// Calls `visit(first byte, last byte + 1)` with the stretches of the source file that a move reads. Gaps of less
+/// than a page count as read.
 template <class Visit>
 void source_ranges(const Move& move, Visit&& visit) {
   if (move.fill) return;
@@ -106,7 +150,7 @@ void source_ranges(const Move& move, Visit&& visit) {
   while (true) {
     visit(move.source_byte(position), move.source_byte(position + cover, true));
     int a = loops;
-    for (; a < move.rank; ++a) {   // the smallest step turns first
+    for (; a < move.rank; ++a) {  // the smallest step turns first
       position += axes[a].source_step;
       if (++index[a] < axes[a].count) break;
       position -= axes[a].count * axes[a].source_step;

@@ -32,7 +32,7 @@ class OpenFiles {
   File::Mode mode_;
   size_t most_;
   std::mutex mutex_;
-  std::list<uint32_t> recent_;   // the last one used first
+  std::list<uint32_t> recent_;  // the last one used first
   std::unordered_map<uint32_t, Open> open_;
 };
 

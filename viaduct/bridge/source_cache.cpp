@@ -70,7 +70,7 @@ size_t SourceCache::num_unpinned(const std::vector<SourceNeed>& needs) const {
 
 std::byte* SourceCache::take_slot() {
   if (!free_.empty()) {
-    std::byte* slot = free_.back();   // the one that was used last: its memory is warm
+    std::byte* slot = free_.back();  // the one that was used last: its memory is warm
     free_.pop_back();
     return slot;
   }
@@ -109,9 +109,9 @@ SourceCache::Entry* SourceCache::pin(uint64_t key, bool& fresh) {
   return entries_.emplace(key, std::move(entry)).first->second.get();
 }
 
-void SourceCache::unpin(Entry* entry) {
+void SourceCache::unpin(Entry* entry, bool used) {
   SourceUses::Use& use = uses_.at(entry->key);
-  if (use.jobs > 0) --use.jobs;
+  if (used && use.jobs > 0) --use.jobs;
   entry->last_use = ++clock_;
   if (--entry->pins > 0) return;
   --num_pinned_;

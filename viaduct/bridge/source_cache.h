@@ -15,7 +15,7 @@ inline constexpr uint64_t kSourceBlockBytes = 1u << 20;
 
 /// The part of one block of a source file that is needed: [begin, end), counted from the block's start.
 struct SourceNeed {
-  uint64_t key = 0;     // see source_key
+  uint64_t key = 0;  // see source_key
   uint32_t begin = 0;
   uint32_t end = 0;
 };
@@ -50,9 +50,9 @@ class SourceCache {
   struct Entry {
     uint64_t key = 0;
     std::byte* data = nullptr;
-    uint32_t begin = 0, end = 0;   // loaded part of the block; whole pages but for the file's end
+    uint32_t begin = 0, end = 0;  // loaded part of the block; whole pages but for the file's end
     bool ready = false;
-    int pins = 0;                  // jobs that are planned or at work on it
+    int pins = 0;  // jobs that are planned or at work on it
     uint64_t last_use = 0;
   };
 
@@ -67,8 +67,8 @@ class SourceCache {
   size_t num_unpinned(const std::vector<SourceNeed>& needs) const;
   /// The block, pinned; nullptr when there is no slot free for it. `fresh` says that it must be loaded.
   Entry* pin(uint64_t key, bool& fresh);
-  /// The job that pinned the block is done.
-  void unpin(Entry* entry);
+  /// The job that pinned the block is done with it; `used`: it will not ask for it again.
+  void unpin(Entry* entry, bool used = true);
 
  private:
   std::byte* take_slot();
@@ -77,7 +77,7 @@ class SourceCache {
   SourceUses uses_;
   size_t max_slots_;
   std::byte* slab_;
-  size_t touched_ = 0;                 // slots of the slab that were ever used
+  size_t touched_ = 0;  // slots of the slab that were ever used
   std::vector<std::byte*> free_;
   std::unordered_map<uint64_t, std::unique_ptr<Entry>> entries_;
   size_t num_pinned_ = 0;

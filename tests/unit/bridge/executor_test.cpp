@@ -20,7 +20,8 @@ using testing::HasSubstr;
 using testing::ThrowsMessage;
 
 // The target files that executing a plan in memory gives.
-std::vector<Bytes> run_in_memory(const PlanWithSource& given, const ExecuteOptions& options, ExecuteReport* report = nullptr) {
+std::vector<Bytes> run_in_memory(const PlanWithSource& given, const ExecuteOptions& options,
+                                 ExecuteReport* report = nullptr) {
   std::vector<Bytes> files;
   for (const formats::TargetFile& file : given.plan.target.files) files.emplace_back(file.size, std::byte{0xEE});
   const auto source = memory_source(given.source_spans());
@@ -163,15 +164,19 @@ TEST(Executor, ColumnSplitsReadTheSourceOnce) {
 }
 
 TEST(Executor, TransposesLargerThanTheMemory) {
-  PlanMaker maker(8);
-  const int32_t source = maker.add_source(maker.add_source_file(), DType::kBF16, {3000, 7001}, {}, 5);
-  maker.add_target(maker.add_target_file(), DType::kBF16, {7001, 3000});
-  layout::AxisMap turned;
-  turned[0] = 1;
-  turned[1] = 0;
-  maker.add_transfer({source, layout::Box::whole({3000, 7001}), layout::Box::whole({7001, 3000}), turned});
-  const PlanWithSource given = maker.finish();
-  expect_equal(run_in_memory(given, small_memory()), expected_files(given));
+  for (const DType dtype : {DType::kBF16, DType::kF32}) {
+    PlanMaker maker(8);
+    const int32_t source = maker.add_source(maker.add_source_file(), DType::kBF16, {3000, 7001}, {}, 5);
+    maker.add_target(maker.add_target_file(), dtype, {7001, 3010});
+    layout::AxisMap turned;
+    turned[0] = 1;
+    turned[1] = 0;
+    maker.add_transfer({layout::kNoTensor, {}, layout::Box::dense({0, 0}, {7001, 10}), {}});
+    maker.add_transfer(
+        {source, layout::Box::whole({3000, 7001}), layout::Box::dense({0, 10}, {7001, 3000}), turned});
+    const PlanWithSource given = maker.finish();
+    expect_equal(run_in_memory(given, small_memory()), expected_files(given));
+  }
 }
 
 TEST(Executor, OnlyWhatIsNeededIsRead) {
@@ -190,8 +195,8 @@ TEST(Executor, OnlyWhatIsNeededIsRead) {
 
 TEST(Executor, PackedFormats) {
   // Two codes a byte, and GGUF blocks kept as they are, cut along rows and along whole blocks of columns.
-  for (const auto& [dtype, columns, part] : {std::tuple(DType::kF4, 6, 2), std::tuple(DType::kQ8_0, 96, 32),
-                                             std::tuple(DType::kF6E2M3, 12, 4)}) {
+  for (const auto& [dtype, columns, part] :
+       {std::tuple(DType::kF4, 6, 2), std::tuple(DType::kQ8_0, 96, 32), std::tuple(DType::kF6E2M3, 12, 4)}) {
     PlanMaker maker(10);
     const int32_t source = maker.add_source(maker.add_source_file(), dtype, {50, columns}, {}, 3);
     maker.add_target(maker.add_target_file(), dtype, {20, columns});
@@ -230,7 +235,8 @@ TEST(Executor, IncompleteTransfersAreADefect) {
   PlanMaker maker(12);
   const int32_t source = maker.add_source(maker.add_source_file(), DType::kF32, {10});
   maker.add_target(maker.add_target_file(), DType::kF32, {11});
-  maker.add_transfer({source, layout::Box::whole({10}), layout::Box::dense({0}, {10}), layout::AxisMap::identity(1)});
+  maker.add_transfer(
+      {source, layout::Box::whole({10}), layout::Box::dense({0}, {10}), layout::AxisMap::identity(1)});
   const PlanWithSource given = maker.finish();
   EXPECT_THAT([&] { run_in_memory(given, {}); }, ThrowsMessage<InternalError>(HasSubstr("do not make")));
 }
@@ -282,13 +288,17 @@ TEST(Executor, FirstErrorOfAnyThreadIsThrown) {
   const auto sink = callback_sink([](uint32_t, uint64_t offset, std::span<const std::byte>) {
     if (offset > 3u << 20) throw UserError("the sink is full");
   });
-  EXPECT_THAT([&] { execute(given.plan, *source, *sink, {}); }, ThrowsMessage<UserError>(HasSubstr("the sink is full")));
+  EXPECT_THAT([&] { execute(given.plan, *source, *sink, {}); },
+              ThrowsMessage<UserError>(HasSubstr("the sink is full")));
   // A source that is shorter than the plan says.
   PlanWithSource cut = given;
   cut.sources[0].resize(cut.sources[0].size() - 5000);
   EXPECT_THAT([&] { run_in_memory(cut, {}); }, ThrowsMessage<UserError>(HasSubstr("source1 ends at byte")));
-  EXPECT_THAT([&] { execute(given.plan, *source, *discard_sink(), {1, 1u << 20}); },
-              ThrowsMessage<UserError>(HasSubstr("at least 24 MiB")));
+  EXPECT_THAT(
+      [&] {
+        execute(given.plan, *source, *discard_sink(), {1, 1u << 20});
+      },
+      ThrowsMessage<UserError>(HasSubstr("at least 24 MiB")));
 }
 
 // Files on a disk, and on a file system in memory.
@@ -353,7 +363,8 @@ TEST_P(ExecutorFiles, GapsAreZeroWhateverWasThere) {
   PlanWithSource given = maker.finish();
   write_sources(given);
   EXPECT_TRUE(prove(given.plan, given.source_sizes()).holds());
-  execute(given.plan, *file_source(given.plan.source_files), *file_sink(folder_ / "out", given.plan.target.files), {});
+  execute(given.plan, *file_source(given.plan.source_files), *file_sink(folder_ / "out", given.plan.target.files),
+          {});
   expect_equal(read_targets(given), expected_files(given));
 }
 
@@ -362,9 +373,12 @@ TEST_P(ExecutorFiles, SourceThatChangesIsNamed) {
   write_sources(given);
   const auto source = file_source(given.plan.source_files);
   fs::resize_file(given.plan.source_files[0], 1'000'000);
-  EXPECT_THAT([&] { execute(given.plan, *source, *discard_sink(), {}); },
-              ThrowsMessage<UserError>(testing::AllOf(HasSubstr("source0"), HasSubstr("changed while it was read"))));
+  EXPECT_THAT(
+      [&] { execute(given.plan, *source, *discard_sink(), {}); },
+      ThrowsMessage<UserError>(testing::AllOf(HasSubstr("source0"), HasSubstr("changed while it was read"))));
   write_sources(given);
+  // Clocks of files are coarse: the change below must not fall into the same tick.
+  fs::last_write_time(given.plan.source_files[0], fs::file_time_type::clock::now() - std::chrono::hours(1));
   const auto again = file_source(given.plan.source_files);
   std::atomic<bool> touched{false};
   const auto touching = callback_sink([&](uint32_t, uint64_t, std::span<const std::byte>) {
@@ -385,7 +399,8 @@ TEST_P(ExecutorFiles, MoreFilesThanAreHeldOpen) {
   }
   PlanWithSource given = maker.finish();
   write_sources(given);
-  execute(given.plan, *file_source(given.plan.source_files), *file_sink(folder_ / "out", given.plan.target.files), {});
+  execute(given.plan, *file_source(given.plan.source_files), *file_sink(folder_ / "out", given.plan.target.files),
+          {});
   expect_equal(read_targets(given), expected_files(given));
 }
 
@@ -427,7 +442,7 @@ TEST(Executor, StaysWithinItsMemory) {
   ASSERT_EQ(::pipe(answer), 0);
   const pid_t child = ::fork();
   ASSERT_GE(child, 0);
-  if (child == 0) {   // VmHWM begins anew in a program of its own; a forked child starts with what it shares
+  if (child == 0) {  // VmHWM begins anew in a program of its own; a forked child starts with what it shares
     ::close(answer[0]);
     const uint64_t before = peak_resident_memory();
     Zeros source;

@@ -80,7 +80,8 @@ inline std::vector<Bytes> expected_files(const PlanWithSource& given, std::byte 
           const int b = transfer.axes[a];
           if (b >= 0) element += index[a] * transfer.from.stride[b] * steps[b];
         }
-        convert_element(source.dtype, given.sources[source.file].data() + source.byte_offset, element, chunk.dtype, to);
+        convert_element(source.dtype, given.sources[source.file].data() + source.byte_offset, element, chunk.dtype,
+                        to);
       });
     }
   }
@@ -119,7 +120,8 @@ class PlanMaker {
     for (size_t i = begin; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(random_() >> 3);
   }
 
-  /// A source chunk of random bits at the end of a file, `gap` bytes further on; row-major unless strides are given.
+  /// A source chunk of random bits at the end of a file, `gap` bytes further on; row-major unless strides are
+  /// given.
   int32_t add_source(uint32_t file, DType dtype, const Shape& size, const Shape& strides = {}, size_t gap = 0) {
     Bytes& bytes = given_.sources[file];
     append_random(bytes, gap);
@@ -160,7 +162,9 @@ class PlanMaker {
     chunk.tensor = static_cast<uint32_t>(plan.target.tensors.size());
     chunk.first_transfer = static_cast<uint32_t>(plan.transfers.size());
     plan.target.files[file].size += chunk.num_bytes();
-    plan.target.tensors.push_back({"tensor" + std::to_string(chunk.tensor), dtype, size,
+    plan.target.tensors.push_back({"tensor" + std::to_string(chunk.tensor),
+                                   dtype,
+                                   size,
                                    {{Shape::filled(size.rank(), 0), size, file, chunk.byte_offset, {}}}});
     plan.targets.push_back(chunk);
     return chunk.tensor;
@@ -171,22 +175,25 @@ class PlanMaker {
   }
   void add_whole_transfer(int32_t source) {
     const Shape size = given_.plan.targets.back().size;
-    add_transfer({source, layout::Box::whole(size), layout::Box::whole(size), layout::AxisMap::identity(size.rank())});
+    add_transfer(
+        {source, layout::Box::whole(size), layout::Box::whole(size), layout::AxisMap::identity(size.rank())});
   }
 
-  /// A target of random shape, cut into random boxes that each come from a source chunk of their own (permuted axes,
-  /// strides, offsets, other dtypes) or are zero.
+  /// A target of random shape, cut into random boxes that each come from a source chunk of their own (permuted
+  /// axes, strides, offsets, other dtypes) or are zero.
   void add_random_target(uint32_t file, int64_t most_elements, bool conversions) {
-    constexpr DType kTypes[] = {DType::kF64, DType::kF32, DType::kF16, DType::kBF16, DType::kI64,
+    constexpr DType kTypes[] = {DType::kF64, DType::kF32,  DType::kF16,    DType::kBF16, DType::kI64,
                                 DType::kU8,  DType::kC128, DType::kF8E4M3, DType::kBool};
-    constexpr DType kNumbers[] = {DType::kF64, DType::kF32, DType::kF16, DType::kBF16, DType::kF8E4M3, DType::kF8E5M2};
+    constexpr DType kNumbers[] = {DType::kF64,  DType::kF32,    DType::kF16,
+                                  DType::kBF16, DType::kF8E4M3, DType::kF8E5M2};
     const bool converts = conversions && chance(40);
     const DType dtype = converts ? kNumbers[number(0, 3)] : kTypes[number(0, std::size(kTypes) - 1)];
     const auto rank = static_cast<int>(number(0, 4));
     Shape size = Shape::filled(rank, 1);
     int64_t room = most_elements;
     for (int axis = 0; axis < rank; ++axis) {
-      size[axis] = chance(5) ? 0 : number(1, std::max<int64_t>(1, std::min<int64_t>(room, axis + 1 == rank ? room : 12)));
+      size[axis] =
+          chance(5) ? 0 : number(1, std::max<int64_t>(1, std::min<int64_t>(room, axis + 1 == rank ? room : 12)));
       room /= std::max<int64_t>(size[axis], 1);
     }
     // Rows of whole blocks, so that a chunk may come from a block format.
@@ -205,7 +212,7 @@ class PlanMaker {
     const int axis = box.rank() == 0 ? -1 : static_cast<int>(number(0, box.rank() - 1));
     if (depth == 0 || axis < 0 || box.size[axis] < 2) return fill_box(box, dtype, conversion);
     layout::Box a = box, b = box;
-    if (chance(40)) {   // by turns
+    if (chance(40)) {  // by turns
       a.size[axis] = (box.size[axis] + 1) / 2;
       b.size[axis] = box.size[axis] / 2;
       a.stride[axis] = b.stride[axis] = 2 * box.stride[axis];
@@ -225,7 +232,8 @@ class PlanMaker {
 
   void fill_box(const layout::Box& to, DType dtype, int conversion) {
     if (chance(10)) return add_transfer({layout::kNoTensor, {}, to, {}});
-    constexpr DType kNumbers[] = {DType::kF64, DType::kF32, DType::kF16, DType::kBF16, DType::kF8E4M3, DType::kF8E5M2};
+    constexpr DType kNumbers[] = {DType::kF64,  DType::kF32,    DType::kF16,
+                                  DType::kBF16, DType::kF8E4M3, DType::kF8E5M2};
     constexpr DType kBlocks[] = {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1};
     DType from = dtype;
     if (conversion == 1) from = kNumbers[number(0, std::size(kNumbers) - 1)];
@@ -261,7 +269,7 @@ class PlanMaker {
     if (blocks && rank == 0) from = dtype;
     transfer.from = box;
     Shape strides;
-    if (!blocks && chance(30) && size.rank() > 0) {   // a view: padded rows, or turned
+    if (!blocks && chance(30) && size.rank() > 0) {  // a view: padded rows, or turned
       strides = row_major_strides(size);
       if (chance(50)) {
         for (int64_t& stride : strides) stride *= 2;
