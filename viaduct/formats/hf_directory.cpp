@@ -77,7 +77,7 @@ std::vector<std::string> shards_without_index(const Path& folder) {
 
 // A stray *.safetensors (an adapter, another program's copy) beside pytorch_model.bin is not the model.
 bool has_safetensors_model(const Path& folder) {
-  if (fs::exists(folder / kHfIndexName) || fs::exists(folder / "model.safetensors")) return true;
+  if (fs::exists(folder / kHfIndexName) || fs::is_regular_file(folder / "model.safetensors")) return true;
   const std::vector<std::string> names = safetensors_files(folder);
   if (!is_torch_folder(folder)) return !names.empty();
   return std::any_of(names.begin(), names.end(), [](const std::string& name) { return numbered(name).count > 0; });
@@ -128,7 +128,7 @@ void HfDirectory::open_safetensors_shards(const Path& folder) {
     std::sort(shard_names_.begin(), shard_names_.end(), natural_less);
     std::vector<std::string> missing;
     for (const std::string& shard : shard_names_)
-      if (!fs::exists(folder / shard)) missing.push_back(shard);
+      if (!fs::is_regular_file(folder / shard)) missing.push_back(shard);
     VIADUCT_USER_CHECK(missing.empty(), "{} lists {} that {} missing from the folder: {}. Download the model again",
                        index.string(), missing.size() == 1 ? "a shard" : "shards", missing.size() == 1 ? "is" : "are",
                        some_of(missing));
