@@ -78,7 +78,6 @@ void write_files(const Conversion& conversion, const Staging& staging, const Exe
   const Path manifest = data / (megatron ? kMegatronManifest : kHfManifest);
   fs::create_directories(manifest.parent_path());
   write_file(manifest, manifest_text(conversion, moved.sums));
-  fs::remove(staging.path() / kJournalName);
 }
 
 }  // namespace
@@ -95,7 +94,8 @@ ConversionReport run(const Conversion& conversion, const RunOptions& options) {
   check_ties(*conversion.source, execute_options);
 
   const bool megatron = conversion.world == World::kMegatron;
-  const StagingOptions staging_options{conversion.plan.hash(), options.overwrite, options.resume};
+  const StagingOptions staging_options{conversion.plan.hash(), options.overwrite, options.resume,
+                                       conversion.plan.source_files};
   Staging staging = megatron
                         ? Staging::for_iteration(conversion.target, conversion.folder, staging_options)
                         : Staging::for_folder(conversion.target, staging_options);

@@ -12,17 +12,21 @@ struct StagingOptions {
   uint64_t plan_hash = 0;
   bool overwrite = false;
   bool resume = false;
+  std::vector<Path> keep;  // files that must not be replaced: the source's
 };
 
+/// The folder that output is written to. It is locked as long as this lives; what is neither committed nor
+/// discarded stays for --resume.
 class Staging {
  public:
   /// For one iteration below a checkpoint root: <root>/.viaduct-partial-<plan hash>, whose content `folder` and the
-  /// files beside it are moved into the root, trackers (latest_*) last.
+  /// trackers beside it (latest_*) are moved into the root, trackers last.
   static Staging for_iteration(const Path& root, const std::string& folder, const StagingOptions& options);
   /// For a whole folder: <parent>/.viaduct-partial-<name>-<plan hash>, which takes the folder's place.
   static Staging for_folder(const Path& folder, const StagingOptions& options);
-  // Both throw a UserError when the target exists and `overwrite` is not set, when an interrupted run's staging is there
-  // and neither `resume` nor `overwrite` is, or another process is at it.
+  // Both throw a UserError when the target exists and `overwrite` is not set, when it is no folder of a checkpoint
+  // or holds a file to keep, when an interrupted run's staging is there and neither `resume` nor `overwrite` is
+  // set, or when another process is at it.
 
   Staging(Staging&& other) noexcept;
   Staging& operator=(Staging&&) = delete;
@@ -30,22 +34,29 @@ class Staging {
 
   /// Where the output is to be written.
   const Path& path() const { return path_; }
-  /// True when what an interrupted run left is to be completed.
+  /// True when what an interrupted run left is to be completed: the staging folder holds a journal.
   bool resumed() const { return resumed_; }
-  /// Syncs everything and moves it into place.
+  /// Syncs the folders (files are synced by who writes them) and moves everything into place. The journal is
+  /// removed.
   void commit();
-  /// Removes the staging folder.
+  /// Removes the staging folder, and the folders above it that were made for it.
   void discard();
 
  private:
-  Staging(Path target, std::string folder, Path path, const StagingOptions& options);
-  void commit_iteration();
-  void commit_folder();
+  Staging(Path target, std::string folder, const std::string& name, const StagingOptions& options);
+  Path place() const { return folder_.empty() ? target_ : target_ / folder_; }
+  void check_place(const StagingOptions& options) const;
+  void clear_left(const StagingOptions& options);
+  void open(const StagingOptions& options);
+  void take_back();
+  void move_all();
+  void move_into_place();
+  void move_trackers();
 
   Path target_;
-  std::string folder_;    // empty: the whole target
+  std::string folder_;  // empty: the whole target
   Path path_;
-  StagingOptions options_;
+  std::vector<Path> made_;  // folders above path_ that were not there, outermost first
   bool resumed_ = false;
   int lock_ = -1;
 };
