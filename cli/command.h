@@ -7,10 +7,10 @@
 namespace viaduct::cli {
 
 inline constexpr int kDone = 0;
-inline constexpr int kDifferent = 1;       // verify, diff: the two sides are not the same
+inline constexpr int kDifferent = 1;  // verify, diff: the two sides are not the same
 inline constexpr int kUserMistake = 2;
 inline constexpr int kInternalError = 3;
-inline constexpr int kInterrupted = 130;   // 128 + SIGINT, as a shell reports it
+inline constexpr int kInterrupted = 130;  // 128 + SIGINT, as a shell reports it
 
 /// What main runs once the arguments have been read; returns the exit code.
 using Action = std::function<int()>;

@@ -20,8 +20,8 @@ struct DiffOptions {
 };
 
 struct Entry {
-  std::string what;     // tensor's name, or dotted path of a config field
-  std::string in_a;     // empty: not there
+  std::string what;  // tensor's name, or dotted path of a config field
+  std::string in_a;  // empty: not there
   std::string in_b;
 };
 
@@ -29,7 +29,9 @@ std::vector<Entry> diff_tensors(const bridge::View& a, const bridge::View& b) {
   std::vector<Entry> entries;
   std::unordered_map<std::string_view, const bridge::ViewTensor*> in_b;
   for (const bridge::ViewTensor& tensor : b.tensors) in_b.emplace(tensor.name, &tensor);
-  const auto text = [](const bridge::ViewTensor& tensor) { return fmt::format("{} {}", tensor.dtype, tensor.shape); };
+  const auto text = [](const bridge::ViewTensor& tensor) {
+    return fmt::format("{} {}", tensor.dtype, tensor.shape);
+  };
   for (const bridge::ViewTensor& tensor : a.tensors) {
     const auto it = in_b.find(tensor.name);
     if (it == in_b.end()) {

@@ -30,7 +30,7 @@ struct Disk {
   bool writable = false;
   std::string problem;
   bool direct = false;
-  double write_rate = 0;   // bytes a second, fsync included
+  double write_rate = 0;  // bytes a second, fsync included
   double read_rate = 0;
 };
 
@@ -111,7 +111,9 @@ int run_doctor(const DoctorOptions& options) {
     print_json(json);
     return good ? kDone : kUserMistake;
   }
-  const auto line = [](std::string_view label, const std::string& value) { fmt::print("  {:<11} {}\n", label, value); };
+  const auto line = [](std::string_view label, const std::string& value) {
+    fmt::print("  {:<11} {}\n", label, value);
+  };
   fmt::print("viaduct {} ({})\n", version(), commit());
   line("system", fmt::format("{} {} {}", system.sysname, system.release, system.machine));
   line("processors", std::to_string(processors));
@@ -122,8 +124,8 @@ int run_doctor(const DoctorOptions& options) {
   line("free space", human_bytes(free));
   if (disk.writable) {
     line("direct IO", disk.direct ? "yes" : "no (the file system has none: the page cache is used)");
-    line("disk", fmt::format("writes {:.2f} GB/s, reads {:.2f} GB/s (64 MiB, one at a time)", disk.write_rate * 1e-9,
-                             disk.read_rate * 1e-9));
+    line("disk", fmt::format("writes {:.2f} GB/s, reads {:.2f} GB/s (64 MiB, one at a time)",
+                             disk.write_rate * 1e-9, disk.read_rate * 1e-9));
   } else {
     line("disk", "NOT WRITABLE: " + disk.problem);
   }

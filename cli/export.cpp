@@ -35,18 +35,21 @@ void add_export(CLI::App& program, Action& action) {
         command.add_option("MEGATRON_DIR", options.source, "Megatron checkpoint, GGUF file or Hugging Face folder")
             ->required();
         command.add_option("HF_DIR", options.target, "Hugging Face folder to write")->required();
-        command.add_option("--reference", options.reference,
-                           "Hugging Face folder that gives config, tokenizer and shard names (not needed for what "
-                           "viaduct import wrote)")
+        command
+            .add_option("--reference", options.reference,
+                        "Hugging Face folder that gives config, tokenizer and shard names (not needed for what "
+                        "viaduct import wrote)")
             ->type_name("HF_DIR");
         command.add_option("--iteration", options.iteration, "Which iteration (default: the newest complete one)")
             ->check(CLI::Range(int64_t{0}, int64_t{9999999}))
             ->type_name("N");
-        command.add_option("--dtype", options.hf.dtype,
-                           "Cast the weights: bfloat16, float16 or float32 (default: as the source had them)")
+        command
+            .add_option("--dtype", options.hf.dtype,
+                        "Cast the weights: bfloat16, float16 or float32 (default: as the source had them)")
             ->type_name("TYPE");
-        command.add_option("--max-shard-size", options.hf.max_shard_size,
-                           "Cut shards of at most this size, such as 5GB (default: the source's shards)")
+        command
+            .add_option("--max-shard-size", options.hf.max_shard_size,
+                        "Cut shards of at most this size, such as 5GB (default: the source's shards)")
             ->type_name("SIZE");
         options.conversion.add_to(command);
       },

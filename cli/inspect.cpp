@@ -35,9 +35,9 @@ struct Layout {
 };
 
 struct Facts {
-  Path folder;                          // the iteration's, or the path itself
+  Path folder;  // the iteration's, or the path itself
   bool megatron = false;
-  std::vector<int64_t> iterations;      // of a Megatron root
+  std::vector<int64_t> iterations;  // of a Megatron root
   std::unique_ptr<formats::TensorReader> reader;
   std::unique_ptr<bridge::Checkpoint> known;
   std::string why_unknown;
@@ -45,7 +45,7 @@ struct Facts {
   uint64_t tensor_bytes = 0;
   uint64_t elements = 0;
   uint64_t chunks = 0;
-  uint64_t chunked_tensors = 0;         // with more than one chunk
+  uint64_t chunked_tensors = 0;  // with more than one chunk
   std::map<std::string, uint64_t> bytes_by_dtype;
   Layout layout;
   bool has_manifest = false;
@@ -99,8 +99,8 @@ Facts collect(const InspectOptions& options) {
     facts.iterations = iterations_below(path);
     facts.layout = read_layout(facts.folder);
   }
-  facts.has_manifest = fs::exists(facts.folder / bridge::kMegatronManifest) ||
-                       fs::exists(facts.folder / bridge::kHfManifest);
+  facts.has_manifest =
+      fs::exists(facts.folder / bridge::kMegatronManifest) || fs::exists(facts.folder / bridge::kHfManifest);
   for (const Path& file : facts.reader->files()) facts.file_bytes += fs::file_size(file);
   for (const formats::StoredTensor& tensor : facts.reader->tensors()) {
     const auto count = static_cast<uint64_t>(num_elements(tensor.shape));
@@ -151,7 +151,9 @@ std::map<std::string, uint64_t> objects_by_kind(const formats::TensorReader& rea
 }
 
 void print_text(const Facts& facts, const InspectOptions& options) {
-  const auto line = [](std::string_view label, const std::string& value) { fmt::print("  {:<11} {}\n", label, value); };
+  const auto line = [](std::string_view label, const std::string& value) {
+    fmt::print("  {:<11} {}\n", label, value);
+  };
   const formats::TensorReader& reader = *facts.reader;
   fmt::print("{}\n", options.path);
   line("format", format_text(facts));
@@ -160,10 +162,10 @@ void print_text(const Facts& facts, const InspectOptions& options) {
     const models::Family& family = models::family_named(arch.family);
     line("family", fmt::format("{} ({}, {})", arch.family, family.title, family.architecture));
     line("model", size_text(arch));
-    line("parameters", fmt::format("{} ({}), embeddings {}",
-                                   human_count(static_cast<uint64_t>(models::count_parameters(arch))),
-                                   grouped(static_cast<uint64_t>(models::count_parameters(arch))),
-                                   arch.embedding.tied ? "tied" : "not tied"));
+    const auto count = static_cast<uint64_t>(models::count_parameters(arch));
+    const std::string exact = count < 1'000'000 ? "" : fmt::format(" ({})", grouped(count));
+    line("parameters",
+         fmt::format("{}{}, embeddings {}", human_count(count), exact, arch.embedding.tied ? "tied" : "not tied"));
     if (!facts.known->record().origin.empty() && facts.megatron) line("made from", facts.known->record().origin);
   } else {
     line("family", fmt::format("not known: {}", facts.why_unknown));
@@ -175,12 +177,14 @@ void print_text(const Facts& facts, const InspectOptions& options) {
                              reader.files().size() == 1 ? "" : "s", human_bytes(facts.file_bytes)));
   if (facts.megatron) {
     std::string sizes;
-    for (const auto& [name, size] : facts.layout.sizes) sizes += fmt::format("{}{} {}", sizes.empty() ? "" : " ", name, size);
+    for (const auto& [name, size] : facts.layout.sizes)
+      sizes += fmt::format("{}{} {}", sizes.empty() ? "" : " ", name, size);
     line("layout", fmt::format("{}; {} chunks, {} tensors in several", sizes.empty() ? "one rank" : sizes,
                                grouped(facts.chunks), grouped(facts.chunked_tensors)));
   }
   std::string kinds;
-  for (const auto& [kind, count] : objects_by_kind(reader)) kinds += fmt::format("{}{} {}", kinds.empty() ? "" : ", ", count, kind);
+  for (const auto& [kind, count] : objects_by_kind(reader))
+    kinds += fmt::format("{}{} {}", kinds.empty() ? "" : ", ", count, kind);
   if (!kinds.empty()) line("objects", kinds);
   line("manifest", facts.has_manifest ? "yes: viaduct verify checks it" : "none");
   if (facts.known)
@@ -205,11 +209,10 @@ Json tensors_json(const formats::TensorReader& reader) {
   for (const formats::StoredTensor& tensor : reader.tensors()) {
     Json chunks = Json::array();
     for (const formats::StoredChunk& chunk : tensor.chunks)
-      chunks.items().push_back(
-          Json::object({{"offset", json_shape(chunk.offset)},
-                        {"size", json_shape(chunk.size)},
-                        {"file", Json(reader.files().at(chunk.file).filename().string())},
-                        {"byte_offset", json_count(chunk.byte_offset)}}));
+      chunks.items().push_back(Json::object({{"offset", json_shape(chunk.offset)},
+                                             {"size", json_shape(chunk.size)},
+                                             {"file", Json(reader.files().at(chunk.file).filename().string())},
+                                             {"byte_offset", json_count(chunk.byte_offset)}}));
     list.items().push_back(Json::object({{"name", Json(tensor.name)},
                                          {"dtype", Json(name(tensor.dtype))},
                                          {"shape", json_shape(tensor.shape)},

@@ -28,11 +28,13 @@ int run_list(const ListOptions& options) {
     fmt::print("{:<12} {:<26} {:<26} {}\n", "family", "models", "architecture", "sizes (for viaduct toy --shape)");
     for (const models::Family& family : models::families()) {
       std::string sizes;
-      for (const models::KnownSize& size : family.sizes) sizes += fmt::format("{}{}", sizes.empty() ? "" : " ", size.name);
+      for (const models::KnownSize& size : family.sizes)
+        sizes += fmt::format("{}{}", sizes.empty() ? "" : " ", size.name);
       fmt::print("{:<12} {:<26} {:<26} {}\n", family.name, family.title, family.architecture, sizes);
     }
-    fmt::print("\nEvery family is read from safetensors, pytorch_model*.bin and torch_dist; llama, mistral, qwen2 and "
-               "qwen3 also from GGUF.\n");
+    fmt::print(
+        "\nEvery family is read from safetensors, pytorch_model*.bin and torch_dist; llama, mistral, qwen2 and "
+        "qwen3 also from GGUF.\n");
     return kDone;
   }
   Json list = Json::array();

@@ -74,8 +74,9 @@ int run(int argc, char** argv) {
   Action action;
   program.set_version_flag("--version", version_text);
   program.require_subcommand(1);
-  program.footer("Exit codes: 0 done, 1 differences found, 2 a mistake in the input, 3 an internal error.\n"
-                 "viaduct COMMAND --help says more about a command.");
+  program.footer(
+      "Exit codes: 0 done, 1 differences found, 2 a mistake in the input, 3 an internal error.\n"
+      "viaduct COMMAND --help says more about a command.");
   add_import(program, action);
   add_export(program, action);
   add_verify(program, action);
@@ -96,7 +97,7 @@ int run(int argc, char** argv) {
   try {
     program.parse(argc, argv);
   } catch (const CLI::Success& success) {
-    return program.exit(success);   // --help, --version
+    return program.exit(success);  // --help, --version
   } catch (const CLI::ParseError& error) {
     return usage_error(program, error, argc, argv);
   }

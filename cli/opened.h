@@ -1,4 +1,5 @@
-// Checkpoints that are only looked at: through the rules where the architecture is known, else as the format lists them.
+// Checkpoints that are only looked at: through the rules where the architecture is known, else as the format lists
+// them.
 #pragma once
 
 #include <memory>
@@ -12,9 +13,9 @@ namespace viaduct::cli {
 
 struct Opened {
   Path path;
-  std::unique_ptr<bridge::Checkpoint> known;   // null: the architecture is not known
-  bridge::RawCheckpoint raw;                   // filled when `known` is null
-  std::string why_raw;                         // then the reason
+  std::unique_ptr<bridge::Checkpoint> known;  // null: the architecture is not known
+  bridge::RawCheckpoint raw;                  // filled when `known` is null
+  std::string why_raw;                        // then the reason
 
   bridge::View view() const { return known ? bridge::hf_view(*known) : bridge::raw_view(raw); }
 };
@@ -22,8 +23,8 @@ struct Opened {
 /// UserError for a checkpoint of a known architecture that is damaged, and for what is no checkpoint at all.
 Opened open_to_look(const Path& path, std::optional<int64_t> iteration);
 
-/// Two checkpoints in one language of names: both through the rules, or, when one architecture is unknown, both as they
-/// are stored. UserError when that cannot be (one is torch_dist, the other is not).
+/// Two checkpoints in one language of names: both through the rules, or, when one architecture is unknown, both as
+/// they are stored. UserError when that cannot be (one is torch_dist, the other is not).
 std::pair<Opened, Opened> open_pair(const Path& a, const Path& b, std::optional<int64_t> iteration);
 
 /// The iteration folder of a Megatron checkpoint, any other path as it is.

@@ -27,10 +27,19 @@ constexpr uint64_t kLeastBuffers = 24u << 20;
 
 uint64_t parse_size(std::string_view text) {
   static constexpr std::array<std::pair<std::string_view, double>, 10> kUnits = {
-      {{"", 1}, {"b", 1}, {"kb", 1e3}, {"mb", 1e6}, {"gb", 1e9}, {"tb", 1e12}, {"kib", 1024.0},
-       {"mib", 1024.0 * 1024}, {"gib", 1024.0 * 1024 * 1024}, {"tib", 1024.0 * 1024 * 1024 * 1024}}};
+      {{"", 1},
+       {"b", 1},
+       {"kb", 1e3},
+       {"mb", 1e6},
+       {"gb", 1e9},
+       {"tb", 1e12},
+       {"kib", 1024.0},
+       {"mib", 1024.0 * 1024},
+       {"gib", 1024.0 * 1024 * 1024},
+       {"tib", 1024.0 * 1024 * 1024 * 1024}}};
   double value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, std::chars_format::fixed);
+  const auto [end, error] =
+      std::from_chars(text.data(), text.data() + text.size(), value, std::chars_format::fixed);
   if (error == std::errc() && value > 0) {
     std::string_view rest = text.substr(static_cast<size_t>(end - text.data()));
     while (!rest.empty() && rest.front() == ' ') rest.remove_prefix(1);
@@ -47,8 +56,10 @@ DType parse_float_dtype(std::string_view text) {
   if (name == "bfloat16" || name == "bf16") return DType::kBF16;
   if (name == "float16" || name == "fp16" || name == "f16" || name == "half") return DType::kF16;
   if (name == "float32" || name == "fp32" || name == "f32" || name == "float") return DType::kF32;
-  throw UserError(fmt::format("\"{}\" is not a type that weights can be cast to; there are bfloat16, float16 and "
-                              "float32", text));
+  throw UserError(
+      fmt::format("\"{}\" is not a type that weights can be cast to; there are bfloat16, float16 and "
+                  "float32",
+                  text));
 }
 
 std::optional<DType> parse_optional_dtype(const std::string& text) {

@@ -86,7 +86,8 @@ Json transfer_json(const bridge::TransferPlan& plan, const bridge::Transfer& tra
   }
   const bridge::SourceChunk& source = plan.sources.at(static_cast<size_t>(transfer.source));
   Json axes = Json::array();
-  for (int axis = 0; axis < transfer.to.rank(); ++axis) axes.items().push_back(Json(static_cast<int>(transfer.axes[axis])));
+  for (int axis = 0; axis < transfer.to.rank(); ++axis)
+    axes.items().push_back(Json(static_cast<int>(transfer.axes[axis])));
   json.set("from", box_json(transfer.from));
   json.set("axes", std::move(axes));
   json.set("file", plan.source_files.at(source.file).filename().string());
@@ -153,7 +154,8 @@ void add_plan(CLI::App& program, Action& action) {
         command.add_option("--iteration", options.source_iteration, "Which iteration of a Megatron source")
             ->check(CLI::Range(int64_t{0}, int64_t{9999999}))
             ->type_name("N");
-        command.add_option("--reference", options.reference, "Hugging Face folder that gives config and shard names")
+        command
+            .add_option("--reference", options.reference, "Hugging Face folder that gives config and shard names")
             ->type_name("HF_DIR");
         command.add_option("--max-shard-size", options.max_shard_size, "Cut shards of at most this size")
             ->type_name("SIZE");

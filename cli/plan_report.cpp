@@ -64,8 +64,8 @@ Estimate estimate(const Conversion& conversion, const bridge::RunOptions& option
   result.free_space = free_space(conversion.target);
   result.enough_space = result.free_space >= conversion.bytes_to_write() + (16u << 20);
   result.read_rate = probe_read_rate(conversion.plan.source_files);
-  // Reading and writing overlap; the target's disk is taken to be as fast as the source's. Without a measurement the
-  // model is too small for it to matter.
+  // Reading and writing overlap; the target's disk is taken to be as fast as the source's. Without a measurement
+  // the model is too small for it to matter.
   constexpr double kUnmeasured = 500e6;
   result.seconds = 0.02 + static_cast<double>(bytes) / (result.read_rate > 0 ? result.read_rate : kUnmeasured);
   return result;
@@ -75,10 +75,11 @@ std::string hash_text(uint64_t hash) { return fmt::format("{:016x}", hash); }
 
 std::string describe_source(const bridge::Checkpoint& source) {
   const bool megatron = source.world() == bridge::World::kMegatron;
-  const std::string_view format = megatron ? std::string_view("torch_dist") : std::string_view(source.record().format);
+  const std::string_view format =
+      megatron ? std::string_view("torch_dist") : std::string_view(source.record().format);
   return fmt::format("{}, {} parameters, {}, {}", source.arch().family,
-                     human_count(static_cast<uint64_t>(models::count_parameters(source.arch()))), source.arch().dtype,
-                     format);
+                     human_count(static_cast<uint64_t>(models::count_parameters(source.arch()))),
+                     source.arch().dtype, format);
 }
 
 std::string describe(const Conversion& conversion, const Estimate& estimate) {
@@ -108,11 +109,10 @@ std::string describe(const Conversion& conversion, const Estimate& estimate) {
     for (const std::string& problem : conversion.proof.problems) line("", problem);
   }
   line("plan", hash_text(plan.hash()));
-  line("time", estimate.read_rate > 0
-                   ? fmt::format("about {} (the source's disk reads {:.2f} GB/s)", human_seconds(estimate.seconds),
-                                 estimate.read_rate * 1e-9)
-                   : fmt::format("about {}", human_seconds(estimate.seconds)));
-  line("peak memory", fmt::format("about {}", human_bytes(estimate.peak_memory)));
+  line("time", estimate.read_rate > 0 ? fmt::format("about {} (the source's disk reads {:.2f} GB/s)",
+                                                    human_seconds(estimate.seconds), estimate.read_rate * 1e-9)
+                                      : fmt::format("about {}", human_seconds(estimate.seconds)));
+  line("peak memory", fmt::format("at most {}", human_bytes(estimate.peak_memory)));
   for (const std::string& note : conversion.notes) line("note", note);
   int shown = 0;
   for (const bridge::UnusedTensor& unused : conversion.unused) {

@@ -13,7 +13,7 @@ namespace viaduct::cli {
 
 namespace {
 
-constexpr int64_t kBarInterval = 100'000'000;      // nanoseconds
+constexpr int64_t kBarInterval = 100'000'000;  // nanoseconds
 constexpr int64_t kLineInterval = 1'000'000'000;
 
 double rate(uint64_t done, double seconds) { return static_cast<double>(done) / std::max(seconds, 1e-3); }
@@ -47,8 +47,7 @@ void ProgressDisplay::advance(uint64_t bytes) {
   const double seconds = static_cast<double>(now) * 1e-9;
   if (terminal_) {
     draw_bar(done, seconds);
-  } else if (seconds >= last_line_ + 10 ||
-             (seconds >= last_line_ + 2 && (done - last_line_done_) * 10 >= total_)) {
+  } else if (seconds >= last_line_ + 10 || (seconds >= last_line_ + 2 && (done - last_line_done_) * 10 >= total_)) {
     print_line(done, seconds);
     last_line_ = seconds;
     last_line_done_ = done;
@@ -69,8 +68,8 @@ void ProgressDisplay::draw_bar(uint64_t done, double seconds) {
   const std::string text = fmt::format(
       "\r\033[K{:<10} [{}{}] {:3.0f} %  {} of {}  {:.2f} GB/s  {} left", what_, std::string(filled, '='),
       std::string(kWidth - filled, ' '), share * 100, human_bytes(done), human_bytes(total_),
-      rate(done, seconds) * 1e-9, human_seconds(static_cast<double>(total_ - std::min(done, total_)) /
-                                                std::max(rate(done, seconds), 1.0)));
+      rate(done, seconds) * 1e-9,
+      human_seconds(static_cast<double>(total_ - std::min(done, total_)) / std::max(rate(done, seconds), 1.0)));
   std::fputs(text.c_str(), stderr);
   bar_drawn_ = true;
 }

@@ -32,8 +32,8 @@ class ProgressDisplay : public Progress {
   uint64_t total_ = 0;
   std::atomic<uint64_t> done_{0};
   Clock::time_point start_;
-  std::atomic<int64_t> next_look_ns_{0};   // since start_: when the next thread that advances may draw
-  double last_line_ = 0;                   // seconds since start_
+  std::atomic<int64_t> next_look_ns_{0};  // since start_: when the next thread that advances may draw
+  double last_line_ = 0;                  // seconds since start_
   uint64_t last_line_done_ = 0;
   bool bar_drawn_ = false;
 };

@@ -60,7 +60,8 @@ int run_conversion(const bridge::Conversion& conversion, const ConversionFlags& 
   for (const bridge::UnusedTensor& unused : conversion.unused) {
     // Optimizer states come by the hundred; they are told once.
     if (conversion.unused.size() > 12) {
-      fmt::print("note: {} tensors of the source were not moved (--dry-run lists them)\n", conversion.unused.size());
+      fmt::print("note: {} tensors of the source were not moved (--dry-run lists them)\n",
+                 conversion.unused.size());
       break;
     }
     fmt::print("note: {} was not moved: {}\n", unused.name, unused.reason);

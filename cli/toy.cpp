@@ -32,8 +32,8 @@ int run_toy(const ToyFlags& flags) {
   const models::Family& family = models::family_named(flags.family);
   std::vector<std::string> settings = flags.shapes;
   for (const std::string& setting : flags.settings) {
-    VIADUCT_USER_CHECK(setting.find('=') != std::string::npos, "\"{}\" is not key=value; sizes are given with --shape",
-                       setting);
+    VIADUCT_USER_CHECK(setting.find('=') != std::string::npos,
+                       "\"{}\" is not key=value; sizes are given with --shape", setting);
     settings.push_back(setting);
   }
   const Json config = toy_config(family, settings, parse_optional_dtype(flags.dtype));
@@ -78,14 +78,17 @@ void add_toy(CLI::App& program, Action& action) {
         command.add_option("FAMILY", flags.family, "A family of viaduct list-models")->required();
         command.add_option("DIR", flags.folder, "Hugging Face folder to write")->required();
         command.add_option("SETTINGS", flags.settings, "Fields of config.json: key=value ...");
-        command.add_option("--shape", flags.shapes, "A published size (llama-3.2-1b), or key=value; may be repeated")
+        command
+            .add_option("--shape", flags.shapes, "A published size (llama-3.2-1b), or key=value; may be repeated")
             ->type_name("SIZE")
             ->allow_extra_args(false);
         command.add_option("--seed", flags.seed, "Seed of the random values (default: 0)")->type_name("N");
         command.add_option("--dtype", flags.dtype, "bfloat16 (default), float16 or float32")->type_name("TYPE");
-        command.add_option("--max-shard-size", flags.max_shard_size, "Cut shards of at most this size (default: 5GB)")
+        command
+            .add_option("--max-shard-size", flags.max_shard_size, "Cut shards of at most this size (default: 5GB)")
             ->type_name("SIZE");
-        command.add_flag("--sparse", flags.sparse, "Zeros that take no room on the disk, for tests of plans and memory");
+        command.add_flag("--sparse", flags.sparse,
+                         "Zeros that take no room on the disk, for tests of plans and memory");
         command.add_flag("--overwrite", flags.overwrite, "Replace a model that is there");
         command.add_option("--threads", flags.threads, "Worker threads")->check(CLI::Range(1, 256))->type_name("N");
         command.add_flag("--json", flags.json, "Print one JSON object instead of text");

@@ -48,13 +48,13 @@ void apply_size(Json& config, const models::Family& family, const std::string& s
   }
   for (const models::Family& other : models::families())
     for (const models::KnownSize& size : other.sizes)
-      VIADUCT_USER_CHECK(size.name != size_name, "\"{}\" is a size of the family {}, not of {}", size_name, other.name,
-                         family.name);
+      VIADUCT_USER_CHECK(size.name != size_name, "\"{}\" is a size of the family {}, not of {}", size_name,
+                         other.name, family.name);
   const auto near = nearest(size_name, names);
   std::string all;
   for (const std::string& known : names) all += (all.empty() ? "" : ", ") + known;
-  throw UserError(fmt::format("{} has no size \"{}\"{}; there are {}, and key=value settings", family.name, size_name,
-                              near ? fmt::format(" (did you mean \"{}\"?)", *near) : "", all));
+  throw UserError(fmt::format("{} has no size \"{}\"{}; there are {}, and key=value settings", family.name,
+                              size_name, near ? fmt::format(" (did you mean \"{}\"?)", *near) : "", all));
 }
 
 void apply_setting(Json& config, const std::string& setting) {
@@ -166,15 +166,15 @@ struct Block {
   uint32_t table = 0;
   uint64_t file_offset = 0;
   uint64_t size = 0;
-  uint64_t state = 0;     // of the generator
+  uint64_t state = 0;  // of the generator
 };
 
 constexpr uint64_t kBlockBytes = 4u << 20;
 constexpr uint64_t kPage = 4096;
 
 Distribution distribution_of(const StoredTensor& tensor, const models::ArchSpec& arch) {
-  const bool norm = tensor.shape.rank() == 1 && tensor.name.find("norm") != std::string::npos &&
-                    tensor.name.ends_with(".weight");
+  const bool norm =
+      tensor.shape.rank() == 1 && tensor.name.find("norm") != std::string::npos && tensor.name.ends_with(".weight");
   if (!norm) return {0.0, arch.init_std};
   return {arch.norm.zero_centered ? 0.0 : 1.0, 0.1};
 }
@@ -296,7 +296,8 @@ class StagingFolder {
 
 }  // namespace
 
-Json toy_config(const models::Family& family, const std::vector<std::string>& settings, std::optional<DType> dtype) {
+Json toy_config(const models::Family& family, const std::vector<std::string>& settings,
+                std::optional<DType> dtype) {
   Json config = Json::parse(family.toy_config, fmt::format("toy configuration of {}", family.name));
   for (const std::string& setting : settings) {
     if (setting.find('=') == std::string::npos) {
@@ -318,8 +319,9 @@ ToyReport write_toy(const Json& config, const Path& folder, const ToyOptions& op
   const models::ArchSpec arch = models::read_arch(models::HfConfig(config, "the toy's config.json"));
   VIADUCT_USER_CHECK(arch.dtype == DType::kBF16 || arch.dtype == DType::kF16 || arch.dtype == DType::kF32,
                      "a toy's weights are bfloat16, float16 or float32, not {}", arch.dtype);
-  VIADUCT_USER_CHECK(!fs::exists(folder) || (fs::is_directory(folder) && (fs::is_empty(folder) || options.overwrite)),
-                     "{} is already there; choose another folder, or --overwrite", folder.string());
+  VIADUCT_USER_CHECK(
+      !fs::exists(folder) || (fs::is_directory(folder) && (fs::is_empty(folder) || options.overwrite)),
+      "{} is already there; choose another folder, or --overwrite", folder.string());
   const bridge::WeightGraph graph = bridge::build_weight_graph(arch);
   const auto tensors = assign_shards(graph, options.max_shard_size);
   const uint32_t shards = tensors.empty() ? 1 : tensors.back().first + 1;

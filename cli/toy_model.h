@@ -21,9 +21,9 @@ Json toy_config(const models::Family& family, const std::vector<std::string>& se
 struct ToyOptions {
   uint64_t seed = 0;
   uint64_t max_shard_size = 5'000'000'000;
-  bool sparse = false;      // no values: files of zeros that take no room on the disk
+  bool sparse = false;  // no values: files of zeros that take no room on the disk
   bool overwrite = false;
-  int threads = 0;          // 0: one per processor, at most 8
+  int threads = 0;  // 0: one per processor, at most 8
   Progress* progress = nullptr;
 };
 
@@ -35,8 +35,8 @@ struct ToyReport {
   double seconds = 0;
 };
 
-/// Writes the model into `folder`: the same bytes for the same configuration and seed, whatever the threads. UserError
-/// when the configuration does not add up, or the folder holds something and `overwrite` is not set.
+/// Writes the model into `folder`: the same bytes for the same configuration and seed, whatever the threads.
+/// UserError when the configuration does not add up, or the folder holds something and `overwrite` is not set.
 ToyReport write_toy(const Json& config, const Path& folder, const ToyOptions& options);
 
 /// tokenizer.json (bytes as tokens, with the special tokens at the configuration's ids) and what goes with it, as

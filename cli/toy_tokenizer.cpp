@@ -9,8 +9,8 @@ namespace viaduct::cli {
 
 namespace {
 
-// The visible character that byte-level tokenizers show for each byte, as UTF-8: printable Latin-1 characters stand for
-// themselves, the others get the code points from 256 on.
+// The visible character that byte-level tokenizers show for each byte, as UTF-8: printable Latin-1 characters stand
+// for themselves, the others get the code points from 256 on.
 std::array<std::string, 256> byte_characters() {
   std::array<std::string, 256> characters;
   int next = 256;
@@ -68,11 +68,18 @@ std::vector<std::pair<std::string, std::string>> toy_tokenizer(const Json& confi
   const int64_t vocab_size = config.at("vocab_size").as_int();
   Json vocab = Json::object(), added = Json::array();
   int64_t id = 0;
+  const auto add_specials_from = [&](int64_t next) {
+    for (; special.contains(next); ++next) vocab.set(special.at(next), Json(next));
+    return next;
+  };
   for (const int byte : bytes_by_use()) {
-    while (special.contains(id)) ++id;
+    id = add_specials_from(id);
     if (id >= vocab_size) break;
     vocab.set(characters[static_cast<size_t>(byte)], Json(id++));
   }
+  // Those beyond the bytes.
+  for (const auto& [token, text] : special)
+    if (token >= id) vocab.set(text, Json(token));
   Json tokenizer_config = Json::object();
   for (const auto& [token, text] : special) {
     added.items().push_back(Json::object({{"id", Json(token)},

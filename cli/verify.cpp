@@ -66,8 +66,8 @@ int verify_pair(const VerifyOptions& options) {
 int verify_manifest(const VerifyOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   ProgressDisplay progress;
-  const bridge::ManifestCheck check = bridge::check_manifest(data_folder(options.a, options.iteration),
-                                                             options.work.execute_options(&progress));
+  const bridge::ManifestCheck check =
+      bridge::check_manifest(data_folder(options.a, options.iteration), options.work.execute_options(&progress));
   const double seconds = seconds_since(start);
   if (options.work.json) {
     Json problems = Json::array();

@@ -1,5 +1,6 @@
 """The command line itself: help, version, mistakes in flags, and the commands that only look."""
 import json
+import shutil
 import subprocess
 import unittest
 
@@ -178,6 +179,21 @@ class Toy(CliCase):
         self.assertGreater(len(data[0]), 40 << 20)
         self.assertEqual(data[0], data[1])
         self.assertNotEqual(data[0], data[2])
+
+    def test_tokenizer_has_no_holes(self):
+        for family in families():
+            for settings in ([], ["vocab_size=300"], ["vocab_size=100"], ["bos_token_id=7", "eos_token_id=[250, 5]"]):
+                with self.subTest(family, settings=settings):
+                    shutil.rmtree(self.folder / "t", ignore_errors=True)
+                    folder = self.toy(family, *settings, name="t")
+                    config = json.loads((folder / "config.json").read_text())
+                    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+                    vocab = tokenizer["model"]["vocab"]
+                    self.assertEqual(sorted(vocab.values()), list(range(min(len(vocab), config["vocab_size"]))))
+                    self.assertEqual(vocab["<s>"], config["bos_token_id"])
+                    for added in tokenizer["added_tokens"]:
+                        self.assertEqual(vocab[added["content"]], added["id"])
+                    self.assertIn("a", vocab)
 
     def test_sparse_takes_no_room(self):
         made = self.json("toy", "llama", self.folder / "big", "--shape", "llama-3.1-70b", "--sparse")

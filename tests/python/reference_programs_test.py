@@ -103,9 +103,7 @@ class Exported(unittest.TestCase):
                 self.assertEqual(differences(read_hf(returned(family)), read_hf(hf(family))), "")
 
     def test_transformers_loads_it(self):
-        from transformers import AutoModelForCausalLM, AutoTokenizer, logging
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+        from transformers import AutoModelForCausalLM, AutoTokenizer
         folders = [(n, exported(n)) for n in [*FAMILIES, *RUNS]] + [(f, returned(f)) for f in FAMILIES]
         for name, folder in folders:
             with self.subTest(name=name, folder=str(folder)):
@@ -130,6 +128,12 @@ class Exported(unittest.TestCase):
                 load = functools.partial(AutoModelForCausalLM.from_pretrained, dtype=torch.float32, attn_implementation="eager")
                 ours, theirs = load(returned(family)), load(hf(family))
                 self.assertTrue(torch.equal(ours(ids).logits, theirs(ids).logits))
+
+
+def setUpModule():
+    from transformers import logging
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 if __name__ == "__main__":

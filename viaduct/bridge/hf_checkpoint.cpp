@@ -105,6 +105,12 @@ void HfCheckpoint::locate(const formats::TensorReader& reader) {
   for (size_t i = 0; i < graph_.hf_tensors.size(); ++i) {
     const layout::Expr::Input& wanted = graph_.hf_tensors[i];
     const StoredTensor* stored = reader.find(wanted.name);
+    const DerivedTensor* tied =
+        graph_.arch.embedding.output_is_copy ? graph_.family->weights.find_derived(wanted.name) : nullptr;
+    if (!stored && tied) {
+      own_[i] = own_[static_cast<size_t>(graph_.hf_ids.at(tied->of))];
+      continue;
+    }
     if (!stored) {
       report(fmt::format("missing: {} {}", wanted.name, wanted.shape));
       continue;
@@ -115,6 +121,7 @@ void HfCheckpoint::locate(const formats::TensorReader& reader) {
     }
     own_[i] = static_cast<int32_t>(stored_.tensors.size());
     stored_.tensors.push_back(plain_tensor(*stored));
+    if (tied) ties_.push_back({own_[i], own_[static_cast<size_t>(graph_.hf_ids.at(tied->of))]});
   }
   if (count) fail(count, problems);
   for (const StoredTensor& stored : reader.tensors()) {

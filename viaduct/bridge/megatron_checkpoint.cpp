@@ -217,6 +217,8 @@ void MegatronCheckpoint::locate() {
     stored_.tensors.push_back(index->second.slice(key.prefix));
     own_.back() = id;
   }
+  if (graph_.arch.embedding.output_is_copy)
+    ties_.push_back({own_.back(), own_.front()});
   for (const StoredTensor& tensor : reader_->tensors()) {
     if (indexes.contains(&tensor)) continue;
     if (auto reason = reason_unused(tensor.name)) {

@@ -44,6 +44,10 @@ class ExportPlanner {
   std::vector<Wanted> tensors(Conversion& conversion);
 
  private:
+  // Hugging Face ties it, so that its source need not store it; that the bits are equal is checked with the ties.
+  bool left_out(const std::string& name) const {
+    return source_.arch().embedding.output_is_copy && source_.graph().family->weights.find_derived(name);
+  }
   Wanted tensor(const std::string& name, std::optional<DType> listed);
   DType choose_dtype(DType stored, std::optional<DType> listed, size_t hf_tensor);
 
@@ -115,7 +119,7 @@ std::vector<Wanted> ExportPlanner::tensors(Conversion& conversion) {
     }
     // Everything that the model has must be in the list.
     for (const layout::Expr::Input& tensor : source_.graph().hf_tensors)
-      if (!listed_.contains(tensor.name))
+      if (!listed_.contains(tensor.name) && !left_out(tensor.name))
         wrong.push_back(fmt::format("{}: not among the source's tensors", tensor.name));
     VIADUCT_USER_CHECK(wrong.empty(), "the source's list of tensors does not fit the model in {}:\n  {}",
                        source_.path().string(), fmt::join(wrong, "\n  "));

@@ -86,6 +86,7 @@ struct LayerSpec {
 struct EmbeddingSpec {
   int64_t vocab_size = 0;             // as Hugging Face has it, not padded
   bool tied = false;                  // the output layer uses the embedding's weight
+  bool output_is_copy = false;        // Hugging Face ties them, Megatron's model has two weights of equal bits (OLMoE)
   bool scaled_by_sqrt_hidden = false; // Gemma
 };
 

@@ -38,7 +38,6 @@ void write_config(const ArchSpec& arch, Json& config) {
 }
 
 void set_provider(const ArchSpec& arch, config::ModelConfig& provider) {
-  provider.autocast_dtype = DType::kBF16;  // upstream's, also where the weights are not bf16
   const AttentionSpec& attention = arch.layers[0].attention;
   provider.target = "megatron.bridge.models.gemma.gemma2_provider.Gemma2ModelProvider";
   provider.set_layer_spec("megatron.bridge.models.gemma.gemma2_provider.gemma2_layer_spec");

@@ -7,6 +7,9 @@ namespace {
 
 ArchSpec read_config(const HfConfig& config) {
   ArchSpec arch = read_decoder_config(config, {.norm_eps = 1e-5});
+  // Upstream's provider has an output layer of its own, whatever the configuration says.
+  arch.embedding.output_is_copy = arch.embedding.tied;
+  arch.embedding.tied = false;
   if (config.has("clip_qkv"))
     config.fail("\"clip_qkv\" is set, which no Megatron model has; only OLMoE models without it can be converted");
   MoeSpec moe;
@@ -27,6 +30,7 @@ ArchSpec read_config(const HfConfig& config) {
 void write_config(const ArchSpec& arch, Json& config) {
   const MoeSpec& moe = *arch.layers[0].moe;
   config.erase("head_dim");  // the class has no such field
+  config.set("tie_word_embeddings", arch.embedding.output_is_copy);
   config.set("attention_bias", arch.layers[0].attention.qkv_bias);
   config.set("clip_qkv", Json());
   config.set("norm_topk_prob", !moe.softmax_before_top_k);
