@@ -37,6 +37,7 @@ struct ConversionFlags {
   bool overwrite = false;
   bool resume = false;
   bool dry_run = false;
+  bool discard = false;
 
   void add_to(CLI::App& command);
   bridge::RunOptions run_options(Progress* progress) const;

@@ -45,10 +45,11 @@ const formats::StoredTensor& tensor_of(const bridge::TransferPlan& plan, const b
 }
 
 std::string transfer_text(const bridge::TransferPlan& plan, const bridge::Transfer& transfer) {
-  if (transfer.source == layout::kNoTensor) return fmt::format("    {} <- zeros\n", box_text(transfer.to));
+  const bridge::Region& region = plan.region_of(transfer);
+  if (transfer.source == layout::kNoTensor) return fmt::format("    {} <- zeros\n", box_text(region.to));
   const bridge::SourceChunk& source = plan.sources.at(static_cast<size_t>(transfer.source));
-  return fmt::format("    {} <- {} {} of the {} {} at byte {} of {}\n", box_text(transfer.to), source.dtype,
-                     box_text(transfer.from), source.size, source.strides.empty() ? "rows" : "strided view",
+  return fmt::format("    {} <- {} {} of the {} {} at byte {} of {}\n", box_text(region.to), source.dtype,
+                     box_text(region.from), source.size, source.strides.empty() ? "rows" : "strided view",
                      source.byte_offset, plan.source_files.at(source.file).filename().string());
 }
 
@@ -61,7 +62,7 @@ void print_plan(const bridge::Conversion& conversion, const PlanOptions& options
     const formats::StoredTensor& tensor = tensor_of(plan, chunk);
     fmt::print("  {} {} {} at {} -> byte {} of {} = {}\n", tensor.name, chunk.dtype, chunk.size,
                tensor.chunks.at(chunk.chunk).offset, chunk.byte_offset, plan.target.files.at(chunk.file).name,
-               conversion.rules.at(chunk.tensor));
+               conversion.rule(static_cast<size_t>(&chunk - plan.targets.data())));
     for (uint32_t i = 0; i < chunk.num_transfers; ++i) {
       if (!options.all && shown >= options.limit) break;
       fmt::print("{}", transfer_text(plan, plan.transfers.at(chunk.first_transfer + i)));
@@ -78,17 +79,18 @@ Json box_json(const layout::Box& box) {
 }
 
 Json transfer_json(const bridge::TransferPlan& plan, const bridge::Transfer& transfer) {
+  const bridge::Region& region = plan.region_of(transfer);
   Json json = Json::object();
-  json.set("to", box_json(transfer.to));
+  json.set("to", box_json(region.to));
   if (transfer.source == layout::kNoTensor) {
     json.set("zeros", true);
     return json;
   }
   const bridge::SourceChunk& source = plan.sources.at(static_cast<size_t>(transfer.source));
   Json axes = Json::array();
-  for (int axis = 0; axis < transfer.to.rank(); ++axis)
-    axes.items().push_back(Json(static_cast<int>(transfer.axes[axis])));
-  json.set("from", box_json(transfer.from));
+  for (int axis = 0; axis < region.to.rank(); ++axis)
+    axes.items().push_back(Json(static_cast<int>(region.axes[axis])));
+  json.set("from", box_json(region.from));
   json.set("axes", std::move(axes));
   json.set("file", plan.source_files.at(source.file).filename().string());
   json.set("byte_offset", json_count(source.byte_offset));
@@ -117,7 +119,7 @@ void print_plan_json(const bridge::Conversion& conversion, const PlanOptions& op
                                            {"dtype", Json(name(chunk.dtype))},
                                            {"file", Json(plan.target.files.at(chunk.file).name)},
                                            {"byte_offset", json_count(chunk.byte_offset)},
-                                           {"rule", Json(conversion.rules.at(chunk.tensor))},
+                                           {"rule", Json(conversion.rule(static_cast<size_t>(&chunk - plan.targets.data())))},
                                            {"transfers", std::move(transfers)}}));
   }
   json.set("target_files", std::move(files));

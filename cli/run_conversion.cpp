@@ -25,9 +25,11 @@ int show_plan(const bridge::Conversion& conversion, const ConversionFlags& flags
   return conversion.proof.holds() && cost.enough_space ? kDone : kUserMistake;
 }
 
-Json report_json(const bridge::Conversion& conversion, const bridge::ConversionReport& report) {
+Json report_json(const bridge::Conversion& conversion, const bridge::ConversionReport& report,
+                 const ConversionFlags& flags) {
   Json json = Json::object();
   json.set("source", conversion.source->path().string());
+  json.set("discarded", flags.discard);
   json.set("target", (conversion.target / conversion.folder).lexically_normal().string());
   json.set("family", conversion.source->arch().family);
   json.set("tensors", json_count(report.tensors));
@@ -53,7 +55,7 @@ int run_conversion(const bridge::Conversion& conversion, const ConversionFlags& 
   ProgressDisplay progress;
   const bridge::ConversionReport report = bridge::run(conversion, flags.run_options(&progress));
   if (flags.work.json) {
-    print_json(report_json(conversion, report));
+    print_json(report_json(conversion, report, flags));
     return kDone;
   }
   for (const std::string& note : conversion.notes) fmt::print("note: {}\n", note);
@@ -66,9 +68,11 @@ int run_conversion(const bridge::Conversion& conversion, const ConversionFlags& 
     }
     fmt::print("note: {} was not moved: {}\n", unused.name, unused.reason);
   }
-  fmt::print("{}: {} tensors, {} read, {} written in {} ({:.2f} GB/s), peak memory {}\n",
-             (conversion.target / conversion.folder).lexically_normal().string(), grouped(report.tensors),
-             human_bytes(report.bytes_read), human_bytes(report.bytes_written), human_seconds(report.seconds),
+  const std::string target = (conversion.target / conversion.folder).lexically_normal().string();
+  fmt::print("{}: {} tensors, {} read, {} {} in {} ({:.2f} GB/s), peak memory {}\n",
+             flags.discard ? conversion.source->path().string() : target, grouped(report.tensors),
+             human_bytes(report.bytes_read), human_bytes(report.bytes_written),
+             flags.discard ? "converted and discarded" : "written", human_seconds(report.seconds),
              static_cast<double>(report.bytes_written) * 1e-9 / std::max(report.seconds, 1e-6),
              human_bytes(report.peak_memory));
   return kDone;

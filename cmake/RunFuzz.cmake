@@ -1,7 +1,8 @@
-# cmake -DNAME= -DPROGRAM= -DCORPUS= -DSECONDS= -DREPORT= -DSCRATCH= -P RunFuzz.cmake
+# cmake -DNAME= -DPROGRAM= -DCORPUS= [-DFINDS=] -DSECONDS= -DREPORT= -DSCRATCH= -P RunFuzz.cmake
 # Runs a libFuzzer program for some seconds from its stored inputs, writes one line with what it did into REPORT, and
-# fails when it found something (the input is kept in SCRATCH) or did nothing.
+# fails when it found something (the input is kept in SCRATCH) or did nothing. With FINDS it fails unless it found that.
 cmake_minimum_required(VERSION 3.28)
+file(REMOVE_RECURSE ${SCRATCH}/found)
 file(MAKE_DIRECTORY ${SCRATCH}/found ${SCRATCH}/grown)
 file(GLOB stored ${CORPUS}/*)
 list(LENGTH stored inputs)
@@ -19,6 +20,17 @@ execute_process(
           -artifact_prefix=${SCRATCH}/found/ ${SCRATCH}/grown ${CORPUS}
   RESULT_VARIABLE result OUTPUT_VARIABLE log ERROR_VARIABLE log)
 file(WRITE ${SCRATCH}/log.txt "${log}")
+if(FINDS)
+  string(FIND "${log}" "${FINDS}" at)
+  string(REGEX MATCH "stat::number_of_executed_units: *([0-9]+)" found "${log}")
+  if(at EQUAL -1)
+    message(FATAL_ERROR "fuzz ${NAME}: the planted ${FINDS} was not found in ${SECONDS} s, ${CMAKE_MATCH_1} executions")
+  endif()
+  set(line "fuzz ${NAME}: the planted ${FINDS} was found after ${CMAKE_MATCH_1} executions")
+  file(WRITE ${REPORT} "${line}\n")
+  message(STATUS "${line}")
+  return()
+endif()
 if(NOT result EQUAL 0)
   string(LENGTH "${log}" length)
   if(length GREATER 8000)

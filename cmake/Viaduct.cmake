@@ -86,23 +86,27 @@ function(viaduct_python_test NAME SCRIPT)
     ENVIRONMENT_MODIFICATION "PYTHONDONTWRITEBYTECODE=unset:")
 endfunction()
 
-# viaduct_fuzz(NAME SRC DEPS target ...): a libFuzzer target under the fuzz preset, elsewhere a program that runs
+# viaduct_fuzz(NAME SRC DEPS target ... [CORPUS folder] [FINDS what]): a libFuzzer target under the fuzz preset, elsewhere a program that runs
 # the target's corpus (tests/fuzz/corpus/NAME) once, as a test. With VIADUCT_FUZZ_SECONDS the libFuzzer program of
-# build/fuzz runs that long as a second test.
+# build/fuzz runs that long as a second test. CORPUS: another target's stored inputs. FINDS: the run must end with this
+# finding of the address sanitizer (a planted fault).
 function(viaduct_fuzz NAME)
-  cmake_parse_arguments(A "" "" "SRCS;DEPS" ${ARGN})
+  cmake_parse_arguments(A "" "CORPUS;FINDS" "SRCS;DEPS" ${ARGN})
+  if(NOT A_CORPUS)
+    set(A_CORPUS ${NAME})
+  endif()
   if(VIADUCT_FUZZ)
     add_executable(fuzz_${NAME} ${A_SRCS})
     target_link_options(fuzz_${NAME} PRIVATE -fsanitize=fuzzer)
   elseif(VIADUCT_TESTS)
     add_executable(fuzz_${NAME} ${A_SRCS} ${PROJECT_SOURCE_DIR}/tests/fuzz/run_corpus.cpp)
-    add_test(NAME fuzz.${NAME} COMMAND fuzz_${NAME} ${PROJECT_SOURCE_DIR}/tests/fuzz/corpus/${NAME})
+    add_test(NAME fuzz.${NAME} COMMAND fuzz_${NAME} ${PROJECT_SOURCE_DIR}/tests/fuzz/corpus/${A_CORPUS})
     set_tests_properties(fuzz.${NAME} PROPERTIES LABELS "fuzz" TIMEOUT 120)
     if(VIADUCT_FUZZ_SECONDS GREATER 0)
       set(program ${PROJECT_SOURCE_DIR}/build/fuzz/bin/fuzz_${NAME})
       math(EXPR limit "${VIADUCT_FUZZ_SECONDS} + 120")
       add_test(NAME fuzz_run.${NAME} COMMAND ${CMAKE_COMMAND} -DNAME=${NAME} -DPROGRAM=${program}
-               -DCORPUS=${PROJECT_SOURCE_DIR}/tests/fuzz/corpus/${NAME} -DSECONDS=${VIADUCT_FUZZ_SECONDS}
+               -DCORPUS=${PROJECT_SOURCE_DIR}/tests/fuzz/corpus/${A_CORPUS} -DFINDS=${A_FINDS} -DSECONDS=${VIADUCT_FUZZ_SECONDS}
                -DREPORT=${PROJECT_BINARY_DIR}/reports/fuzz_${NAME}.txt -DSCRATCH=${PROJECT_BINARY_DIR}/fuzz/${NAME}
                -P ${PROJECT_SOURCE_DIR}/cmake/RunFuzz.cmake)
       set_tests_properties(fuzz_run.${NAME} PROPERTIES LABELS "fuzz" TIMEOUT ${limit} REQUIRED_FILES ${program}

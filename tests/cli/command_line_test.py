@@ -207,6 +207,13 @@ class Toy(CliCase):
         self.assertEqual(shown["enough_space"], run.code == DONE)
         self.assertTrue(shown["proof"]["holds"])
         self.assertLess(shown["estimated_peak_memory"], 256 << 20)
+        # A tenth of it, read through.
+        self.toy("llama", "--shape", "llama-3.1-70b", "num_hidden_layers=6", "--sparse", name="part")
+        run = self.json("import", self.folder / "part", self.folder / "m", "--discard", "--tp", "8")
+        self.assertTrue(run["discarded"])
+        self.assertGreater(run["bytes_written"], 10e9)
+        self.assertLess(run["peak_memory"], 256 << 20)
+        self.assertFalse((self.folder / "m").exists())
 
     def test_overwrite(self):
         folder = self.toy("llama", "--max-shard-size", "100kB")

@@ -28,13 +28,10 @@ std::vector<ConversionTask> AutoBridge::get_conversion_tasks() const {
   const WeightGraph& graph = checkpoint_->graph();
   std::vector<ConversionTask> tasks;
   for (size_t i = 0; i < graph.parameters.size(); ++i) {
-    ConversionTask task{graph.parameters[i].name, {}, graph.parameters[i].shape, checkpoint_->dtype_of(checkpoint_->parameter_pieces(i))};
-    for (const layout::Piece& piece : graph.to_parameter[i]) {
-      if (piece.is_fill()) continue;
-      const std::string& name = graph.hf_tensors[static_cast<size_t>(piece.source)].name;
-      if (std::find(task.hf_names.begin(), task.hf_names.end(), name) == task.hf_names.end())
-        task.hf_names.push_back(name);
-    }
+    ConversionTask task{graph.parameters[i].name, {}, graph.parameters[i].shape,
+                        checkpoint_->dtype_of(checkpoint_->parameter_pieces(i))};
+    for (const int32_t tensor : graph.tensors_of(i))
+      task.hf_names.push_back(graph.hf_tensors[static_cast<size_t>(tensor)].name);
     tasks.push_back(std::move(task));
   }
   return tasks;

@@ -53,17 +53,22 @@ Pieces Checkpoint::own_pieces(size_t id) const {
   return {whole_piece(own_[id], shape)};
 }
 
-namespace {
-
-// Pieces of stored tensors for everything that `pieces` (source ids count parameters or Hugging Face tensors) read.
-template <class Own>
-Pieces through(const Pieces& pieces, Own own) {
+Pieces Checkpoint::through_own(Pieces pieces) const {
+  // Usually every tensor is a stored one, from its first element on: only the ids change.
+  bool stored = true;
+  for (const layout::Piece& piece : pieces)
+    stored &= piece.is_fill() || own_[static_cast<size_t>(piece.source)] >= 0;
+  if (stored) {
+    for (layout::Piece& piece : pieces)
+      if (!piece.is_fill()) piece.source = own_[static_cast<size_t>(piece.source)];
+    return pieces;
+  }
   Pieces first;
   std::vector<int32_t> seen;
   for (const layout::Piece& piece : pieces) {
     if (piece.is_fill() || std::find(seen.begin(), seen.end(), piece.source) != seen.end()) continue;
     seen.push_back(piece.source);
-    for (layout::Piece part : own(static_cast<size_t>(piece.source))) {
+    for (layout::Piece part : own_pieces(static_cast<size_t>(piece.source))) {
       part.target = piece.source;
       first.push_back(part);
     }
@@ -71,16 +76,12 @@ Pieces through(const Pieces& pieces, Own own) {
   return layout::compose(first, pieces);
 }
 
-}  // namespace
-
 Pieces Checkpoint::parameter_pieces(size_t parameter) const {
-  if (world_ == World::kMegatron) return own_pieces(parameter);
-  return through(graph_.to_parameter[parameter], [&](size_t id) { return own_pieces(id); });
+  return world_ == World::kMegatron ? own_pieces(parameter) : through_own(graph_.to_parameter(parameter));
 }
 
 Pieces Checkpoint::hf_pieces(size_t hf_tensor) const {
-  if (world_ == World::kHuggingFace) return own_pieces(hf_tensor);
-  return through(graph_.to_hf(hf_tensor), [&](size_t id) { return own_pieces(id); });
+  return world_ == World::kHuggingFace ? own_pieces(hf_tensor) : through_own(graph_.to_hf(hf_tensor));
 }
 
 PlainTensor plain_tensor(const formats::StoredTensor& stored) {

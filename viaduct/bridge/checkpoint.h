@@ -84,6 +84,8 @@ class Checkpoint {
   WeightGraph graph_;
   /// Pieces of stored_.tensors that make the parameter or Hugging Face tensor `id`, by world.
   layout::Pieces own_pieces(size_t id) const;
+  /// `pieces` with such ids as sources, as pieces of stored_.tensors.
+  layout::Pieces through_own(layout::Pieces pieces) const;
 
   StoredTensors stored_;
   std::vector<int32_t> own_;                                // [id]: the stored tensor that it is; -1: see made_of_

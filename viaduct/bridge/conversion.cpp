@@ -22,6 +22,22 @@ uint64_t Conversion::bytes_to_write() const {
   return bytes;
 }
 
+std::string Conversion::rule(size_t target_chunk) const {
+  const WeightGraph& graph = source->graph();
+  const int32_t id = made_of.at(target_chunk);
+  if (id < 0) return "kept beside the checkpoint";
+  std::string text;
+  const auto add = [&](const std::string& name) { text += (text.empty() ? "" : " + ") + name; };
+  if (world == World::kMegatron) {
+    for (const int32_t tensor : graph.tensors_of(static_cast<size_t>(id)))
+      add(graph.hf_tensors[static_cast<size_t>(tensor)].name);
+  } else {
+    for (const int32_t parameter : graph.parameters_of(static_cast<size_t>(id)))
+      add(graph.parameters[static_cast<size_t>(parameter)].name);
+  }
+  return text;
+}
+
 namespace {
 
 // What latest_checkpointed_iteration.txt names; none when there is no such file, or when it says "release".
@@ -53,6 +69,15 @@ void check_space(const Conversion& conversion) {
                      conversion.target.string(), human_bytes(free), human_bytes(needed));
 }
 
+ExecuteReport discard_bytes(const Conversion& conversion, const ExecuteOptions& options) {
+  const auto source = file_source(conversion.plan.source_files);
+  const auto sink = discard_sink();
+  if (options.progress) options.progress->begin("reading", conversion.plan.bytes_of_data());
+  ExecuteReport report = execute(conversion.plan, *source, *sink, options);
+  if (options.progress) options.progress->end();
+  return report;
+}
+
 ExecuteReport move_bytes(const Conversion& conversion, const Staging& staging, ExecuteOptions options) {
   const Path data = staging.path() / conversion.folder;
   fs::create_directories(data);
@@ -74,7 +99,7 @@ void write_files(const Conversion& conversion, const Staging& staging, const Exe
     write_file(path, file.content);
   }
   const bool megatron = conversion.world == World::kMegatron;
-  if (megatron) write_record(conversion.record, data);
+  if (megatron) write_record(conversion.source->record(), conversion.cast, data);
   const Path manifest = data / (megatron ? kMegatronManifest : kHfManifest);
   fs::create_directories(manifest.parent_path());
   write_file(manifest, manifest_text(conversion, moved.sums));
@@ -93,6 +118,17 @@ ConversionReport run(const Conversion& conversion, const RunOptions& options) {
   execute_options.progress = options.progress;
   check_ties(*conversion.source, execute_options);
 
+  ConversionReport report;
+  const auto finish = [&](const ExecuteReport& moved) {
+    report.bytes_read = moved.bytes_read;
+    report.bytes_written = moved.bytes_written;
+    report.tensors = conversion.plan.target.tensors.size();
+    report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    report.peak_memory = peak_resident_memory();
+    return report;
+  };
+  if (options.discard) return finish(discard_bytes(conversion, execute_options));
+
   const bool megatron = conversion.world == World::kMegatron;
   const StagingOptions staging_options{conversion.plan.hash(), options.overwrite, options.resume,
                                        conversion.plan.source_files};
@@ -100,7 +136,6 @@ ConversionReport run(const Conversion& conversion, const RunOptions& options) {
                         ? Staging::for_iteration(conversion.target, conversion.folder, staging_options)
                         : Staging::for_folder(conversion.target, staging_options);
   if (!staging.resumed()) check_space(conversion);
-  ConversionReport report;
   ExecuteReport moved;
   try {
     moved = move_bytes(conversion, staging, execute_options);
@@ -115,12 +150,7 @@ ConversionReport run(const Conversion& conversion, const RunOptions& options) {
     throw;
   }
 
-  report.bytes_read = moved.bytes_read;
-  report.bytes_written = moved.bytes_written;
-  report.tensors = conversion.plan.target.tensors.size();
-  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  report.peak_memory = peak_resident_memory();
-  return report;
+  return finish(moved);
 }
 
 }  // namespace viaduct::bridge

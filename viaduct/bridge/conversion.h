@@ -39,14 +39,16 @@ struct Conversion {
   std::string folder;                   // inside the target that the data files lie in: "iter_0000000", or ""
   TransferPlan plan;
   Proof proof;
-  std::vector<std::string> rules;       // for the manifest: for each target tensor what it is made of
+  std::vector<int32_t> made_of;         // [target chunk]: the parameter, or Hugging Face tensor, of source->graph()
   std::vector<SmallFile> files;         // in the order in which they appear; trackers last
-  SourceRecord record;                  // kept with a Megatron target
+  std::optional<DType> cast;            // the --dtype of an import
   std::vector<UnusedTensor> unused;     // of the source, each with its reason
   std::vector<std::string> notes;       // what the user should know: casts, padding, re-sharding
   const Checkpoint* source = nullptr;
 
   uint64_t bytes_to_write() const;
+  /// What a target chunk is made of, in the source's names: "model.layers.0.mlp.gate_proj.weight + ...".
+  std::string rule(size_t target_chunk) const;
 };
 
 /// Plans HF (or any checkpoint) -> torch_dist below `root`. UserError when the layout does not fit the model.
@@ -57,6 +59,7 @@ Conversion plan_export(const Checkpoint& source, const Path& folder, const HfTar
 struct RunOptions {
   bool overwrite = false;    // replace what is at the target
   bool resume = false;       // go on with an interrupted conversion of the same plan
+  bool discard = false;      // read, convert and hash everything, and write nothing: for measuring
   int threads = 0;
   uint64_t max_memory = 0;   // 0: the executor's default
   Progress* progress = nullptr;

@@ -39,10 +39,10 @@ void for_each_move(const TransferPlan& plan, const TargetChunk& chunk, uint64_t 
   const Shape strides = row_major_strides(chunk.size);
   for (uint32_t t = 0; t < chunk.num_transfers; ++t) {
     const Transfer& transfer = plan.transfers[chunk.first_transfer + t];
-    if (chunk.num_transfers > 1 && !reaches(transfer, chunk, strides, begin, end)) continue;
+    if (chunk.num_transfers > 1 && !reaches(plan.region_of(transfer), chunk, strides, begin, end)) continue;
     const SourceChunk* source =
         transfer.source == layout::kNoTensor ? nullptr : &plan.sources[static_cast<size_t>(transfer.source)];
-    clip(compile(transfer, source, chunk), static_cast<int64_t>(begin), static_cast<int64_t>(end), emit);
+    clip(compile(plan.region_of(transfer), source, chunk), static_cast<int64_t>(begin), static_cast<int64_t>(end), emit);
   }
 }
 

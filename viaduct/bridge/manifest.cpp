@@ -54,8 +54,8 @@ std::string manifest_text(const Conversion& conversion, const std::vector<std::v
   head.set("manifest_version", kManifestVersion);
   head.set("written_by", fmt::format("viaduct {} ({})", version(), commit()));
   head.set("plan", hash_text(plan.hash()));
-  head.set("source", conversion.record.origin);
-  head.set("revision", conversion.record.revision ? Json(*conversion.record.revision) : Json());
+  head.set("source", conversion.source->record().origin);
+  head.set("revision", conversion.source->record().revision ? Json(*conversion.source->record().revision) : Json());
   head.set("block_bytes", static_cast<int64_t>(kBlockBytes));
   std::string text = head.dump() + "\n";
   for (const SmallFile& file : conversion.files) {
@@ -87,7 +87,7 @@ std::string manifest_text(const Conversion& conversion, const std::vector<std::v
     line.set("dtype", name(chunk.dtype));
     line.set("in", plan.target.files[chunk.file].name);
     line.set("at", static_cast<int64_t>(chunk.byte_offset));
-    line.set("rule", conversion.rules[chunk.tensor]);
+    line.set("rule", conversion.rule(i));
     line.set("from", std::move(sources));
     line.set("xxh3", std::move(hashes));
     text += line.dump() + "\n";

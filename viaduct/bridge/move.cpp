@@ -26,20 +26,20 @@ void merge_axes(Move& move) {
 }
 
 // The steps of a move between equal formats that pack elements: everything counts bytes of whole blocks.
-void pack_steps(Move& move, const Transfer& transfer, const TargetChunk& chunk) {
+void pack_steps(Move& move, const Region& region, const TargetChunk& chunk) {
   const DTypeInfo& format = info(chunk.dtype);
   const auto to_bytes = [&](int64_t elements) {
     VIADUCT_USER_CHECK(
         elements % format.block_elements == 0,
         "a tensor of {} is cut inside of {} elements that share {} bytes: target box {} of a chunk of {}",
-        chunk.dtype, format.block_elements, format.block_bytes, layout::to_string(transfer.to), chunk.size);
+        chunk.dtype, format.block_elements, format.block_bytes, layout::to_string(region.to), chunk.size);
     return elements / format.block_elements * format.block_bytes;
   };
   // The run along the last axis is what is packed; a single element would not be whole.
   VIADUCT_USER_CHECK(move.rank > 0 && move.axes[move.rank - 1].target_step == 1 &&
                          (move.fill || move.axes[move.rank - 1].source_step == 1),
                      "a tensor of {} can only be moved in runs along its last axis: target box {} of a chunk of {}",
-                     chunk.dtype, layout::to_string(transfer.to), chunk.size);
+                     chunk.dtype, layout::to_string(region.to), chunk.size);
   move.source = to_bytes(move.source);
   move.target = to_bytes(move.target);
   for (int a = 0; a + 1 < move.rank; ++a) {
@@ -70,7 +70,7 @@ uint64_t Move::source_byte(int64_t position, bool up) const {
   return source_base + static_cast<uint64_t>(position / format.block_elements * format.block_bytes);
 }
 
-Move compile(const Transfer& transfer, const SourceChunk* source, const TargetChunk& chunk) {
+Move compile(const Region& region, const SourceChunk* source, const TargetChunk& chunk) {
   Move move;
   move.fill = source == nullptr;
   move.to = chunk.dtype;
@@ -80,28 +80,28 @@ Move compile(const Transfer& transfer, const SourceChunk* source, const TargetCh
     move.file = source->file;
     move.source_base = source->byte_offset;
     source_strides = source->strides.empty() ? row_major_strides(source->size) : source->strides;
-    for (int axis = 0; axis < transfer.from.rank(); ++axis)
-      move.source += transfer.from.offset[axis] * source_strides[axis];
+    for (int axis = 0; axis < region.from.rank(); ++axis)
+      move.source += region.from.offset[axis] * source_strides[axis];
   }
   const Shape target_strides = row_major_strides(chunk.size);
-  for (int axis = 0; axis < transfer.to.rank(); ++axis) {
-    move.target += transfer.to.offset[axis] * target_strides[axis];
-    const int64_t count = transfer.to.size[axis];
+  for (int axis = 0; axis < region.to.rank(); ++axis) {
+    move.target += region.to.offset[axis] * target_strides[axis];
+    const int64_t count = region.to.size[axis];
     if (count == 1) continue;
     int64_t step = 0;
     if (source) {
-      const int from = transfer.axes[axis];
+      const int from = region.axes[axis];
       VIADUCT_CHECK(from >= 0 && from < source_strides.rank(),
                     "axis {} of a transfer has {} elements and no axis of the source", axis, count);
-      step = transfer.from.stride[from] * source_strides[from];
+      step = region.from.stride[from] * source_strides[from];
     }
-    move.axes[move.rank++] = {count, transfer.to.stride[axis] * target_strides[axis], step};
+    move.axes[move.rank++] = {count, region.to.stride[axis] * target_strides[axis], step};
   }
   merge_axes(move);
 
   move.converts = move.from != move.to && !move.fill;
   if (!move.converts && !is_byte_sized(move.to)) {
-    pack_steps(move, transfer, chunk);
+    pack_steps(move, region, chunk);
     merge_axes(move);
     return move;
   }
@@ -131,13 +131,13 @@ Move compile(const Transfer& transfer, const SourceChunk* source, const TargetCh
   return move;
 }
 
-bool reaches(const Transfer& transfer, const TargetChunk& chunk, const Shape& strides, uint64_t begin,
+bool reaches(const Region& region, const TargetChunk& chunk, const Shape& strides, uint64_t begin,
              uint64_t end) {
   int64_t first = 0, last = 0;
-  for (int axis = 0; axis < transfer.to.rank(); ++axis) {
-    if (transfer.to.size[axis] == 0) return false;
-    first += transfer.to.offset[axis] * strides[axis];
-    last += (transfer.to.offset[axis] + (transfer.to.size[axis] - 1) * transfer.to.stride[axis]) * strides[axis];
+  for (int axis = 0; axis < region.to.rank(); ++axis) {
+    if (region.to.size[axis] == 0) return false;
+    first += region.to.offset[axis] * strides[axis];
+    last += (region.to.offset[axis] + (region.to.size[axis] - 1) * region.to.stride[axis]) * strides[axis];
   }
   const DTypeInfo& format = info(chunk.dtype);
   const auto from = static_cast<uint64_t>(first / format.block_elements * format.block_bytes);

@@ -46,11 +46,11 @@ struct Move {
 };
 
 /// UserError when the transfer cuts through elements that share bytes, or the dtypes do not convert.
-Move compile(const Transfer& transfer, const SourceChunk* source, const TargetChunk& chunk);
+Move compile(const Region& region, const SourceChunk* source, const TargetChunk& chunk);
 
 /// Could the transfer write bytes of [begin, end) of a chunk with these strides (in elements)? Quick; may say yes
 /// too often.
-bool reaches(const Transfer& transfer, const TargetChunk& chunk, const Shape& strides, uint64_t begin,
+bool reaches(const Region& region, const TargetChunk& chunk, const Shape& strides, uint64_t begin,
              uint64_t end);
 
 namespace detail {

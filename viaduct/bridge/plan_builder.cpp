@@ -1,5 +1,6 @@
 #include "viaduct/bridge/plan_builder.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "viaduct/core/error.h"
@@ -10,8 +11,29 @@ using layout::Box;
 using layout::Piece;
 using layout::Pieces;
 
+namespace {
+
+uint64_t hash_of(const Region& region) {
+  uint64_t hash = 0;
+  const auto add = [&](const Shape& shape) {
+    for (const int64_t value : shape) hash = (hash ^ static_cast<uint64_t>(value)) * 0x9e3779b97f4a7c15u + (hash >> 29);
+  };
+  for (const Box* box : {&region.from, &region.to}) {
+    add(box->offset);
+    add(box->size);
+    add(box->stride);
+  }
+  return hash;
+}
+
+}  // namespace
+
 PlanBuilder::PlanBuilder(const StoredTensors& source) : source_(source) {
   plan_.source_files = source.files;
+  size_t chunks = 0;
+  for (const PlainTensor& tensor : source.tensors) chunks += tensor.chunks.size();
+  first_chunk_.reserve(source.tensors.size());
+  plan_.sources.reserve(chunks);
   for (const PlainTensor& tensor : source.tensors) {
     first_chunk_.push_back(static_cast<uint32_t>(plan_.sources.size()));
     for (const PlainTensor::Chunk& chunk : tensor.chunks) plan_.sources.push_back(chunk.place);
@@ -36,7 +58,7 @@ void PlanBuilder::add(const Shape& offset, const Shape& size, DType dtype, const
     const std::optional<Piece> part = layout::restrict_target(piece, box);
     if (!part) continue;
     if (part->is_fill()) {
-      plan_.transfers.push_back({layout::kNoTensor, {}, shift(part->to, offset), part->axes});
+      add_transfer(layout::kNoTensor, {{}, shift(part->to, offset), part->axes});
       continue;
     }
     const auto id = static_cast<size_t>(part->source);
@@ -45,12 +67,25 @@ void PlanBuilder::add(const Shape& offset, const Shape& size, DType dtype, const
       const PlainTensor::Chunk& stored = from.chunks[c];
       const std::optional<Piece> run = layout::restrict_source(*part, Box::dense(stored.offset, stored.place.size));
       if (!run) continue;
-      plan_.transfers.push_back({static_cast<int32_t>(first_chunk_[id] + c), shift(run->from, stored.offset),
-                                 shift(run->to, offset), run->axes});
+      add_transfer(static_cast<int32_t>(first_chunk_[id] + c),
+                   {shift(run->from, stored.offset), shift(run->to, offset), run->axes});
     }
   }
   target.num_transfers = static_cast<uint32_t>(plan_.transfers.size()) - target.first_transfer;
   plan_.targets.push_back(target);
+}
+
+void PlanBuilder::add_transfer(int32_t source, const Region& region) {
+  const auto [begin, end] = regions_.equal_range(hash_of(region));
+  const auto known = std::find_if(begin, end, [&](const auto& each) { return plan_.regions[each.second] == region; });
+  if (known != end) {
+    plan_.transfers.push_back({source, known->second});
+    return;
+  }
+  const auto id = static_cast<uint32_t>(plan_.regions.size());
+  regions_.emplace(hash_of(region), id);
+  plan_.regions.push_back(region);
+  plan_.transfers.push_back({source, id});
 }
 
 TransferPlan PlanBuilder::finish(formats::TargetLayout target) {

@@ -2,6 +2,8 @@
 // the source stores its tensors.
 #pragma once
 
+#include <unordered_map>
+
 #include "viaduct/bridge/checkpoint.h"
 #include "viaduct/bridge/transfer.h"
 #include "viaduct/layout/piece.h"
@@ -24,7 +26,11 @@ class PlanBuilder {
   TransferPlan finish_virtual();
 
  private:
+  /// Appends a transfer; regions equal to one before are stored once.
+  void add_transfer(int32_t source, const Region& region);
+
   const StoredTensors& source_;
+  std::unordered_multimap<uint64_t, uint32_t> regions_;  // hash -> index into plan_.regions
   std::vector<uint32_t> first_chunk_;   // of each source tensor, in plan_.sources
   TransferPlan plan_;
 };

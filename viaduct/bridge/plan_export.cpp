@@ -31,7 +31,7 @@ struct Wanted {
   DType dtype{};
   Shape shape;
   Pieces pieces;        // source ids index the source's stored tensors
-  std::string rule;     // what it is made of, for the manifest
+  int32_t hf_tensor = -1;  // of the graph; -1: none, kept beside the checkpoint
   uint32_t shard = 0;
 };
 
@@ -65,9 +65,8 @@ DType ExportPlanner::choose_dtype(DType stored, std::optional<DType> listed, siz
     // The parameter has the widest type of its Hugging Face parts: if one of them had the stored type, the values of
     // the narrower ones are exact in theirs.
     const int32_t parameter = source_.graph().parameters_of(hf_tensor).at(0);
-    for (const layout::Piece& piece : source_.graph().to_parameter[static_cast<size_t>(parameter)]) {
-      if (piece.is_fill()) continue;
-      const auto sibling = listed_.find(source_.graph().hf_tensors[static_cast<size_t>(piece.source)].name);
+    for (const int32_t part : source_.graph().tensors_of(static_cast<size_t>(parameter))) {
+      const auto sibling = listed_.find(source_.graph().hf_tensors[static_cast<size_t>(part)].name);
       if (sibling != listed_.end() && sibling->second == stored) return *listed;
     }
   }
@@ -84,21 +83,19 @@ Wanted ExportPlanner::tensor(const std::string& name, std::optional<DType> liste
     wanted.shape = graph.hf_tensors[id].shape;
     wanted.pieces = source_.hf_pieces(id);
     wanted.dtype = choose_dtype(source_.dtype_of(wanted.pieces), listed, id);
-    for (const int32_t parameter : graph.parameters_of(id))
-      wanted.rule += (wanted.rule.empty() ? "" : " + ") + graph.parameters[static_cast<size_t>(parameter)].name;
+    wanted.hf_tensor = static_cast<int32_t>(id);
     return wanted;
   }
   for (const auto& [copy, original] : source_.record().copies) {
     if (copy != name) continue;
     wanted = tensor(original, listed);
     wanted.name = name;
-    wanted.rule = "copy of " + original;
     return wanted;
   }
   for (const int32_t id : source_.kept()) {
     const PlainTensor& kept = source_.stored().tensors[static_cast<size_t>(id)];
     if (kept.name != name) continue;
-    return {name, kept.dtype, kept.shape, {whole_piece(id, kept.shape)}, "kept beside the checkpoint", 0};
+    return {name, kept.dtype, kept.shape, {whole_piece(id, kept.shape)}, -1, 0};
   }
   throw UserError(fmt::format("{}: the source listed the tensor {}, which the {} model does not have; use "
                               "--max-shard-size to cut new shards without it", source_.path().string(), name,
@@ -172,7 +169,6 @@ Conversion plan_export(const Checkpoint& source, const Path& folder, const HfTar
   Conversion conversion;
   conversion.world = World::kHuggingFace;
   conversion.target = folder;
-  conversion.record = source.record();
   conversion.unused = source.unused();
   conversion.source = &source;
   const SourceRecord& record = source.record();
@@ -200,7 +196,7 @@ Conversion plan_export(const Checkpoint& source, const Path& folder, const HfTar
     } else {
       writer.add(std::move(stored));
     }
-    conversion.rules.push_back(tensor.rule);
+    conversion.made_of.push_back(tensor.hf_tensor);
     builder.add(Shape::filled(tensor.shape.rank(), 0), tensor.shape, tensor.dtype, tensor.pieces,
                 static_cast<uint32_t>(i), 0);
   }

@@ -31,23 +31,10 @@ struct Planned {
 
 // A chunk of the target, before it has a place.
 struct Unit {
-  size_t parameter = 0;
-  Box box;                                // of the parameter
   std::pair<uint32_t, uint64_t> source;   // where its first byte lies in the source
+  uint32_t parameter = 0;
+  uint32_t box = 0;                       // index into the parameter's chunk_boxes
 };
-
-std::string rule_text(const WeightGraph& graph, size_t parameter) {
-  std::string text;
-  int32_t last = layout::kNoTensor;
-  for (const layout::Piece& piece : graph.to_parameter[parameter]) {
-    if (piece.is_fill() || piece.source == last) continue;
-    last = piece.source;
-    const std::string& name = graph.hf_tensors[static_cast<size_t>(last)].name;
-    if (text.find(name) != std::string::npos) continue;
-    text += (text.empty() ? "" : " + ") + name;
-  }
-  return text;
-}
 
 // The source's pieces (source ids index its stored tensors), and zeros for the rows that pad the vocabulary. Made anew
 // for each use: those of all parameters together would fill the memory.
@@ -75,12 +62,12 @@ std::vector<Unit> ordered_units(const Checkpoint& source, const topology::Parall
     const Shape shape = shape_in_layout(graph.parameters[p], parallel);
     const Pieces pieces = planned_pieces(source, p, shape);
     planned.push_back({shape, source.dtype_of(pieces)});
-    for (Box& box : chunk_boxes(graph.parameters[p], shape, parallel)) {
+    const std::vector<Box> boxes = chunk_boxes(graph.parameters[p], shape, parallel);
+    for (size_t b = 0; b < boxes.size(); ++b) {
       Pieces parts;
       for (const layout::Piece& piece : pieces)
-        if (auto part = layout::restrict_target(piece, box)) parts.push_back(std::move(*part));
-      const auto first = first_source_byte(source.stored(), parts);
-      units.push_back({p, std::move(box), first});
+        if (auto part = layout::restrict_target(piece, boxes[b])) parts.push_back(std::move(*part));
+      units.push_back({first_source_byte(source.stored(), parts), static_cast<uint32_t>(p), static_cast<uint32_t>(b)});
     }
   }
   std::stable_sort(units.begin(), units.end(), [](const Unit& a, const Unit& b) { return a.source < b.source; });
@@ -88,11 +75,10 @@ std::vector<Unit> ordered_units(const Checkpoint& source, const topology::Parall
 }
 
 // One data file for each 4 GiB unless the user says otherwise.
-int num_files(const MegatronTarget& target, const std::vector<Unit>& units, const std::vector<Planned>& planned) {
+int num_files(const MegatronTarget& target, const std::vector<Planned>& planned) {
   if (target.num_files > 0) return target.num_files;
   uint64_t bytes = 0;
-  for (const Unit& unit : units)
-    bytes += static_cast<uint64_t>(num_bytes(planned[unit.parameter].dtype, num_elements(unit.box.size)));
+  for (const Planned& each : planned) bytes += static_cast<uint64_t>(num_bytes(each.dtype, num_elements(each.shape)));
   return static_cast<int>(std::clamp<uint64_t>((bytes + (uint64_t{4} << 30) - 1) >> 32, 1, 256));
 }
 
@@ -154,15 +140,14 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
   conversion.world = World::kMegatron;
   conversion.target = root;
   conversion.folder = formats::iteration_folder_name(target.iteration);
-  conversion.record = source.record();
-  conversion.record.cast = target.dtype;
+  conversion.cast = target.dtype;
   conversion.unused = source.unused();
   conversion.source = &source;
   conversion.notes = notes;
 
   std::vector<Planned> planned;
   const std::vector<Unit> units = ordered_units(source, target.parallel, planned);
-  formats::TorchDistWriter writer({.num_files = num_files(target, units, planned)});
+  formats::TorchDistWriter writer({.num_files = num_files(target, planned)});
   PlanBuilder builder(source.stored());
   std::unordered_map<std::string, uint32_t> tensor_ids;   // the writer's tensors, in order of first use
   std::vector<uint32_t> num_chunks;
@@ -171,22 +156,21 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
     const Parameter& parameter = graph.parameters[unit.parameter];
     const models::StateKey key = state_key(parameter, graph.arch, keys);
     const auto& [shape, stored] = planned[unit.parameter];
+    const Box box = chunk_boxes(parameter, shape, target.parallel)[unit.box];
     const DType dtype = target.dtype && is_floating(stored) ? *target.dtype : stored;
     casts |= dtype != stored;
     formats::StoredChunk chunk;
     chunk.offset = key.prefix;
     chunk.size = Shape::filled(key.prefix.rank(), 1);
     for (int axis = 0; axis < shape.rank(); ++axis) {
-      chunk.offset.push_back(unit.box.offset[axis]);
-      chunk.size.push_back(unit.box.size[axis]);
+      chunk.offset.push_back(box.offset[axis]);
+      chunk.size.push_back(box.size[axis]);
     }
     const auto [it, fresh] = tensor_ids.try_emplace(key.key, static_cast<uint32_t>(num_chunks.size()));
-    if (fresh) {
-      num_chunks.push_back(0);
-      conversion.rules.push_back(rule_text(graph, unit.parameter));
-    }
+    if (fresh) num_chunks.push_back(0);
+    conversion.made_of.push_back(static_cast<int32_t>(unit.parameter));
     writer.add({key.key, dtype, key.stored_shape(shape), {chunk}});
-    builder.add(unit.box.offset, unit.box.size, dtype, planned_pieces(source, unit.parameter, shape), it->second,
+    builder.add(box.offset, box.size, dtype, planned_pieces(source, unit.parameter, shape), it->second,
                 num_chunks[it->second]++);
   }
   for (const std::string& name : models::extra_state_names(graph.parameters, graph.arch, keys))
@@ -211,7 +195,7 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
                                                                  .tokenizer_model = source.record().origin})});
   const std::string train_state = formats::train_state_file(target.iteration);
   conversion.files.push_back({folder + "/train_state.pt", train_state});
-  add_tokenizer_files(conversion.record, folder, conversion.files);
+  add_tokenizer_files(source.record(), folder, conversion.files);
   if (!source.kept().empty())
     conversion.files.push_back({fmt::format("{}/{}", folder, kKeptTensorsFile), kept_tensors_file(source)});
   conversion.files.push_back({"latest_train_state.pt", train_state});

@@ -30,6 +30,12 @@ class Prover {
     if (proof_.problems.size() < kMaxProblems)
       proof_.problems.push_back(fmt::format(format, std::forward<Args>(args)...));
   }
+  static bool is_whole(const layout::Box& box, const Shape& shape) {
+    if (box.size != shape) return false;
+    for (int axis = 0; axis < shape.rank(); ++axis)
+      if (box.offset[axis] != 0 || box.stride[axis] != 1) return false;
+    return true;
+  }
   const std::string& name_of(const TargetChunk& chunk) const { return plan_.target.tensors[chunk.tensor].name; }
 
   // Every source chunk lies inside its file.
@@ -62,21 +68,20 @@ class Prover {
     layout::Pieces pieces;
     for (const TargetChunk& chunk : plan_.targets) {
       const int64_t wanted = num_elements(chunk.size);
-      pieces.clear();
       for (uint32_t t = 0; t < chunk.num_transfers; ++t) {
         const Transfer& transfer = plan_.transfers[chunk.first_transfer + t];
         check_transfer(transfer, chunk);
-        layout::Piece piece;
-        piece.source = transfer.source;
-        piece.target = 0;
-        piece.from = transfer.from;
-        piece.to = transfer.to;
-        piece.axes = transfer.axes;
-        pieces.push_back(piece);
       }
       // The usual chunk is one whole box.
-      if (pieces.size() == 1 && pieces[0].to == layout::Box::whole(chunk.size)) continue;
-      if (wanted == 0 && pieces.empty()) continue;
+      if (chunk.num_transfers == 1 && is_whole(plan_.region_of(plan_.transfers[chunk.first_transfer]).to, chunk.size))
+        continue;
+      if (wanted == 0 && chunk.num_transfers == 0) continue;
+      pieces.clear();
+      for (uint32_t t = 0; t < chunk.num_transfers; ++t) {
+        const Transfer& transfer = plan_.transfers[chunk.first_transfer + t];
+        const Region& region = plan_.region_of(transfer);
+        pieces.push_back({transfer.source, 0, region.from, region.to, region.axes});
+      }
       const layout::Coverage coverage = layout::check_targets(pieces, {chunk.size});
       if (!coverage.exact())
         problem("{}: {} elements of the chunk at byte {} come from nowhere and {} from two places ({}{})",
@@ -87,22 +92,23 @@ class Prover {
 
   void check_transfer(const Transfer& transfer, const TargetChunk& chunk) {
     if (transfer.source == layout::kNoTensor) return;
+    const Region& region = plan_.region_of(transfer);
     const SourceChunk& source = plan_.sources[static_cast<size_t>(transfer.source)];
-    proof_.source_bytes += static_cast<uint64_t>(num_elements(transfer.to.size)) *
+    proof_.source_bytes += static_cast<uint64_t>(num_elements(region.to.size)) *
                            static_cast<uint64_t>(info(source.dtype).block_bytes) /
                            static_cast<uint64_t>(info(source.dtype).block_elements);
     if (source.dtype != chunk.dtype && !can_convert(source.dtype, chunk.dtype))
       problem("{}: {} cannot be converted to {}", name_of(chunk), source.dtype, chunk.dtype);
-    for (int axis = 0; axis < transfer.from.rank(); ++axis) {
-      const int64_t last = transfer.from.offset[axis] + (transfer.from.size[axis] - 1) * transfer.from.stride[axis];
-      if (transfer.from.offset[axis] < 0 || last >= source.size[axis])
+    for (int axis = 0; axis < region.from.rank(); ++axis) {
+      const int64_t last = region.from.offset[axis] + (region.from.size[axis] - 1) * region.from.stride[axis];
+      if (region.from.offset[axis] < 0 || last >= source.size[axis])
         problem("{}: reads index {} of axis {} of a source chunk of {}", name_of(chunk), last, axis, source.size);
     }
-    for (int axis = 0; axis < transfer.to.rank(); ++axis) {
-      const int from = transfer.axes[axis];
-      const int64_t size = from >= 0 ? transfer.from.size[from] : 1;
-      if (transfer.to.size[axis] != size)
-        problem("{}: a transfer of {} elements into {} along axis {}", name_of(chunk), size, transfer.to.size[axis],
+    for (int axis = 0; axis < region.to.rank(); ++axis) {
+      const int from = region.axes[axis];
+      const int64_t size = from >= 0 ? region.from.size[from] : 1;
+      if (region.to.size[axis] != size)
+        problem("{}: a transfer of {} elements into {} along axis {}", name_of(chunk), size, region.to.size[axis],
                 axis);
     }
   }

@@ -57,7 +57,7 @@ std::vector<SideFile> find_side_files(const Path& folder) {
   return files;
 }
 
-void write_record(const SourceRecord& record, const Path& iteration) {
+void write_record(const SourceRecord& record, std::optional<DType> cast, const Path& iteration) {
   const Path folder = record_folder(iteration);
   fs::create_directories(folder / "source");
   fs::create_directories(folder / "headers");
@@ -67,7 +67,7 @@ void write_record(const SourceRecord& record, const Path& iteration) {
   json.set("origin", record.origin);
   json.set("format", record.format);
   json.set("revision", record.revision ? Json(*record.revision) : Json());
-  json.set("cast", dtype_json(record.cast));
+  json.set("cast", dtype_json(cast ? cast : record.cast));
   Json copies = Json::array(), kept = Json::array(), side_files = Json::array(), shards = Json::array();
   for (const auto& [copy, original] : record.copies)
     copies.items().push_back(Json::object({{"copy", Json(copy)}, {"original", Json(original)}}));

@@ -61,8 +61,8 @@ inline constexpr std::string_view kKeptTensorsFile = "viaduct/kept.safetensors";
 /// another format's copy of them.
 std::vector<SideFile> find_side_files(const Path& folder);
 
-/// Writes record.json, shard headers and side files below `iteration`/viaduct/.
-void write_record(const SourceRecord& record, const Path& iteration);
+/// Writes record.json, shard headers and side files below `iteration`/viaduct/. `cast`: the --dtype of this import.
+void write_record(const SourceRecord& record, std::optional<DType> cast, const Path& iteration);
 /// Reads them back; nullopt when the folder has none. UserError naming the file when it is damaged.
 std::optional<SourceRecord> read_record(const Path& iteration);
 

@@ -84,9 +84,12 @@ uint64_t TransferPlan::hash() const {
   }
   for (const Transfer& transfer : transfers) {
     digest.add(static_cast<uint64_t>(transfer.source));
-    digest.add(transfer.from);
-    digest.add(transfer.to);
-    for (int axis = 0; axis < transfer.to.rank(); ++axis) digest.add(static_cast<uint64_t>(transfer.axes[axis]));
+    digest.add(transfer.region);
+  }
+  for (const Region& region : regions) {
+    digest.add(region.from);
+    digest.add(region.to);
+    for (int axis = 0; axis < region.to.rank(); ++axis) digest.add(static_cast<uint64_t>(region.axes[axis]));
   }
   return digest.value();
 }

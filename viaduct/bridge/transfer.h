@@ -40,14 +40,19 @@ struct TargetChunk {
   uint64_t num_blocks() const { return (num_bytes() + kBlockBytes - 1) / kBlockBytes; }
 };
 
-/// A piece between chunks: box `from` of a source chunk is box `to` of a target chunk, both in the chunk's own
-/// coordinates. source == kNoTensor: the target box is zero. Where the dtypes differ the values are converted
-/// (core/convert.h).
-struct Transfer {
-  int32_t source = layout::kNoTensor;  // index into TransferPlan::sources
-  layout::Box from;
+/// Which box of a source chunk is which box of a target chunk, both in the chunk's own coordinates.
+struct Region {
+  layout::Box from;            // empty where the target box is zero
   layout::Box to;
   layout::AxisMap axes;
+  friend bool operator==(const Region&, const Region&) = default;
+};
+
+/// A region between two chunks. source == kNoTensor: the target box is zero. Where the dtypes differ the values are
+/// converted (core/convert.h).
+struct Transfer {
+  int32_t source = layout::kNoTensor;  // index into TransferPlan::sources
+  uint32_t region = 0;                 // index into TransferPlan::regions
 };
 
 struct TransferPlan {
@@ -56,6 +61,9 @@ struct TransferPlan {
   formats::TargetLayout target;             // files, literals, CRC fields
   std::vector<TargetChunk> targets;         // in the order in which they are to be made
   std::vector<Transfer> transfers;          // grouped by target chunk
+  std::vector<Region> regions;              // the layers of a model share theirs
+
+  const Region& region_of(const Transfer& transfer) const { return regions[transfer.region]; }
 
   uint64_t bytes_to_write() const;          // sizes of all target files
   uint64_t bytes_of_data() const;           // of all target chunks

@@ -1,98 +1,168 @@
 #include "viaduct/bridge/weight_graph.h"
 
+#include <algorithm>
+#include <map>
+
 #include "viaduct/core/error.h"
 
 namespace viaduct::bridge {
 
 using layout::Piece;
 using layout::Pieces;
+using models::Parameter;
 
-namespace {
-
-// Every element of every parameter, and of every Hugging Face tensor, stands in exactly one piece. One tensor at a
-// time: all pieces together would be a second copy of the graph.
-void prove_one_to_one(const WeightGraph& graph) {
-  const auto fail = [&](const std::string& name, const layout::Coverage& coverage) {
-    throw InternalError(fmt::format("the {} rules are not one to one: {} has {} holes and {} doubles ({}{})",
-                                    graph.arch.family, name, coverage.holes, coverage.doubles, coverage.first_hole,
-                                    coverage.first_double));
-  };
-  for (size_t p = 0; p < graph.parameters.size(); ++p) {
-    const Pieces& pieces = graph.to_parameter[p];
-    const Shape& shape = graph.parameters[p].shape;
-    if (pieces.size() == 1 && pieces[0].to == layout::Box::whole(shape)) continue;
-    if (const auto coverage = layout::check_targets(pieces, {shape}); !coverage.exact())
-      fail(graph.parameters[p].name, coverage);
-  }
-  for (size_t h = 0; h < graph.hf_tensors.size(); ++h) {
-    const Pieces pieces = graph.to_hf(h);
-    const Shape& shape = graph.hf_tensors[h].shape;
-    if (pieces.size() == 1 && pieces[0].to == layout::Box::whole(shape)) continue;
-    if (const auto coverage = layout::check_targets(pieces, {shape}); !coverage.exact())
-      fail(graph.hf_tensors[h].name, coverage);
-  }
+Pieces WeightGraph::to_parameter(size_t parameter) const {
+  const Made& made = made_[parameter];
+  Pieces pieces = patterns_[made.pattern];
+  for (Piece& piece : pieces)
+    if (!piece.is_fill()) piece.source = inputs_[made.first_input + static_cast<uint32_t>(piece.source)];
+  return pieces;
 }
-
-}  // namespace
 
 Pieces WeightGraph::to_hf(size_t hf_tensor) const {
   Pieces pieces;
-  for (uint32_t i = first_use[hf_tensor]; i < first_use[hf_tensor + 1]; ++i) {
-    Piece back = layout::inverse(to_parameter[static_cast<size_t>(uses[i].first)][static_cast<size_t>(uses[i].second)]);
-    back.source = uses[i].first;
+  for (uint32_t i = first_use_[hf_tensor]; i < first_use_[hf_tensor + 1]; ++i) {
+    const auto [parameter, piece] = uses_[i];
+    Piece back = layout::inverse(patterns_[made_[static_cast<size_t>(parameter)].pattern][static_cast<size_t>(piece)]);
+    back.source = parameter;
     back.target = 0;
     pieces.push_back(back);
   }
   return pieces;
 }
 
-std::vector<int32_t> WeightGraph::parameters_of(size_t hf_tensor) const {
+std::vector<int32_t> WeightGraph::tensors_of(size_t parameter) const {
+  const Made& made = made_[parameter];
   std::vector<int32_t> result;
-  for (uint32_t i = first_use[hf_tensor]; i < first_use[hf_tensor + 1]; ++i)
-    if (result.empty() || result.back() != uses[i].first) result.push_back(uses[i].first);
+  for (const Piece& piece : patterns_[made.pattern]) {
+    if (piece.is_fill()) continue;
+    const int32_t id = inputs_[made.first_input + static_cast<uint32_t>(piece.source)];
+    if (std::find(result.begin(), result.end(), id) == result.end()) result.push_back(id);
+  }
   return result;
 }
+
+std::vector<int32_t> WeightGraph::parameters_of(size_t hf_tensor) const {
+  std::vector<int32_t> result;
+  for (uint32_t i = first_use_[hf_tensor]; i < first_use_[hf_tensor + 1]; ++i)
+    if (result.empty() || result.back() != uses_[i].parameter) result.push_back(uses_[i].parameter);
+  return result;
+}
+
+namespace {
+
+// A row of the table, evaluated for one kind of parameter.
+struct Evaluated {
+  const Parameter* example;         // the parameter it was evaluated for
+  uint32_t pattern;
+  std::vector<uint32_t> names;      // for each input, which of the row's names it has
+  std::vector<Shape> shapes;        // of the inputs
+};
+
+bool same_kind(const models::ArchSpec& arch, const Parameter& a, const Parameter& b) {
+  return a.shape == b.shape && (a.layer < 0) == (b.layer < 0) &&
+         (a.layer < 0 ||
+          arch.layers[static_cast<size_t>(a.layer)] == arch.layers[static_cast<size_t>(b.layer)]);
+}
+
+}  // namespace
 
 WeightGraph build_weight_graph(const models::ArchSpec& arch) {
   WeightGraph graph;
   graph.arch = arch;
   graph.family = &models::family_named(arch.family);
   graph.parameters = models::megatron_parameters(arch);
-  graph.to_parameter.reserve(graph.parameters.size());
-  for (const models::Parameter& parameter : graph.parameters) {
-    const layout::Expr expr = graph.family->weights.expression(arch, parameter);
+  graph.made_.reserve(graph.parameters.size());
+  const models::WeightTable& table = graph.family->weights;
+  std::map<const models::WeightRule*, std::vector<Evaluated>> evaluated;
+  const auto add_input = [&](std::string name, const Shape& shape) {
+    const auto [it, fresh] = graph.hf_ids.try_emplace(std::move(name), static_cast<int32_t>(graph.hf_tensors.size()));
+    if (fresh) graph.hf_tensors.push_back({it->first, shape});
+    const Shape& known = graph.hf_tensors[static_cast<size_t>(it->second)].shape;
+    VIADUCT_CHECK(known == shape, "two rules give {} the shapes {} and {}", it->first, known, shape);
+    graph.inputs_.push_back(it->second);
+  };
+  for (const Parameter& parameter : graph.parameters) {
+    models::WeightTable::Match match = table.match(arch, parameter);
+    std::vector<Evaluated>& known = evaluated[match.rule];
+    const auto first_input = static_cast<uint32_t>(graph.inputs_.size());
+    const auto same = std::find_if(known.begin(), known.end(), [&](const Evaluated& each) {
+      return same_kind(arch, *each.example, parameter);
+    });
+    if (same != known.end()) {
+      for (size_t i = 0; i < same->names.size(); ++i) add_input(match.names[same->names[i]], same->shapes[i]);
+      graph.made_.push_back({same->pattern, first_input});
+      continue;
+    }
+    const layout::Expr expr = match.rule->make({arch, parameter, match.names});
     VIADUCT_CHECK(expr.shape() == parameter.shape, "{}: the rule gives {}, the model has {}", parameter.name,
                   expr.shape(), parameter.shape);
-    std::vector<int32_t> ids;
+    Evaluated fresh{&parameter, static_cast<uint32_t>(graph.patterns_.size()), {}, {}};
+    bool by_name = true;
     for (const layout::Expr::Input& input : expr.inputs()) {
-      const auto [it, fresh] = graph.hf_ids.try_emplace(input.name, static_cast<int32_t>(graph.hf_tensors.size()));
-      if (fresh) graph.hf_tensors.push_back(input);
-      const Shape& known = graph.hf_tensors[static_cast<size_t>(it->second)].shape;
-      VIADUCT_CHECK(known == input.shape, "two rules give {} the shapes {} and {}", input.name, known, input.shape);
-      ids.push_back(it->second);
+      const auto name = std::find(match.names.begin(), match.names.end(), input.name);
+      by_name &= name != match.names.end();
+      fresh.names.push_back(static_cast<uint32_t>(name - match.names.begin()));
+      fresh.shapes.push_back(input.shape);
+      add_input(input.name, input.shape);
     }
-    Pieces pieces = expr.pieces();
-    for (Piece& piece : pieces)
-      if (!piece.is_fill()) piece.source = ids[static_cast<size_t>(piece.source)];
-    graph.to_parameter.push_back(std::move(pieces));
+    graph.patterns_.push_back(expr.pieces());
+    graph.made_.push_back({fresh.pattern, first_input});
+    // A row that makes up names of its own is evaluated every time.
+    if (by_name) known.push_back(std::move(fresh));
   }
-
-  // Who uses what, grouped by Hugging Face tensor: counted first, then filled in.
-  graph.first_use.assign(graph.hf_tensors.size() + 1, 0);
-  for (const Pieces& pieces : graph.to_parameter)
-    for (const Piece& piece : pieces)
-      if (!piece.is_fill()) ++graph.first_use[static_cast<size_t>(piece.source) + 1];
-  for (size_t i = 1; i < graph.first_use.size(); ++i) graph.first_use[i] += graph.first_use[i - 1];
-  graph.uses.resize(graph.first_use.back());
-  std::vector<uint32_t> next(graph.first_use.begin(), graph.first_use.end() - 1);
-  for (size_t p = 0; p < graph.to_parameter.size(); ++p) {
-    const Pieces& pieces = graph.to_parameter[p];
-    for (size_t i = 0; i < pieces.size(); ++i)
-      if (!pieces[i].is_fill())
-        graph.uses[next[static_cast<size_t>(pieces[i].source)]++] = {static_cast<int32_t>(p), static_cast<int32_t>(i)};
-  }
-  prove_one_to_one(graph);
+  graph.index_uses();
+  graph.prove_one_to_one();
   return graph;
+}
+
+// Who uses what, grouped by Hugging Face tensor: counted first, then filled in.
+void WeightGraph::index_uses() {
+  first_use_.assign(hf_tensors.size() + 1, 0);
+  const auto for_each_use = [&](const auto& visit) {
+    for (size_t p = 0; p < made_.size(); ++p) {
+      const Pieces& pieces = patterns_[made_[p].pattern];
+      for (size_t i = 0; i < pieces.size(); ++i)
+        if (!pieces[i].is_fill())
+          visit(static_cast<size_t>(inputs_[made_[p].first_input + static_cast<uint32_t>(pieces[i].source)]), p, i);
+    }
+  };
+  for_each_use([&](size_t tensor, size_t, size_t) { ++first_use_[tensor + 1]; });
+  for (size_t i = 1; i < first_use_.size(); ++i) first_use_[i] += first_use_[i - 1];
+  uses_.resize(first_use_.back());
+  std::vector<uint32_t> next(first_use_.begin(), first_use_.end() - 1);
+  for_each_use([&](size_t tensor, size_t parameter, size_t piece) {
+    uses_[next[tensor]++] = {static_cast<int32_t>(parameter), static_cast<int32_t>(piece)};
+  });
+}
+
+// Every element of every parameter, and of every Hugging Face tensor, stands in exactly one piece. Parameters of one
+// pattern have the same pieces; tensors that the same pieces of the same patterns use have the same uses.
+void WeightGraph::prove_one_to_one() const {
+  const auto check = [&](const Pieces& pieces, const Shape& shape, const std::string& name) {
+    const layout::Coverage coverage = layout::check_targets(pieces, {shape});
+    if (!coverage.exact())
+      throw InternalError(fmt::format("the {} rules are not one to one: {} has {} holes and {} doubles ({}{})",
+                                      arch.family, name, coverage.holes, coverage.doubles, coverage.first_hole,
+                                      coverage.first_double));
+  };
+  std::vector<bool> proven(patterns_.size());
+  for (size_t p = 0; p < parameters.size(); ++p) {
+    if (proven[made_[p].pattern]) continue;
+    check(patterns_[made_[p].pattern], parameters[p].shape, parameters[p].name);
+    proven[made_[p].pattern] = true;
+  }
+  std::map<std::pair<uint32_t, int32_t>, Shape> single;   // tensors that one piece makes: (pattern, piece) -> shape
+  for (size_t h = 0; h < hf_tensors.size(); ++h) {
+    const Shape& shape = hf_tensors[h].shape;
+    if (first_use_[h + 1] - first_use_[h] == 1) {
+      const Use& use = uses_[first_use_[h]];
+      const auto [it, fresh] =
+          single.try_emplace({made_[static_cast<size_t>(use.parameter)].pattern, use.piece}, shape);
+      if (!fresh && it->second == shape) continue;
+    }
+    check(to_hf(h), shape, hf_tensors[h].name);
+  }
 }
 
 }  // namespace viaduct::bridge

@@ -9,8 +9,20 @@ namespace viaduct {
 Shape::Shape(std::span<const int64_t> sizes) {
   VIADUCT_USER_CHECK(sizes.size() <= kMaxRank, "a tensor with {} axes: at most {} are supported", sizes.size(),
                      kMaxRank);
-  std::copy(sizes.begin(), sizes.end(), values_.begin());
-  rank_ = static_cast<int8_t>(sizes.size());
+  for (const int64_t size : sizes) push_back(size);
+}
+
+Shape& Shape::operator=(const Shape& other) {
+  if (this == &other) return *this;
+  few_ = other.few_;
+  rank_ = other.rank_;
+  if (!other.many_) {
+    many_.reset();
+  } else {
+    if (!many_) many_ = std::make_unique<int64_t[]>(kMaxRank);
+    std::copy_n(other.many_.get(), kMaxRank, many_.get());
+  }
+  return *this;
 }
 
 Shape Shape::filled(int rank, int64_t value) {
@@ -21,14 +33,18 @@ Shape Shape::filled(int rank, int64_t value) {
 
 void Shape::push_back(int64_t value) {
   VIADUCT_USER_CHECK(rank_ < kMaxRank, "a tensor with more than {} axes is not supported", kMaxRank);
-  values_[rank_++] = value;
+  if (rank_ == kInline && !many_) {
+    many_ = std::make_unique<int64_t[]>(kMaxRank);
+    std::copy(few_.begin(), few_.end(), many_.get());
+  }
+  begin()[rank_++] = value;
 }
 
 Shape Shape::inserted(int axis, int64_t value) const {
   Shape result;
-  for (int i = 0; i < axis; ++i) result.push_back(values_[i]);
+  for (int i = 0; i < axis; ++i) result.push_back((*this)[i]);
   result.push_back(value);
-  for (int i = axis; i < rank_; ++i) result.push_back(values_[i]);
+  for (int i = axis; i < rank_; ++i) result.push_back((*this)[i]);
   return result;
 }
 

@@ -1,13 +1,17 @@
-// Shape: the sizes (or offsets, or strides) along the axes of a tensor, at most 8 of them, stored inline.
+// Shape: the sizes (or offsets, or strides) along the axes of a tensor, at most 8 of them. Up to 4, which nearly all have,
+// are stored inline: a plan holds a million shapes.
 #pragma once
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "viaduct/core/error.h"
 
@@ -18,6 +22,16 @@ class Shape {
   static constexpr int kMaxRank = 8;
 
   Shape() = default;
+  Shape(const Shape& other) { *this = other; }
+  Shape(Shape&& other) noexcept { *this = std::move(other); }
+  Shape& operator=(const Shape& other);
+  Shape& operator=(Shape&& other) noexcept {
+    few_ = other.few_;
+    many_ = std::move(other.many_);
+    rank_ = std::exchange(other.rank_, int8_t{0});
+    return *this;
+  }
+  ~Shape() = default;
   Shape(std::initializer_list<int64_t> sizes) : Shape(std::span(sizes.begin(), sizes.size())) {}
   explicit Shape(std::span<const int64_t> sizes);
   /// `rank` axes that all hold `value`.
@@ -25,25 +39,25 @@ class Shape {
 
   int rank() const { return rank_; }
   bool empty() const { return rank_ == 0; }
-  int64_t& operator[](int axis) { return values_[axis]; }
-  int64_t operator[](int axis) const { return values_[axis]; }
-  int64_t* begin() { return values_.data(); }
-  int64_t* end() { return values_.data() + rank_; }
-  const int64_t* begin() const { return values_.data(); }
-  const int64_t* end() const { return values_.data() + rank_; }
+  int64_t& operator[](int axis) { return begin()[axis]; }
+  int64_t operator[](int axis) const { return begin()[axis]; }
+  int64_t* begin() { return many_ ? many_.get() : few_.data(); }
+  int64_t* end() { return begin() + rank_; }
+  const int64_t* begin() const { return many_ ? many_.get() : few_.data(); }
+  const int64_t* end() const { return begin() + rank_; }
   void push_back(int64_t value);
   /// A copy with `value` put before axis `axis`.
   Shape inserted(int axis, int64_t value) const;
 
   friend bool operator==(const Shape& a, const Shape& b) {
     if (a.rank_ != b.rank_) return false;
-    for (int i = 0; i < a.rank_; ++i)
-      if (a.values_[i] != b.values_[i]) return false;
-    return true;
+    return std::equal(a.begin(), a.end(), b.begin());
   }
 
  private:
-  std::array<int64_t, kMaxRank> values_{};
+  static constexpr int kInline = 4;
+  std::array<int64_t, kInline> few_{};
+  std::unique_ptr<int64_t[]> many_;   // all of them, room for kMaxRank, once there are more than kInline
   int8_t rank_ = 0;
 };
 

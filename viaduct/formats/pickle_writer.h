@@ -16,6 +16,8 @@ namespace viaduct::formats {
 class PickleWriter {
  public:
   explicit PickleWriter(int protocol);
+  /// Room for so many bytes: a large index is not copied while it grows.
+  void reserve(size_t bytes) { out_.reserve(bytes); }
 
   void none() { out_ += 'N'; }
   void boolean(bool value) { out_ += value ? '\x88' : '\x89'; }

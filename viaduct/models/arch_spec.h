@@ -54,6 +54,8 @@ struct AttentionSpec {
   std::optional<int64_t> window;             // positions a token sees, itself included; none: all before it
   std::optional<double> logit_softcap;       // s * tanh(x / s) on the scores
   std::optional<double> query_scale_dim;     // scores are divided by its square root; none: by that of head_dim
+
+  friend bool operator==(const AttentionSpec&, const AttentionSpec&) = default;
 };
 
 struct MlpSpec {
@@ -61,6 +63,8 @@ struct MlpSpec {
   bool gated = true;
   Activation activation = Activation::kSilu;
   bool bias = false;
+
+  friend bool operator==(const MlpSpec&, const MlpSpec&) = default;
 };
 
 enum class RouterBalancing { kNone, kAuxLoss, kSeqAuxLoss };
@@ -72,6 +76,8 @@ struct MoeSpec {
   bool router_in_fp32 = false;
   RouterBalancing balancing = RouterBalancing::kAuxLoss;
   double aux_loss_coeff = 0.0;
+
+  friend bool operator==(const MoeSpec&, const MoeSpec&) = default;
 };
 
 /// One transformer layer. With `moe` set, `mlp` describes one expert.
@@ -81,6 +87,8 @@ struct LayerSpec {
   std::optional<MoeSpec> moe;
   bool post_attention_norm = false;   // a norm on the output of attention (of the MLP) before the residual (Gemma 2)
   bool post_mlp_norm = false;
+
+  friend bool operator==(const LayerSpec&, const LayerSpec&) = default;
 };
 
 struct EmbeddingSpec {

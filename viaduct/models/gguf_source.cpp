@@ -134,7 +134,7 @@ Json rope_scaling(const GgufFile& file, const ModelKeys& keys, double theta, int
 std::optional<Json> scaling_of_factors(const GgufFile& file, double theta, int64_t head_dim) {
   const StoredTensor* tensor = file.find(kRopeFactors);
   if (tensor == nullptr) return std::nullopt;
-  if (tensor->dtype != DType::kF32 || tensor->shape != Shape{head_dim / 2})
+  if (tensor->dtype != DType::kF32 || tensor->shape != Shape{head_dim / 2} || head_dim < 2)
     fail(file, "tensor {} is {} {}, expected F32 [{}]", kRopeFactors, tensor->dtype, tensor->shape, head_dim / 2);
   const std::vector<std::byte> bytes = read_tensor(file, *tensor);
   std::vector<float> factors(bytes.size() / sizeof(float));

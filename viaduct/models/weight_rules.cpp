@@ -105,7 +105,7 @@ std::string name_pattern(const Parameter& parameter) {
   return pattern;
 }
 
-Expr WeightTable::expression(const ArchSpec& arch, const Parameter& parameter) const {
+WeightTable::Match WeightTable::match(const ArchSpec& arch, const Parameter& parameter) const {
   const auto it = by_pattern_.find(name_pattern(parameter));
   VIADUCT_CHECK(it != by_pattern_.end(), "the {} family has no rule for {}", arch.family, parameter.name);
   const WeightRule& rule = rules_[it->second];
@@ -118,7 +118,12 @@ Expr WeightTable::expression(const ArchSpec& arch, const Parameter& parameter) c
     const auto stars = static_cast<size_t>(std::count(pattern.begin(), pattern.end(), '*'));
     names.push_back(fill_pattern(pattern, std::span(numbers).first(std::min(stars, numbers.size()))));
   }
-  return rule.make({arch, parameter, names});
+  return {&rule, std::move(names)};
+}
+
+Expr WeightTable::expression(const ArchSpec& arch, const Parameter& parameter) const {
+  const Match found = match(arch, parameter);
+  return found.rule->make({arch, parameter, found.names});
 }
 
 const DerivedTensor* WeightTable::find_derived(std::string_view hf_name) const {

@@ -24,6 +24,7 @@ struct RuleInput {
 };
 
 /// In both patterns "*" stands for the layer's number, then the expert's; a Hugging Face pattern may have none of them.
+/// `make` may look at the layer's LayerSpec, not at its number: equal layers are evaluated once.
 struct WeightRule {
   std::string megatron;
   std::vector<std::string> hf;
@@ -56,8 +57,14 @@ class WeightTable {
   WeightTable& remove(std::string_view megatron);
   WeightTable& derived(DerivedTensor tensor);
 
-  /// How `parameter` is made of Hugging Face tensors. InternalError when no row matches: a family's table must cover
+  /// The row for `parameter` with the numbers filled in. InternalError when there is none: a family's table must cover
   /// every parameter of its ArchSpec.
+  struct Match {
+    const WeightRule* rule;
+    std::vector<std::string> names;
+  };
+  Match match(const ArchSpec& arch, const Parameter& parameter) const;
+  /// How `parameter` is made of Hugging Face tensors.
   layout::Expr expression(const ArchSpec& arch, const Parameter& parameter) const;
   /// Whether `hf_name` is a derived tensor; `of` is filled in.
   const DerivedTensor* find_derived(std::string_view hf_name) const;

@@ -120,7 +120,7 @@ PlanWithSource column_split(int64_t rows, int64_t columns, int64_t parts) {
   for (int64_t p = 0; p < parts; ++p) {
     maker.add_literal(file, 70);
     maker.add_target(file, DType::kBF16, {rows, columns / parts});
-    maker.add_transfer({source, layout::Box::dense({0, p * (columns / parts)}, {rows, columns / parts}),
+    maker.add_transfer(source, {layout::Box::dense({0, p * (columns / parts)}, {rows, columns / parts}),
                         layout::Box::whole({rows, columns / parts}), layout::AxisMap::identity(2)});
   }
   return maker.finish();
@@ -171,9 +171,8 @@ TEST(Executor, TransposesLargerThanTheMemory) {
     layout::AxisMap turned;
     turned[0] = 1;
     turned[1] = 0;
-    maker.add_transfer({layout::kNoTensor, {}, layout::Box::dense({0, 0}, {7001, 10}), {}});
-    maker.add_transfer(
-        {source, layout::Box::whole({3000, 7001}), layout::Box::dense({0, 10}, {7001, 3000}), turned});
+    maker.add_transfer(layout::kNoTensor, {{}, layout::Box::dense({0, 0}, {7001, 10}), {}});
+    maker.add_transfer(source, {layout::Box::whole({3000, 7001}), layout::Box::dense({0, 10}, {7001, 3000}), turned});
     const PlanWithSource given = maker.finish();
     expect_equal(run_in_memory(given, small_memory()), expected_files(given));
   }
@@ -200,9 +199,9 @@ TEST(Executor, PackedFormats) {
     PlanMaker maker(10);
     const int32_t source = maker.add_source(maker.add_source_file(), dtype, {50, columns}, {}, 3);
     maker.add_target(maker.add_target_file(), dtype, {20, columns});
-    maker.add_transfer({source, layout::Box::dense({7, part}, {20, columns - part}),
+    maker.add_transfer(source, {layout::Box::dense({7, part}, {20, columns - part}),
                         layout::Box::dense({0, 0}, {20, columns - part}), layout::AxisMap::identity(2)});
-    maker.add_transfer({layout::kNoTensor, {}, layout::Box::dense({0, columns - part}, {20, part}), {}});
+    maker.add_transfer(layout::kNoTensor, {{}, layout::Box::dense({0, columns - part}, {20, part}), {}});
     const PlanWithSource given = maker.finish();
     const std::vector<Bytes> files = run_in_memory(given, {});
     const DTypeInfo& format = info(dtype);
@@ -214,7 +213,7 @@ TEST(Executor, PackedFormats) {
                   b < row - begin ? given.sources[0][3 + (r + 7) * row + begin + b] : std::byte{0});
     // A cut inside of a byte is refused.
     PlanWithSource bad = given;
-    bad.plan.transfers[0].from.offset[1] = part - 1;
+    bad.plan.regions[0].from.offset[1] = part - 1;
     EXPECT_THAT([&] { run_in_memory(bad, {}); }, ThrowsMessage<UserError>(HasSubstr("elements that share")));
   }
 }
@@ -235,8 +234,7 @@ TEST(Executor, IncompleteTransfersAreADefect) {
   PlanMaker maker(12);
   const int32_t source = maker.add_source(maker.add_source_file(), DType::kF32, {10});
   maker.add_target(maker.add_target_file(), DType::kF32, {11});
-  maker.add_transfer(
-      {source, layout::Box::whole({10}), layout::Box::dense({0}, {10}), layout::AxisMap::identity(1)});
+  maker.add_transfer(source, {layout::Box::whole({10}), layout::Box::dense({0}, {10}), layout::AxisMap::identity(1)});
   const PlanWithSource given = maker.finish();
   EXPECT_THAT([&] { run_in_memory(given, {}); }, ThrowsMessage<InternalError>(HasSubstr("do not make")));
 }
@@ -434,8 +432,10 @@ TEST(Executor, StaysWithinItsMemory) {
       chunk.num_transfers = 1;
       plan.target.files.push_back({std::to_string(chunk.file), chunk.num_bytes()});
       plan.targets.push_back(chunk);
-      plan.transfers.push_back({static_cast<int32_t>(m), layout::Box::dense({0, p * 448}, {8192, 448}),
-                                layout::Box::whole({8192, 448}), layout::AxisMap::identity(2)});
+      plan.transfers.push_back({static_cast<int32_t>(m), static_cast<uint32_t>(p)});
+      if (m == 0)
+        plan.regions.push_back({layout::Box::dense({0, p * 448}, {8192, 448}), layout::Box::whole({8192, 448}),
+                                layout::AxisMap::identity(2)});
     }
   }
   int answer[2];

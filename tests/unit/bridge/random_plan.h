@@ -63,10 +63,11 @@ inline std::vector<Bytes> expected_files(const PlanWithSource& given, std::byte 
     const Shape strides = row_major_strides(chunk.size);
     for (uint32_t t = 0; t < chunk.num_transfers; ++t) {
       const Transfer& transfer = plan.transfers[chunk.first_transfer + t];
-      for_each_index(transfer.to.size, [&](const Shape& index) {
+      const Region& region = plan.region_of(transfer);
+      for_each_index(region.to.size, [&](const Shape& index) {
         int64_t target = 0;
         for (int a = 0; a < index.rank(); ++a)
-          target += (transfer.to.offset[a] + index[a] * transfer.to.stride[a]) * strides[a];
+          target += (region.to.offset[a] + index[a] * region.to.stride[a]) * strides[a];
         std::byte* const to = out + target * element_size(chunk.dtype);
         if (transfer.source == layout::kNoTensor) {
           std::memset(to, 0, static_cast<size_t>(element_size(chunk.dtype)));
@@ -75,10 +76,10 @@ inline std::vector<Bytes> expected_files(const PlanWithSource& given, std::byte 
         const SourceChunk& source = plan.sources[static_cast<size_t>(transfer.source)];
         const Shape steps = source.strides.empty() ? row_major_strides(source.size) : source.strides;
         int64_t element = 0;
-        for (int b = 0; b < transfer.from.rank(); ++b) element += transfer.from.offset[b] * steps[b];
+        for (int b = 0; b < region.from.rank(); ++b) element += region.from.offset[b] * steps[b];
         for (int a = 0; a < index.rank(); ++a) {
-          const int b = transfer.axes[a];
-          if (b >= 0) element += index[a] * transfer.from.stride[b] * steps[b];
+          const int b = region.axes[a];
+          if (b >= 0) element += index[a] * region.from.stride[b] * steps[b];
         }
         convert_element(source.dtype, given.sources[source.file].data() + source.byte_offset, element, chunk.dtype,
                         to);
@@ -169,14 +170,15 @@ class PlanMaker {
     plan.targets.push_back(chunk);
     return chunk.tensor;
   }
-  void add_transfer(Transfer transfer) {
-    given_.plan.transfers.push_back(std::move(transfer));
+  void add_transfer(int32_t source, Region region) {
+    given_.plan.transfers.push_back({source, static_cast<uint32_t>(given_.plan.regions.size())});
+    given_.plan.regions.push_back(std::move(region));
     ++given_.plan.targets.back().num_transfers;
   }
   void add_whole_transfer(int32_t source) {
     const Shape size = given_.plan.targets.back().size;
-    add_transfer(
-        {source, layout::Box::whole(size), layout::Box::whole(size), layout::AxisMap::identity(size.rank())});
+    add_transfer(source,
+                 {layout::Box::whole(size), layout::Box::whole(size), layout::AxisMap::identity(size.rank())});
   }
 
   /// A target of random shape, cut into random boxes that each come from a source chunk of their own (permuted
@@ -231,7 +233,7 @@ class PlanMaker {
   }
 
   void fill_box(const layout::Box& to, DType dtype, int conversion) {
-    if (chance(10)) return add_transfer({layout::kNoTensor, {}, to, {}});
+    if (chance(10)) return add_transfer(layout::kNoTensor, {{}, to, {}});
     constexpr DType kNumbers[] = {DType::kF64,  DType::kF32,    DType::kF16,
                                   DType::kBF16, DType::kF8E4M3, DType::kF8E5M2};
     constexpr DType kBlocks[] = {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1};
@@ -245,8 +247,8 @@ class PlanMaker {
     for (int i = 0; i < rank; ++i) order[static_cast<size_t>(i)] = i;
     if (!blocks && chance(40)) std::shuffle(order.begin(), order.end(), random_);
     const bool extra = rank < 5 && !blocks && chance(20);
-    Transfer transfer;
-    transfer.to = to;
+    Region region;
+    region.to = to;
     layout::Box box;
     Shape size;
     if (extra) {
@@ -259,7 +261,7 @@ class PlanMaker {
       const int64_t count = to.size[axis];
       const int64_t stride = count > 1 && chance(25) ? number(1, 3) : 1;
       const int64_t offset = chance(40) ? number(0, 3) : 0;
-      transfer.axes[axis] = static_cast<int8_t>(size.rank());
+      region.axes[axis] = static_cast<int8_t>(size.rank());
       size.push_back(offset + (count - 1) * stride + 1 + (chance(30) ? number(0, 2) : 0));
       box.offset.push_back(offset);
       box.size.push_back(count);
@@ -267,7 +269,7 @@ class PlanMaker {
     }
     if (blocks && rank > 0) size[size.rank() - 1] = (size[size.rank() - 1] + 31) / 32 * 32;
     if (blocks && rank == 0) from = dtype;
-    transfer.from = box;
+    region.from = box;
     Shape strides;
     if (!blocks && chance(30) && size.rank() > 0) {  // a view: padded rows, or turned
       strides = row_major_strides(size);
@@ -282,8 +284,7 @@ class PlanMaker {
       }
     }
     const auto file = static_cast<uint32_t>(number(0, static_cast<int64_t>(given_.sources.size()) - 1));
-    transfer.source = add_source(file, from, size, strides, static_cast<size_t>(number(0, 40)));
-    add_transfer(std::move(transfer));
+    add_transfer(add_source(file, from, size, strides, static_cast<size_t>(number(0, 40))), std::move(region));
   }
 
   std::mt19937 random_;

@@ -26,6 +26,26 @@ TEST(Shape, HoldsEightAxes) {
   EXPECT_EQ(Shape({1, 2}).inserted(2, 7), Shape({1, 2, 7}));
 }
 
+TEST(Shape, CopiesAndMovesAtEveryRank) {
+  for (int rank = 0; rank <= Shape::kMaxRank; ++rank) {
+    Shape shape;
+    for (int axis = 0; axis < rank; ++axis) shape.push_back(axis + 1);
+    for (int other = 0; other <= Shape::kMaxRank; ++other) {
+      Shape copy = Shape::filled(other, 9);
+      copy = shape;
+      EXPECT_EQ(copy, shape);
+      if (rank > 0) copy[rank - 1] = 7;
+      EXPECT_EQ(shape.rank() ? shape[rank - 1] : 0, rank);   // a copy has values of its own
+      Shape moved = Shape::filled(other, 9);
+      Shape from = shape;
+      moved = std::move(from);
+      EXPECT_EQ(moved, shape);
+      from = moved;   // what was moved from can be given a value again
+      EXPECT_EQ(from, shape);
+    }
+  }
+}
+
 TEST(Shape, RowMajorStrides) {
   EXPECT_EQ(row_major_strides({2, 3, 4}), Shape({12, 4, 1}));
   EXPECT_EQ(row_major_strides({2, 0, 4}), Shape({4, 4, 1}));   // as numpy counts an empty axis
