@@ -54,9 +54,13 @@ std::vector<int32_t> WeightGraph::parameters_of(size_t hf_tensor) const {
 }
 
 WeightGraph build_weight_graph(const models::ArchSpec& arch) {
+  return build_weight_graph(arch, models::family_named(arch.family));
+}
+
+WeightGraph build_weight_graph(const models::ArchSpec& arch, const models::Family& family) {
   WeightGraph graph;
   graph.arch = arch;
-  graph.family = &models::family_named(arch.family);
+  graph.family = &family;
   graph.parameters = models::megatron_parameters(arch);
   graph.to_parameter.reserve(graph.parameters.size());
   for (const models::Parameter& parameter : graph.parameters) {
