@@ -50,10 +50,8 @@ bool holds_stage(const Parameter& parameter, const ArchSpec& arch, const topolog
   switch (parameter.place) {
     case Place::kFirstStage:
       return pp == pipeline.embedding().pp_rank || (arch.embedding.tied && pp == pipeline.loss().pp_rank);
-    case Place::kLayer:
-      return pp == pipeline.place_of(parameter.layer).chunk.pp_rank;
-    case Place::kLastStage:
-      return pp == pipeline.final_norm().pp_rank;
+    case Place::kLayer: return pp == pipeline.place_of(parameter.layer).chunk.pp_rank;
+    case Place::kLastStage: return pp == pipeline.final_norm().pp_rank;
   }
   return false;
 }
@@ -66,7 +64,8 @@ bool holds_expert(const Parameter& parameter, const ArchSpec& arch, const Parall
 
 }  // namespace
 
-std::vector<RankTensors> rank_tensors(const ArchSpec& arch, const Parallelism& parallel, topology::RankOrder order) {
+std::vector<RankTensors> rank_tensors(const ArchSpec& arch, const Parallelism& parallel,
+                                      topology::RankOrder order) {
   const topology::RankGrid grid(parallel, order);
   check_layout(arch, parallel);
   const topology::Pipeline pipeline = pipeline_of(arch, parallel);

@@ -1,5 +1,5 @@
-// A reference model of tests/golden/fixtures in memory: Hugging Face's tensors, and the parameters that the reference
-// programs made of them.
+// A reference model of tests/golden/fixtures in memory: Hugging Face's tensors, and the parameters that the
+// reference programs made of them.
 #pragma once
 
 #include <cstddef>
@@ -23,7 +23,7 @@ struct GoldenModel {
     std::vector<std::byte> bytes;
   };
   Path hf_folder;
-  Path iteration;                            // the reference checkpoint's
+  Path iteration;  // the reference checkpoint's
   models::ArchSpec arch;
   std::map<std::string, Tensor> hf;
   std::map<std::string, Tensor> stored;      // the reference checkpoint's, by key

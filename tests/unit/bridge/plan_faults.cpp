@@ -125,8 +125,7 @@ const std::vector<PlanFault> kTransferFaults = {
     {"a transfer lands one row late", true, [](TransferPlan& plan) { ++transfer(plan, kQkv).to.offset[0]; }},
     {"a transfer reads one row late", false, [](TransferPlan& plan) { ++transfer(plan, kQkv).from.offset[0]; }},
     {"a transfer reads one column late", false, [](TransferPlan& plan) { ++transfer(plan, kFc2).from.offset[1]; }},
-    {"a transfer doubled", true,
-     [](TransferPlan& plan) { double_transfer(plan, *chunks_of(plan, kQkv)[1]); }},
+    {"a transfer doubled", true, [](TransferPlan& plan) { double_transfer(plan, *chunks_of(plan, kQkv)[1]); }},
     {"a transfer lost", true, [](TransferPlan& plan) { erase_transfer(plan, *chunks_of(plan, kQkv)[1], 1); }},
     {"a transfer of one row too few", true,
      [](TransferPlan& plan) {

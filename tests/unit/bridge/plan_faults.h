@@ -1,4 +1,5 @@
-// Faults to plant in a finished TransferPlan: mistakes in cutting, padding and placing that no weight table can make.
+// Faults to plant in a finished TransferPlan: mistakes in cutting, padding and placing that no weight table can
+// make.
 #pragma once
 
 #include <string>
@@ -10,11 +11,12 @@ namespace viaduct::bridge {
 
 struct PlanFault {
   std::string name;
-  bool proof_must_see_it;                // else only the bytes can tell
+  bool proof_must_see_it;  // else only the bytes can tell
   void (*plant)(TransferPlan& plan);
 };
 
-/// For the import of the llama2 fixture cut for four tensor-parallel ranks: 250 rows of vocabulary in 4 chunks of 64.
+/// For the import of the llama2 fixture cut for four tensor-parallel ranks: 250 rows of vocabulary in 4 chunks
+/// of 64.
 const std::vector<PlanFault>& plan_faults();
 
 }  // namespace viaduct::bridge

@@ -1,5 +1,5 @@
-// Planted rule faults: each must be caught, by the proof that a table is one to one, by the source's tensors, or by the
-// checkpoint that the reference programs made of the same model.
+// Planted rule faults: each must be caught, by the proof that a table is one to one, by the source's tensors, or by
+// the checkpoint that the reference programs made of the same model.
 #include <gtest/gtest.h>
 
 #include <optional>
@@ -117,8 +117,8 @@ TEST(PlantedRuleFaults, EachIsCaught) {
   RecordProperty("caught", text_of(counts));
 }
 
-// A norm's weight stored as gamma - 1 (Gemma) is the same bits on both sides, so that no table can get it wrong; what
-// tells Megatron is the configuration, and there the fault shows.
+// A norm's weight stored as gamma - 1 (Gemma) is the same bits on both sides, so that no table can get it wrong;
+// what tells Megatron is the configuration, and there the fault shows.
 TEST(PlantedRuleFaults, NormsCentredOtherwiseAreCaught) {
   for (const char* name : {"gemma", "gemma2", "llama"}) {
     const GoldenModel& model = golden(name);

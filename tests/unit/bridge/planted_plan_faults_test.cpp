@@ -1,5 +1,5 @@
-// Faults planted in the plan of a real import: each must be caught, by the proof that runs before the first byte moves,
-// or by the bytes that the plan makes, held against the reference checkpoint.
+// Faults planted in the plan of a real import: each must be caught, by the proof that runs before the first byte
+// moves, or by the bytes that the plan makes, held against the reference checkpoint.
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -1,6 +1,6 @@
-// The law of ranks, for every family under random sizes and layouts: over all ranks every element of every parameter is
-// held as often as its replication says; when the layout changes no rank reads more than it keeps, and what it gets is
-// its part of the whole model.
+// The law of ranks, for every family under random sizes and layouts: over all ranks every element of every
+// parameter is held as often as its replication says; when the layout changes no rank reads more than it keeps, and
+// what it gets is its part of the whole model.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -29,7 +29,7 @@ Bytes empty_bytes(const Shape& shape, std::byte value = {}) {
 }
 
 bool ends_with_one_of(std::string name, std::initializer_list<std::string_view> endings) {
-  while (!name.empty() && name.back() >= '0' && name.back() <= '9') name.pop_back();   // an expert's number
+  while (!name.empty() && name.back() >= '0' && name.back() <= '9') name.pop_back();  // an expert's number
   return std::any_of(endings.begin(), endings.end(), [&](std::string_view end) { return name.ends_with(end); });
 }
 
@@ -133,7 +133,9 @@ std::string show(const Parallelism& p) {
   return fmt::format("tp {} pp {} vpp {} cp {} ep {} etp {} dp {}", p.tp, p.pp, p.vpp, p.cp, p.ep, p.etp, p.dp);
 }
 
-ArchSpec toy(const models::Family& family) { return models::read_arch(models::HfConfig(toy_config(family), "toy")); }
+ArchSpec toy(const models::Family& family) {
+  return models::read_arch(models::HfConfig(toy_config(family), "toy"));
+}
 ArchSpec toy(std::string_view family) { return toy(models::family_named(family)); }
 
 class RankLaw : public testing::TestWithParam<size_t> {
@@ -165,7 +167,8 @@ TEST_P(RankLaw, HoldsUnderTwoHundredPairsOfLayouts) {
   std::map<std::string, int> seen;
   for (int i = 0; i < 200; ++i) {
     const ArchSpec arch = random_arch();
-    const Parallelism one = random_.layout_of_ranks(arch, kMostRanks), two = random_.layout_of_ranks(arch, kMostRanks);
+    const Parallelism one = random_.layout_of_ranks(arch, kMostRanks),
+                      two = random_.layout_of_ranks(arch, kMostRanks);
     SCOPED_TRACE(show(one) + " -> " + show(two));
     const std::map<std::string, Bytes> whole = random_weights(arch);
     const Shards source(arch, one, whole), target(arch, two, whole);
@@ -174,20 +177,27 @@ TEST_P(RankLaw, HoldsUnderTwoHundredPairsOfLayouts) {
     expect_resharding_makes(target, source);
     const int64_t vocabulary = arch.embedding.vocab_size;
     for (const auto& [what, is_so] :
-         {std::pair("tp", one.tp > 1), {"pp", one.pp > 1}, {"vpp", one.vpp > 1}, {"cp", one.cp > 1},
-          {"dp", one.dp > 1}, {"ep", one.ep > 1}, {"etp", one.etp > 1}, {"padded", vocabulary % one.tp != 0},
+         {std::pair("tp", one.tp > 1),
+          {"pp", one.pp > 1},
+          {"vpp", one.vpp > 1},
+          {"cp", one.cp > 1},
+          {"dp", one.dp > 1},
+          {"ep", one.ep > 1},
+          {"etp", one.etp > 1},
+          {"padded", vocabulary % one.tp != 0},
           {"padded otherwise", vocabulary % one.tp != 0 && vocabulary % two.tp != 0 && one.tp != two.tp},
           {"tied on two stages", arch.embedding.tied && one.pp > 1}})
       seen[what] += is_so;
     if (HasFailure()) return;
   }
   // The layouts were worth something.
-  for (const char* what : {"tp", "pp", "vpp", "cp", "dp", "padded", "padded otherwise"}) EXPECT_GE(seen[what], 10) << what;
+  for (const char* what : {"tp", "pp", "vpp", "cp", "dp", "padded", "padded otherwise"})
+    EXPECT_GE(seen[what], 10) << what;
   if (toy(family()).has_moe()) {
     EXPECT_GE(seen["ep"], 10);
     EXPECT_GE(seen["etp"], 10);
   }
-  if (family().name != "olmoe") {   // whose output layer is never Megatron's embedding
+  if (family().name != "olmoe") {  // whose output layer is never Megatron's embedding
     EXPECT_GE(seen["tied on two stages"], 10);
   }
 }
@@ -210,10 +220,10 @@ TEST(RankPlanOfAModel, IsThatOfItsTensors) {
 
 TEST(RankPlanOfAModel, RefusesWhatDoesNotFit) {
   const ArchSpec arch = toy("llama");
-  EXPECT_THROW(rank_tensors(arch, {.tp = 3}), UserError);               // heads and sizes
-  EXPECT_THROW(rank_tensors(arch, {.pp = 3}), UserError);               // four layers
-  EXPECT_THROW(rank_tensors(arch, {.ep = 2, .dp = 2}), UserError);      // no experts
-  EXPECT_THROW(rank_tensors(toy("qwen3_moe"), {.ep = 4, .dp = 2}), UserError);   // two ranks for four parts
+  EXPECT_THROW(rank_tensors(arch, {.tp = 3}), UserError);                       // heads and sizes
+  EXPECT_THROW(rank_tensors(arch, {.pp = 3}), UserError);                       // four layers
+  EXPECT_THROW(rank_tensors(arch, {.ep = 2, .dp = 2}), UserError);              // no experts
+  EXPECT_THROW(rank_tensors(toy("qwen3_moe"), {.ep = 4, .dp = 2}), UserError);  // two ranks for four parts
   EXPECT_THROW(plan(arch, {}, {.tp = 2}, 2), UserError);
   EXPECT_THROW(plan(arch, {}, {.tp = 2}, -1), UserError);
 }

@@ -1,5 +1,7 @@
-// What the ranks hold, against what megatron-core's ranks do: its parallel groups, and the chunks that each rank of the
-// reference programs wrote.
+// What the ranks hold, against what megatron-core's ranks do: its parallel groups, and the chunks that each rank of
+// the reference programs wrote.
+#include "viaduct/bridge/rank_layout.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -8,7 +10,6 @@
 
 #include "tests/unit/bridge/random_model.h"
 #include "tests/unit/topology/fixture_lines.h"
-#include "viaduct/bridge/rank_layout.h"
 #include "viaduct/formats/iteration_folder.h"
 #include "viaduct/formats/torch_dist.h"
 #include "viaduct/models/parameters.h"
@@ -72,7 +73,9 @@ class Groups {
     EXPECT_GT(found, 0u);
   }
   void cut_rows_in_order(const std::vector<int>& group) const { in_order(group, "linear_qkv.weight", 0); }
-  void cut_experts_in_order(const std::vector<int>& group) const { in_order(group, "experts.linear_fc2.weight", 1); }
+  void cut_experts_in_order(const std::vector<int>& group) const {
+    in_order(group, "experts.linear_fc2.weight", 1);
+  }
 
   void layers_in_order(const std::vector<int>& group) const {
     const int64_t count = arch_.num_layers() / static_cast<int64_t>(group.size());
@@ -118,7 +121,8 @@ class Groups {
   void dense_replicas(const std::vector<int>& group) const { replicas(group, false); }
   void expert_replicas(const std::vector<int>& group) const { replicas(group, true); }
 
-  // The group's ranks together hold every such parameter once, or (those that tp does not cut) once for each tp rank.
+  // The group's ranks together hold every such parameter once, or (those that tp does not cut) once for each tp
+  // rank.
   void whole_model(const std::vector<int>& group, bool expert) const {
     for (const Parameter& parameter : models::megatron_parameters(arch_)) {
       if (is_expert(parameter.name) != expert) continue;
@@ -146,9 +150,14 @@ class Groups {
 // A model that every layout of up to four in each direction cuts.
 ArchSpec divisible_model() {
   Json config = toy_config(models::family_named("qwen3_moe"));
-  for (const auto& [key, value] : {std::pair("num_attention_heads", 12), {"num_key_value_heads", 12}, {"head_dim", 2},
-                                   {"hidden_size", 12}, {"moe_intermediate_size", 12}, {"num_experts", 12},
-                                   {"num_hidden_layers", 12}, {"vocab_size", 125}})
+  for (const auto& [key, value] : {std::pair("num_attention_heads", 12),
+                                   {"num_key_value_heads", 12},
+                                   {"head_dim", 2},
+                                   {"hidden_size", 12},
+                                   {"moe_intermediate_size", 12},
+                                   {"num_experts", 12},
+                                   {"num_hidden_layers", 12},
+                                   {"vocab_size", 125}})
     config.set(key, value);
   return models::read_arch(models::HfConfig(config, "divisible"));
 }
@@ -163,7 +172,11 @@ TEST(RankLayout, RanksOfAGroupHoldWhatMegatronCoresDo) {
     if (words[0] == "config") {
       const auto number = [&](size_t i) { return std::stoi(words[i]); };
       layout.emplace(arch,
-                     Parallelism{.tp = number(2), .pp = number(5), .cp = number(3), .ep = number(7), .etp = number(6),
+                     Parallelism{.tp = number(2),
+                                 .pp = number(5),
+                                 .cp = number(3),
+                                 .ep = number(7),
+                                 .etp = number(6),
                                  .dp = number(4)},
                      words[1] == "data_last" ? topology::RankOrder::kDataLast : topology::RankOrder::kPipelineLast);
       ++configurations;
@@ -218,8 +231,8 @@ std::vector<layout::Box> cut_at_components(const Parameter& parameter, const lay
 
 TEST_P(RankLayoutOfRuns, EachRankHoldsTheChunksThatItWrote) {
   const Path runs = Path(VIADUCT_GOLDEN_DIR) / "runs";
-  const ArchSpec arch = models::read_arch(
-      models::HfConfig::read((runs / "_models" / GetParam().model / "hf/config.json").string()));
+  const ArchSpec arch =
+      models::read_arch(models::HfConfig::read((runs / "_models" / GetParam().model / "hf/config.json").string()));
   const std::vector<RankTensors> ranks = rank_tensors(arch, GetParam().layout);
   const auto reader = formats::open_torch_dist(formats::resolve_iteration(runs / GetParam().name / "megatron"));
   std::set<int> writers;
@@ -251,8 +264,8 @@ TEST_P(RankLayoutOfRuns, EachRankHoldsTheChunksThatItWrote) {
       ++chunks;
       const int writer = rank_of(reader->files().at(chunk.file));
       writers.insert(writer);
-      EXPECT_TRUE(ours[to_string(box)].contains(writer)) << parameter.name << " " << to_string(box) << ": rank "
-                                                         << writer << " wrote it";
+      EXPECT_TRUE(ours[to_string(box)].contains(writer))
+          << parameter.name << " " << to_string(box) << ": rank " << writer << " wrote it";
     }
     // And nobody holds another box.
     EXPECT_EQ(ours.size(), chunks) << parameter.name;

@@ -117,7 +117,8 @@ Expr heads_reversed_in_groups(const RuleInput& in) {
 Expr query_groups_reversed(const RuleInput& in) {
   const Heads heads(in);
   const int64_t groups = heads.spec.num_query_groups, n = heads.spec.num_heads / groups;
-  return heads.interleaved([=](int64_t g, int64_t i) { return (groups - 1 - g) * n + i; }, [](int64_t g) { return g; });
+  return heads.interleaved([=](int64_t g, int64_t i) { return (groups - 1 - g) * n + i; },
+                           [](int64_t g) { return g; });
 }
 // Head i of group g taken for head g of group i, as a reshape to [heads in a group, groups] would.
 Expr query_heads_by_turns(const RuleInput& in) {
@@ -134,7 +135,8 @@ Expr key_groups_shifted(const RuleInput& in) {
 Expr query_head_doubled(const RuleInput& in) {
   const Heads heads(in);
   const int64_t n = heads.spec.num_heads / heads.spec.num_query_groups;
-  return heads.interleaved([=](int64_t g, int64_t i) { return g == 0 ? 0 : g * n + i; }, [](int64_t g) { return g; });
+  return heads.interleaved([=](int64_t g, int64_t i) { return g == 0 ? 0 : g * n + i; },
+                           [](int64_t g) { return g; });
 }
 Expr all_key_heads_the_first(const RuleInput& in) {
   const Heads heads(in);
@@ -185,7 +187,8 @@ const std::vector<RuleFault> kAttentionFaults = {
      }},
     {"biases one behind the other", "qwen2",
      [](WeightTable& t) {
-       t.add({kQkv + "bias", qkv_names("bias"), [](const RuleInput& in) { return Expr::concat(0, Heads(in).part); }});
+       t.add(
+           {kQkv + "bias", qkv_names("bias"), [](const RuleInput& in) { return Expr::concat(0, Heads(in).part); }});
      }},
     {"no rule for the biases", "qwen2", [](WeightTable& t) { t.remove(kQkv + "bias"); }},
     {"q_norm and k_norm swapped", "qwen3",
@@ -194,7 +197,9 @@ const std::vector<RuleFault> kAttentionFaults = {
            .add(models::same(kLayer + "self_attention.k_layernorm.weight", kAttn + "q_norm.weight"));
      }},
     {"q_norm for k_norm too", "olmoe",
-     [](WeightTable& t) { t.add(models::same(kLayer + "self_attention.k_layernorm.weight", kAttn + "q_norm.weight")); }},
+     [](WeightTable& t) {
+       t.add(models::same(kLayer + "self_attention.k_layernorm.weight", kAttn + "q_norm.weight"));
+     }},
     {"o_proj transposed", "llama2",
      [](WeightTable& t) {
        t.add({kProj, {kOut}, [](const RuleInput& in) { return input(in).transpose({1, 0}); }});
@@ -225,9 +230,13 @@ const std::vector<RuleFault> kMlpFaults = {
               }});
      }},
     {"rows of down_proj rotated by one", "llama",
-     [](WeightTable& t) { t.add({kFc2, {kDown}, [](const RuleInput& in) { return rotated(input(in), 0, 1); }}); }},
+     [](WeightTable& t) {
+       t.add({kFc2, {kDown}, [](const RuleInput& in) { return rotated(input(in), 0, 1); }});
+     }},
     {"columns of down_proj rotated by one", "qwen2",
-     [](WeightTable& t) { t.add({kFc2, {kDown}, [](const RuleInput& in) { return rotated(input(in), 1, 1); }}); }},
+     [](WeightTable& t) {
+       t.add({kFc2, {kDown}, [](const RuleInput& in) { return rotated(input(in), 1, 1); }});
+     }},
     {"down_proj read in its other order", "gemma2",
      [](WeightTable& t) {
        t.add({kFc2, {kDown}, [](const RuleInput& in) {
@@ -287,10 +296,14 @@ const std::vector<RuleFault> kOtherFaults = {
     {"layers shifted by one", "llama", [](WeightTable& t) { replace_bodies(t, "decoder.layers.", layer_shifted); }},
     {"first and last layer swapped", "gemma2",
      [](WeightTable& t) { replace_bodies(t, "decoder.layers.", outer_layers_swapped); }},
-    {"attention of the next layer", "qwen3", [](WeightTable& t) { replace_bodies(t, "self_attention.", layer_shifted); }},
-    {"experts of the other layer", "olmoe", [](WeightTable& t) { replace_bodies(t, "mlp.experts.", layer_shifted); }},
+    {"attention of the next layer", "qwen3",
+     [](WeightTable& t) { replace_bodies(t, "self_attention.", layer_shifted); }},
+    {"experts of the other layer", "olmoe",
+     [](WeightTable& t) { replace_bodies(t, "mlp.experts.", layer_shifted); }},
     {"input and post-attention norms swapped", "llama",
-     [](WeightTable& t) { swap_norms(t, kQkv + "layer_norm_weight", kLayer + "mlp.linear_fc1.layer_norm_weight"); }},
+     [](WeightTable& t) {
+       swap_norms(t, kQkv + "layer_norm_weight", kLayer + "mlp.linear_fc1.layer_norm_weight");
+     }},
     {"norms behind attention and MLP swapped", "gemma2",
      [](WeightTable& t) {
        swap_norms(t, kLayer + "self_attention.linear_proj.post_layernorm.weight",
@@ -302,7 +315,9 @@ const std::vector<RuleFault> kOtherFaults = {
                   kLayer + "mlp.linear_fc1.layer_norm_weight");
      }},
     {"final norm and a layer's norm mixed up", "llama2",
-     [](WeightTable& t) { t.add(models::same("decoder.final_layernorm.weight", "model.layers.0.input_layernorm.weight")); }},
+     [](WeightTable& t) {
+       t.add(models::same("decoder.final_layernorm.weight", "model.layers.0.input_layernorm.weight"));
+     }},
     {"embedding and output layer swapped", "llama2",
      [](WeightTable& t) {
        t.add(models::same(kEmbedding, "lm_head.weight")).add(models::same("output_layer.weight", kTokens));
@@ -316,9 +331,13 @@ const std::vector<RuleFault> kOtherFaults = {
        t.add({kEmbedding, {kTokens}, [](const RuleInput& in) { return rotated(input(in), 0, 1); }});
      }},
     {"first row of the vocabulary lost, one of padding behind", "llama",
-     [](WeightTable& t) { t.add({kEmbedding, {kTokens}, rows_moved_up}); }},
+     [](WeightTable& t) {
+       t.add({kEmbedding, {kTokens}, rows_moved_up});
+     }},
     {"last row of the vocabulary taken for padding", "llama",
-     [](WeightTable& t) { t.add({kEmbedding, {kTokens}, last_row_is_padding}); }},
+     [](WeightTable& t) {
+       t.add({kEmbedding, {kTokens}, last_row_is_padding});
+     }},
     {"one row of the vocabulary too few", "qwen3",
      [](WeightTable& t) {
        t.add({kEmbedding, {kTokens}, [](const RuleInput& in) {

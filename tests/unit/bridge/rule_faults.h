@@ -10,7 +10,7 @@ namespace viaduct::bridge {
 
 struct RuleFault {
   std::string name;
-  std::string family;                    // of the fixtures
+  std::string family;  // of the fixtures
   void (*plant)(models::WeightTable& table);
 };
 
