@@ -68,9 +68,13 @@ bool same_kind(const models::ArchSpec& arch, const Parameter& a, const Parameter
 }  // namespace
 
 WeightGraph build_weight_graph(const models::ArchSpec& arch) {
+  return build_weight_graph(arch, models::family_named(arch.family));
+}
+
+WeightGraph build_weight_graph(const models::ArchSpec& arch, const models::Family& family) {
   WeightGraph graph;
   graph.arch = arch;
-  graph.family = &models::family_named(arch.family);
+  graph.family = &family;
   graph.parameters = models::megatron_parameters(arch);
   graph.made_.reserve(graph.parameters.size());
   const models::WeightTable& table = graph.family->weights;

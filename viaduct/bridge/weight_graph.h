@@ -55,5 +55,7 @@ class WeightGraph {
 /// Evaluates the rules and proves them: every element of every parameter comes from exactly one element of the Hugging
 /// Face tensors, and every one of those is used exactly once. InternalError when a family's table breaks that.
 WeightGraph build_weight_graph(const models::ArchSpec& arch);
+/// The same with another table than the registry's; `family` outlives the graph.
+WeightGraph build_weight_graph(const models::ArchSpec& arch, const models::Family& family);
 
 }  // namespace viaduct::bridge

@@ -3,11 +3,8 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <random>
-
+#include "tests/unit/bridge/random_model.h"
 #include "viaduct/bridge/auto_bridge.h"
-#include "viaduct/bridge/model_layout.h"
-#include "viaduct/core/error.h"
 #include "viaduct/formats/safetensors_writer.h"
 
 namespace viaduct::bridge {
@@ -28,33 +25,16 @@ class Laws : public testing::TestWithParam<size_t> {
   void TearDown() override { fs::remove_all(folder_); }
 
   const models::Family& family() const { return models::families()[GetParam()]; }
-  int64_t one_of(std::initializer_list<int64_t> values) {
-    return values.begin()[std::uniform_int_distribution<size_t>(0, values.size() - 1)(random_)];
-  }
 
   // A model of odd sizes with random bits in every weight, NaN payloads among them.
   Path make_model(int number) {
-    Json config = Json::parse(family().toy_config, "toy");
-    config.set("architectures", Json::array({Json(family().architecture)}));
-    config.set("model_type", family().model_type);
-    const int64_t groups = one_of({1, 2, 3, 4}), heads = groups * one_of({1, 2, 3});
-    config.set("num_key_value_heads", groups);
-    config.set("num_attention_heads", heads);
-    // OLMoE has no head_dim of its own.
-    const int64_t head_dim = one_of({4, 6, 8, 12});
-    config.set("hidden_size", family().name == "olmoe" ? heads * head_dim : one_of({20, 28, 40}));
-    config.set("head_dim", head_dim);
-    config.set("intermediate_size", one_of({12, 24, 36, 60}));
-    config.set("num_hidden_layers", one_of({2, 4, 6}));
-    config.set("vocab_size", one_of({97, 100, 101, 128}));
-    if (config.contains("moe_intermediate_size")) config.set("moe_intermediate_size", one_of({12, 24}));
-    if (config.contains("num_experts")) config.set("num_experts", one_of({2, 4, 6}));
+    const Json config = random_.config();
     const models::HfConfig hf(config, "toy");
     const WeightGraph graph = build_weight_graph(models::read_arch(hf));
     std::vector<std::pair<formats::StoredTensor, std::vector<std::byte>>> tensors;
     for (const layout::Expr::Input& input : graph.hf_tensors) {
       std::vector<std::byte> bytes(static_cast<size_t>(num_elements(input.shape)) * 2);
-      for (std::byte& byte : bytes) byte = static_cast<std::byte>(random_());
+      for (std::byte& byte : bytes) byte = static_cast<std::byte>(random_.bits());
       tensors.push_back({{input.name, DType::kBF16, input.shape, {}}, std::move(bytes)});
     }
     const Path path = folder_ / fmt::format("hf{}", number);
@@ -62,28 +42,6 @@ class Laws : public testing::TestWithParam<size_t> {
     write_file(path / "config.json", config.dump(2));
     write_file(path / "model.safetensors", formats::safetensors_file(tensors));
     return path;
-  }
-
-  // A layout that cuts the model, pipeline and (with experts) expert parallel among it.
-  Parallelism random_layout(const models::ArchSpec& arch) {
-    for (int tries = 0; tries < 1000; ++tries) {
-      Parallelism parallel;
-      parallel.tp = static_cast<int>(one_of({1, 2, 3, 4, 6}));
-      parallel.pp = static_cast<int>(one_of({1, 2}));
-      parallel.vpp = parallel.pp > 1 ? static_cast<int>(one_of({1, 2})) : 1;
-      if (arch.has_moe()) {
-        parallel.ep = static_cast<int>(one_of({1, 2, 3}));
-        parallel.etp = static_cast<int>(one_of({1, 2, 3}));
-      }
-      try {
-        check_layout(arch, parallel);
-        return parallel;
-      } catch (const UserError&) {
-        // does not fit this model: another
-      }
-    }
-    ADD_FAILURE() << "no layout fits";
-    return {};
   }
 
   std::string differences(const Path& a, const Path& b) {
@@ -95,7 +53,7 @@ class Laws : public testing::TestWithParam<size_t> {
   }
 
   Path folder_;
-  std::mt19937_64 random_{20260101 + GetParam()};
+  RandomModel random_{family(), 20260101 + GetParam()};
 };
 
 TEST_P(Laws, ThereAndBackUnderFiftyLayouts) {
@@ -103,7 +61,7 @@ TEST_P(Laws, ThereAndBackUnderFiftyLayouts) {
   for (int i = 0; i < 50; ++i) {
     const Path hf = make_model(i);
     const AutoBridge bridge = AutoBridge::from_hf_pretrained(hf);
-    const Parallelism first = random_layout(bridge.arch()), second = random_layout(bridge.arch());
+    const Parallelism first = random_.layout(bridge.arch()), second = random_.layout(bridge.arch());
     const Path one = folder_ / "one", two = folder_ / "two", direct = folder_ / "direct", back = folder_ / "back";
     bridge.import_ckpt(one, {.parallel = first});
     // Read under the first layout, written under the second: as if imported under the second.

@@ -1,0 +1,93 @@
+// Random models of a family, of odd sizes, and random parallel layouts that cut them.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "viaduct/bridge/model_layout.h"
+#include "viaduct/core/error.h"
+#include "viaduct/models/registry.h"
+
+namespace viaduct::bridge {
+
+/// The family's toy as a config.json with its class.
+inline Json toy_config(const models::Family& family) {
+  Json config = Json::parse(family.toy_config, "toy");
+  config.set("architectures", Json::array({Json(family.architecture)}));
+  config.set("model_type", family.model_type);
+  return config;
+}
+
+class RandomModel {
+ public:
+  RandomModel(const models::Family& family, uint64_t seed) : family_(family), random_(seed) {}
+
+  int64_t one_of(std::initializer_list<int64_t> values) {
+    return values.begin()[std::uniform_int_distribution<size_t>(0, values.size() - 1)(random_)];
+  }
+  uint64_t bits() { return random_(); }
+
+  /// A config.json of the family.
+  Json config() {
+    Json config = toy_config(family_);
+    const int64_t groups = one_of({1, 2, 3, 4}), heads = groups * one_of({1, 2, 3});
+    config.set("num_key_value_heads", groups);
+    config.set("num_attention_heads", heads);
+    // OLMoE has no head_dim of its own.
+    const int64_t head_dim = one_of({4, 6, 8, 12});
+    config.set("hidden_size", family_.name == "olmoe" ? heads * head_dim : one_of({20, 28, 40}));
+    config.set("head_dim", head_dim);
+    config.set("intermediate_size", one_of({12, 24, 36, 60}));
+    config.set("num_hidden_layers", one_of({2, 4, 6}));
+    config.set("vocab_size", one_of({97, 100, 101, 128}));
+    if (config.contains("moe_intermediate_size")) config.set("moe_intermediate_size", one_of({12, 24}));
+    if (config.contains("num_experts")) config.set("num_experts", one_of({2, 4, 6}));
+    return config;
+  }
+
+  /// A layout that cuts the model, pipeline and (with experts) expert parallel among it.
+  topology::Parallelism layout(const models::ArchSpec& arch) {
+    for (int tries = 0; tries < 1000; ++tries) {
+      topology::Parallelism parallel;
+      parallel.tp = static_cast<int>(one_of({1, 2, 3, 4, 6}));
+      parallel.pp = static_cast<int>(one_of({1, 2, 3}));
+      parallel.vpp = parallel.pp > 1 ? static_cast<int>(one_of({1, 2})) : 1;
+      if (arch.has_moe()) {
+        parallel.ep = static_cast<int>(one_of({1, 2, 3}));
+        parallel.etp = static_cast<int>(one_of({1, 2, 3}));
+      }
+      if (fits(arch, parallel)) return parallel;
+    }
+    ADD_FAILURE() << "no layout fits";
+    return {};
+  }
+
+  /// The same with context and data parallel, of at most `most_ranks` ranks, which the expert layers fill too.
+  topology::Parallelism layout_of_ranks(const models::ArchSpec& arch, int most_ranks) {
+    for (int tries = 0; tries < 1000; ++tries) {
+      topology::Parallelism parallel = layout(arch);
+      parallel.cp = static_cast<int>(one_of({1, 1, 2}));
+      parallel.dp = static_cast<int>(one_of({1, 2, 3, 4}));
+      const int world = parallel.world_size();
+      if (world <= most_ranks && world % (parallel.etp * parallel.ep * parallel.pp) == 0) return parallel;
+    }
+    ADD_FAILURE() << "no layout fits";
+    return {};
+  }
+
+ private:
+  static bool fits(const models::ArchSpec& arch, const topology::Parallelism& parallel) {
+    try {
+      check_layout(arch, parallel);
+      return true;
+    } catch (const UserError&) {
+      return false;
+    }
+  }
+
+  const models::Family& family_;
+  std::mt19937_64 random_;
+};
+
+}  // namespace viaduct::bridge

@@ -1,0 +1,34 @@
+// What each rank of a parallel layout holds of a model's parameters, and who sends what to whom when the layout
+// changes.
+#pragma once
+
+#include <vector>
+
+#include "viaduct/layout/plan.h"
+#include "viaduct/models/arch_spec.h"
+#include "viaduct/topology/parallelism.h"
+#include "viaduct/topology/rank_grid.h"
+
+namespace viaduct::bridge {
+
+/// The parameters of each rank, by global rank, in the order of the model's state dict. Names and whole shapes are
+/// the model's own (models::megatron_parameters), the same for every layout; rows that pad the vocabulary are fills
+/// of the rank's tensor. So the tensors of two layouts with other paddings can be planned against each other.
+///
+/// Layers are spread evenly over pp * vpp model chunks, vpp chunks a rank. The embedding is on the first stage,
+/// final norm and output layer are on the last; of tied embeddings the last stage holds a copy, under the
+/// embedding's name. Experts are dealt out in runs over the expert-parallel ranks and cut among the
+/// expert-tensor-parallel ones, other parameters among the tensor-parallel ones. All else (context and data
+/// parallel) are replicas.
+///
+/// UserError when the layout does not fit the model (model_layout.h) or its sizes do not fit each other.
+std::vector<layout::RankTensors> rank_tensors(const models::ArchSpec& arch, const topology::Parallelism& parallel,
+                                              topology::RankOrder order = topology::RankOrder::kPipelineLast);
+
+/// What rank `target_rank` of layout `target` receives from the ranks of layout `source`: RankPlan::Source counts
+/// in rank_tensors(arch, source), Piece::target in rank_tensors(arch, target)[target_rank]. For the plans of many
+/// ranks make the tensors once and use layout::Planner.
+layout::RankPlan plan(const models::ArchSpec& arch, const topology::Parallelism& source,
+                      const topology::Parallelism& target, int target_rank);
+
+}  // namespace viaduct::bridge
