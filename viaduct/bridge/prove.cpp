@@ -17,6 +17,7 @@ class Prover {
   Prover(const TransferPlan& plan, const std::vector<uint64_t>& sizes) : plan_(plan), sizes_(sizes) {}
 
   Proof run() {
+    if (!check_indices()) return std::move(proof_);
     check_sources();
     check_chunks();
     check_files();
@@ -37,6 +38,26 @@ class Prover {
     return true;
   }
   const std::string& name_of(const TargetChunk& chunk) const { return plan_.target.tensors[chunk.tensor].name; }
+
+  // Everything that is named by number is there; the other checks rely on it.
+  bool check_indices() {
+    for (const Transfer& transfer : plan_.transfers) {
+      if (transfer.source != layout::kNoTensor && static_cast<size_t>(transfer.source) >= plan_.sources.size())
+        problem("a transfer from source chunk {} of {}", transfer.source, plan_.sources.size());
+      if (transfer.region >= plan_.regions.size())
+        problem("a transfer of region {} of {}", transfer.region, plan_.regions.size());
+    }
+    for (const TargetChunk& chunk : plan_.targets) {
+      if (chunk.file >= plan_.target.files.size())
+        problem("a target chunk in file {} of {}", chunk.file, plan_.target.files.size());
+      if (chunk.tensor >= plan_.target.tensors.size())
+        problem("a target chunk of tensor {} of {}", chunk.tensor, plan_.target.tensors.size());
+      if (uint64_t{chunk.first_transfer} + chunk.num_transfers > plan_.transfers.size())
+        problem("a target chunk of transfers {} to {} of {}", chunk.first_transfer,
+                uint64_t{chunk.first_transfer} + chunk.num_transfers, plan_.transfers.size());
+    }
+    return proof_.problems.empty();
+  }
 
   // Every source chunk lies inside its file.
   void check_sources() {

@@ -30,7 +30,7 @@ class WeightGraph {
   std::vector<int32_t> parameters_of(size_t hf_tensor) const;
 
  private:
-  friend WeightGraph build_weight_graph(const models::ArchSpec& arch);
+  friend WeightGraph build_weight_graph(const models::ArchSpec& arch, const models::Family& family);
 
   // A parameter's pieces are those of its pattern, with the ids of its own inputs: layers of one kind share a pattern,
   // which keeps the graph of 90,000 tensors small.

@@ -34,6 +34,10 @@ Transfer& transfer(TransferPlan& plan, const TargetChunk& chunk, uint32_t number
 Transfer& transfer(TransferPlan& plan, const std::string& tensor, size_t chunk = 0) {
   return transfer(plan, *chunks_of(plan, tensor)[chunk]);
 }
+// Its region; no other transfer has it.
+Region& region(TransferPlan& plan, const std::string& tensor, size_t chunk = 0) {
+  return plan.regions[transfer(plan, tensor, chunk).region];
+}
 SourceChunk& source(TransferPlan& plan, const std::string& tensor, size_t chunk = 0) {
   return plan.sources[static_cast<size_t>(transfer(plan, tensor, chunk).source)];
 }
@@ -41,17 +45,19 @@ SourceChunk& source(TransferPlan& plan, const std::string& tensor, size_t chunk 
 // The last chunk of the vocabulary: 58 rows of the model, then 6 of padding.
 struct Padded {
   explicit Padded(TransferPlan& plan)
-      : chunk(*chunks_of(plan, kEmbedding).back()), rows(transfer(plan, chunk, 0)), fill(transfer(plan, chunk, 1)) {
-    VIADUCT_CHECK(chunk.num_transfers == 2 && fill.source == layout::kNoTensor && fill.to.size[0] == 6 &&
-                  rows.to.size[0] == 58);
+      : chunk(*chunks_of(plan, kEmbedding).back()),
+        rows(plan.regions[transfer(plan, chunk, 0).region]),
+        fill(plan.regions[transfer(plan, chunk, 1).region]) {
+    VIADUCT_CHECK(chunk.num_transfers == 2 && transfer(plan, chunk, 1).source == layout::kNoTensor &&
+                  fill.to.size[0] == 6 && rows.to.size[0] == 58);
   }
   TargetChunk& chunk;
-  Transfer& rows;
-  Transfer& fill;
+  Region& rows;
+  Region& fill;
 };
 
 void shift_rows(TransferPlan& plan, int64_t by) {
-  for (size_t chunk = 0; chunk < 4; ++chunk) transfer(plan, kEmbedding, chunk).from.offset[0] += by;
+  for (size_t chunk = 0; chunk < 4; ++chunk) region(plan, kEmbedding, chunk).from.offset[0] += by;
 }
 
 void erase_transfer(TransferPlan& plan, TargetChunk& chunk, uint32_t number) {
@@ -115,25 +121,25 @@ const std::vector<PlanFault> kPaddingFaults = {
     {"chunks of the vocabulary as without padding", false,
      [](TransferPlan& plan) {
        Padded last(plan);
-       for (size_t chunk = 1; chunk < 4; ++chunk) --transfer(plan, kEmbedding, chunk).from.offset[0];
+       for (size_t chunk = 1; chunk < 4; ++chunk) --region(plan, kEmbedding, chunk).from.offset[0];
      }},
     {"vocabulary read one row late", true, [](TransferPlan& plan) { shift_rows(plan, 1); }},
     {"vocabulary read one row early", true, [](TransferPlan& plan) { shift_rows(plan, -1); }},
 };
 
 const std::vector<PlanFault> kTransferFaults = {
-    {"a transfer lands one row late", true, [](TransferPlan& plan) { ++transfer(plan, kQkv).to.offset[0]; }},
-    {"a transfer reads one row late", false, [](TransferPlan& plan) { ++transfer(plan, kQkv).from.offset[0]; }},
-    {"a transfer reads one column late", false, [](TransferPlan& plan) { ++transfer(plan, kFc2).from.offset[1]; }},
+    {"a transfer lands one row late", true, [](TransferPlan& plan) { ++region(plan, kQkv).to.offset[0]; }},
+    {"a transfer reads one row late", false, [](TransferPlan& plan) { ++region(plan, kQkv).from.offset[0]; }},
+    {"a transfer reads one column late", false, [](TransferPlan& plan) { ++region(plan, kFc2).from.offset[1]; }},
     {"a transfer doubled", true, [](TransferPlan& plan) { double_transfer(plan, *chunks_of(plan, kQkv)[1]); }},
     {"a transfer lost", true, [](TransferPlan& plan) { erase_transfer(plan, *chunks_of(plan, kQkv)[1], 1); }},
     {"a transfer of one row too few", true,
      [](TransferPlan& plan) {
-       --transfer(plan, kQkv).from.size[0];
-       --transfer(plan, kQkv).to.size[0];
+       --region(plan, kQkv).from.size[0];
+       --region(plan, kQkv).to.size[0];
      }},
-    {"a transfer whose sides differ", true, [](TransferPlan& plan) { --transfer(plan, kQkv).from.size[0]; }},
-    {"every second row", true, [](TransferPlan& plan) { transfer(plan, kQkv).to.stride[0] = 2; }},
+    {"a transfer whose sides differ", true, [](TransferPlan& plan) { --region(plan, kQkv).from.size[0]; }},
+    {"every second row", true, [](TransferPlan& plan) { region(plan, kQkv).to.stride[0] = 2; }},
     {"two transfers swapped", false,
      [](TransferPlan& plan) {
        const TargetChunk& chunk = *chunks_of(plan, kQkv)[0];
@@ -152,7 +158,7 @@ const std::vector<PlanFault> kTransferFaults = {
      }},
     {"a square part transposed", false,
      [](TransferPlan& plan) {
-       Transfer& wrong = transfer(plan, kProj);
+       Region& wrong = region(plan, kProj);
        std::swap(wrong.from.size[0], wrong.from.size[1]);
        std::swap(wrong.from.offset[0], wrong.from.offset[1]);
        std::swap(wrong.axes[0], wrong.axes[1]);
@@ -180,6 +186,9 @@ const std::vector<PlanFault> kPlaceFaults = {
        SourceChunk& wrong = source(plan, kFc2);
        wrong.strides = {1, wrong.size[0]};
      }},
+    {"a transfer from a source that is not there", true,
+     [](TransferPlan& plan) { transfer(plan, kFc2).source = 100000; }},
+    {"a target in a file that is not there", true, [](TransferPlan& plan) { chunks_of(plan, kFc2)[0]->file = 1000; }},
     {"a source with one row less", true, [](TransferPlan& plan) { --source(plan, kFc2).size[0]; }},
     {"a target one element late", true, [](TransferPlan& plan) { chunks_of(plan, kFc2)[0]->byte_offset += 2; }},
     {"a target one element early", true, [](TransferPlan& plan) { chunks_of(plan, kFc2)[0]->byte_offset -= 2; }},
@@ -199,6 +208,16 @@ const std::vector<PlanFault> kPlaceFaults = {
 };
 
 }  // namespace
+
+TransferPlan with_own_regions(TransferPlan plan) {
+  std::vector<Region> regions;
+  for (Transfer& each : plan.transfers) {
+    regions.push_back(plan.region_of(each));
+    each.region = static_cast<uint32_t>(regions.size() - 1);
+  }
+  plan.regions = std::move(regions);
+  return plan;
+}
 
 const std::vector<PlanFault>& plan_faults() {
   static const std::vector<PlanFault> all = [] {

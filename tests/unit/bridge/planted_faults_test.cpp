@@ -55,7 +55,7 @@ std::optional<Finding> compare_with_reference(const WeightGraph& graph, const Go
     std::vector<std::byte> bytes(expected.bytes.size());
     for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = ~expected.bytes[i];
     const layout::TargetBuffer target{parameter.shape, bytes};
-    layout::execute_in_memory(graph.to_parameter[p], sources, {&target, 1}, element_size(expected.dtype));
+    layout::execute_in_memory(graph.to_parameter(p), sources, {&target, 1}, element_size(expected.dtype));
     if (bytes == expected.bytes) continue;
     const auto at = std::mismatch(bytes.begin(), bytes.end(), expected.bytes.begin()).first - bytes.begin();
     return Finding{Catcher::kComparison, fmt::format("{} differs from byte {}", parameter.name, at)};

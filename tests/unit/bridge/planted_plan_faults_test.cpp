@@ -75,7 +75,7 @@ class PlantedPlanFaults : public testing::Test {
  protected:
   const GoldenModel model_ = read_golden_model("llama2");
   const std::unique_ptr<Checkpoint> source_ = open_checkpoint(model_.hf_folder);
-  const TransferPlan plan_ = plan_import(*source_, "nowhere", {.parallel = {.tp = 4}}).plan;
+  const TransferPlan plan_ = with_own_regions(plan_import(*source_, "nowhere", {.parallel = {.tp = 4}}).plan);
 };
 
 TEST_F(PlantedPlanFaults, ThePlanItselfPasses) {

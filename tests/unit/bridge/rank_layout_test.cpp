@@ -199,6 +199,7 @@ struct Run {
   const char* model;
   Parallelism layout;
 };
+void PrintTo(const Run& run, std::ostream* out) { *out << run.name; }
 
 class RankLayoutOfRuns : public testing::TestWithParam<Run> {
  protected:
