@@ -125,6 +125,15 @@ std::string describe(const Conversion& conversion, const Estimate& estimate) {
   return text;
 }
 
+void set_notes(Json& json, const bridge::Conversion& conversion) {
+  Json notes = Json::array(), unused = Json::array();
+  for (const std::string& note : conversion.notes) notes.items().push_back(Json(note));
+  for (const bridge::UnusedTensor& tensor : conversion.unused)
+    unused.items().push_back(Json::object({{"name", Json(tensor.name)}, {"reason", Json(tensor.reason)}}));
+  json.set("notes", std::move(notes));
+  json.set("unused", std::move(unused));
+}
+
 Json describe_json(const Conversion& conversion, const Estimate& estimate) {
   const bridge::TransferPlan& plan = conversion.plan;
   Json json = Json::object();
@@ -150,12 +159,7 @@ Json describe_json(const Conversion& conversion, const Estimate& estimate) {
                                   {"problems", std::move(problems)}}));
   json.set("estimated_seconds", estimate.seconds);
   json.set("estimated_peak_memory", json_count(estimate.peak_memory));
-  Json notes = Json::array(), unused = Json::array();
-  for (const std::string& note : conversion.notes) notes.items().push_back(Json(note));
-  for (const bridge::UnusedTensor& tensor : conversion.unused)
-    unused.items().push_back(Json::object({{"name", Json(tensor.name)}, {"reason", Json(tensor.reason)}}));
-  json.set("notes", std::move(notes));
-  json.set("unused", std::move(unused));
+  set_notes(json, conversion);
   return json;
 }
 

@@ -23,6 +23,8 @@ Estimate estimate(const bridge::Conversion& conversion, const bridge::RunOptions
 /// Several lines: source, target, bytes, proof, cost, notes, unused tensors.
 std::string describe(const bridge::Conversion& conversion, const Estimate& estimate);
 Json describe_json(const bridge::Conversion& conversion, const Estimate& estimate);
+/// "notes" and "unused" of a report.
+void set_notes(Json& json, const bridge::Conversion& conversion);
 
 /// "llama, 1.24 B parameters, BF16, safetensors"
 std::string describe_source(const bridge::Checkpoint& source);

@@ -38,12 +38,7 @@ Json report_json(const bridge::Conversion& conversion, const bridge::ConversionR
   json.set("seconds", report.seconds);
   json.set("peak_memory", json_count(report.peak_memory));
   json.set("plan_hash", hash_text(conversion.plan.hash()));
-  Json notes = Json::array(), unused = Json::array();
-  for (const std::string& note : conversion.notes) notes.items().push_back(Json(note));
-  for (const bridge::UnusedTensor& tensor : conversion.unused)
-    unused.items().push_back(Json::object({{"name", Json(tensor.name)}, {"reason", Json(tensor.reason)}}));
-  json.set("notes", std::move(notes));
-  json.set("unused", std::move(unused));
+  set_notes(json, conversion);
   return json;
 }
 

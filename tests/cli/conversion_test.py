@@ -28,6 +28,16 @@ class EveryFamily(CliCase):
                 shown = self.json("inspect", megatron)
                 self.assertEqual((shown["family"], shown["format"]), (family, "torch_dist"))
 
+    def test_tied_where_megatron_is_not(self):
+        """Upstream's OLMoE has an output layer of its own whatever the configuration says: it gets the embedding."""
+        hf = self.toy("olmoe", "tie_word_embeddings=true")
+        self.assertNotIn("lm_head.weight", self.viaduct("inspect", hf, "--tensors").out)
+        self.viaduct("import", hf, self.folder / "m", "--tp", "2")
+        self.assertIn("output_layer.weight", self.viaduct("inspect", self.folder / "m", "--tensors").out)
+        self.viaduct("verify", hf, self.folder / "m")
+        self.viaduct("export", self.folder / "m", self.folder / "back")
+        self.assertEqual(model_files(self.folder / "back"), model_files(hf))
+
     def test_inspect_and_toy_agree(self):
         for family in families():
             with self.subTest(family):

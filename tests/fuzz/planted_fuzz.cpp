@@ -1,25 +1,35 @@
-// The same kind of target with a planted fault: a reader of safetensors headers that believes no tensor has more than
-// four axes. Fuzzing must find it, else the other targets' silence says nothing.
+// The same kind of target with a planted fault: a reader of JSON that believes no text is longer than 64 bytes. Fuzzing
+// must find it, else the other targets' silence says nothing.
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <string>
+#include <string_view>
 
 #include "viaduct/core/error.h"
-#include "viaduct/formats/safetensors.h"
+#include "viaduct/core/json.h"
+
+namespace {
+
+size_t copy_texts(const viaduct::Json& value) {
+  size_t sum = 0;
+  if (value.is_string()) {
+    const std::unique_ptr<char[]> text(new char[64]());
+    std::memcpy(text.get(), value.as_string().data(), value.as_string().size());   // the fault
+    sum += static_cast<unsigned char>(text[0]);
+  } else if (value.is_array()) {
+    for (const viaduct::Json& item : value.items()) sum += copy_texts(item);
+  } else if (value.is_object()) {
+    for (const auto& [key, member] : value.members()) sum += copy_texts(member);
+  }
+  return sum;
+}
+
+}  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  if (size < 8) return 0;
-  uint64_t length;
-  std::memcpy(&length, data, 8);
-  const size_t present = size - 8;
-  const std::string header(reinterpret_cast<const char*>(data + 8), length < present ? length : present);
   try {
-    const auto parsed = viaduct::formats::parse_safetensors_header(header, size, "input");
-    const std::unique_ptr<int64_t[]> sizes(new int64_t[4]);
-    for (const auto& tensor : parsed.tensors)
-      for (int axis = 0; axis < tensor.shape.rank(); ++axis) sizes[axis] = tensor.shape[axis];   // the fault
-    volatile int64_t seen = sizes[0];
+    const auto json = viaduct::Json::parse({reinterpret_cast<const char*>(data), size}, "input");
+    volatile size_t seen = copy_texts(json);
     (void)seen;
   } catch (const viaduct::UserError&) {
   }

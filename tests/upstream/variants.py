@@ -36,7 +36,7 @@ VARIANTS = {
     "gemma2_float16": ("Gemma2Config", dict(DENSE, head_dim=16, query_pre_attn_scalar=16, sliding_window=16,
                                             final_logit_softcapping=20.0), "float16", "5GB"),
     "olmoe_bfloat16_shards": ("OlmoeConfig", dict(without(MOE, "head_dim", "moe_intermediate_size"), num_key_value_heads=6,
-                                                  intermediate_size=24, tie_word_embeddings=True), "bfloat16", "60KB"),
+                                                  intermediate_size=24), "bfloat16", "60KB"),
     "olmoe_float32": ("OlmoeConfig", dict(without(MOE, "head_dim", "moe_intermediate_size"), num_key_value_heads=6,
                                           intermediate_size=24, num_experts=4, num_experts_per_tok=2), "float32", "5GB"),
 }

@@ -56,6 +56,8 @@ uint64_t File::size() const {
   return static_cast<uint64_t>(status.st_size);
 }
 
+void File::expect_scattered_reads() const { (void)::posix_fadvise(fd_, 0, 0, POSIX_FADV_RANDOM); }
+
 size_t File::read_some(uint64_t offset, std::span<std::byte> to) const {
   size_t done = 0;
   while (done < to.size()) {

@@ -32,6 +32,8 @@ class File {
   int fd() const { return fd_; }
 
   uint64_t size() const;
+  /// Only parts of the file will be read: the kernel is not to read on behind them.
+  void expect_scattered_reads() const;
   /// Reads exactly `to.size()` bytes; UserError naming path and offset when the file ends before.
   void read(uint64_t offset, std::span<std::byte> to) const;
   /// Reads up to `to.size()` bytes, less at the end of the file; returns the number read.

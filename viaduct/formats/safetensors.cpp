@@ -237,7 +237,8 @@ SafetensorsHeader read_safetensors_header(const File& file) {
   const std::string origin = file.path().string();
   const uint64_t size = file.size();
   VIADUCT_USER_CHECK(size >= 8, "{}: {} bytes are too few for a safetensors file", origin, size);
-  // One read gets length and header of most files.
+  // One read gets length and header of most files; what lies behind it is not wanted now.
+  file.expect_scattered_reads();
   std::string start(std::min<uint64_t>(size, 64u << 10), '\0');
   file.read(0, std::as_writable_bytes(std::span(start)));
   uint64_t length;
