@@ -14,15 +14,9 @@ viaduct_static_library(deflate deflate libdeflate.h)
 viaduct_static_library(zlib z zlib.h)
 viaduct_static_library(xxhash-static xxhash xxhash.h)
 
-# fmt: Debian's static archive when there, else the headers alone.
 find_package(fmt REQUIRED)
-find_library(FMT_ARCHIVE NAMES libfmt.a)
-if(FMT_ARCHIVE)
-  add_library(fmt-static STATIC IMPORTED GLOBAL)
-  set_target_properties(fmt-static PROPERTIES IMPORTED_LOCATION ${FMT_ARCHIVE})
-else()
-  add_library(fmt-static ALIAS fmt::fmt-header-only)
-endif()
+add_library(fmt-static STATIC ${CMAKE_CURRENT_LIST_DIR}/fmt.cpp)
+target_include_directories(fmt-static SYSTEM PUBLIC $<TARGET_PROPERTY:fmt::fmt-header-only,INTERFACE_INCLUDE_DIRECTORIES>)
 
 # viaduct_uses_rapidjson(SOURCE...): RapidJSON's empty stack adds to a null pointer, which the undefined-behaviour
 # sanitizer reports; what is done with the result is still watched by the address sanitizer.
