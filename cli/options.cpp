@@ -94,7 +94,8 @@ bridge::ExecuteOptions WorkFlags::execute_options(Progress* progress) const {
 
 void ConversionFlags::add_to(CLI::App& command) {
   command.add_flag("--dry-run", dry_run, "Show the plan, its proof and what it would cost, and write nothing");
-  command.add_flag("--discard", discard, "Read, convert and hash everything and write nothing: measures the machine");
+  command.add_flag("--discard", discard,
+                   "Read, convert and hash everything and write nothing: measures the machine");
   command.add_flag("--overwrite", overwrite, "Replace what is at the target");
   command.add_flag("--resume", resume,
                    "Go on with an interrupted run of the same conversion (with --overwrite if that had it)");

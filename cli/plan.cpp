@@ -113,14 +113,15 @@ void print_plan_json(const bridge::Conversion& conversion, const PlanOptions& op
     Json transfers = Json::array();
     for (uint32_t i = 0; i < chunk.num_transfers; ++i, ++shown)
       transfers.items().push_back(transfer_json(plan, plan.transfers.at(chunk.first_transfer + i)));
-    chunks.items().push_back(Json::object({{"tensor", Json(tensor.name)},
-                                           {"offset", json_shape(tensor.chunks.at(chunk.chunk).offset)},
-                                           {"size", json_shape(chunk.size)},
-                                           {"dtype", Json(name(chunk.dtype))},
-                                           {"file", Json(plan.target.files.at(chunk.file).name)},
-                                           {"byte_offset", json_count(chunk.byte_offset)},
-                                           {"rule", Json(conversion.rule(static_cast<size_t>(&chunk - plan.targets.data())))},
-                                           {"transfers", std::move(transfers)}}));
+    chunks.items().push_back(
+        Json::object({{"tensor", Json(tensor.name)},
+                      {"offset", json_shape(tensor.chunks.at(chunk.chunk).offset)},
+                      {"size", json_shape(chunk.size)},
+                      {"dtype", Json(name(chunk.dtype))},
+                      {"file", Json(plan.target.files.at(chunk.file).name)},
+                      {"byte_offset", json_count(chunk.byte_offset)},
+                      {"rule", Json(conversion.rule(static_cast<size_t>(&chunk - plan.targets.data())))},
+                      {"transfers", std::move(transfers)}}));
   }
   json.set("target_files", std::move(files));
   json.set("shown_transfers", json_count(shown));

@@ -1,5 +1,5 @@
-// fmt's compiled part. Debian has it as a shared library only, and this project's programs carry their libraries; compiled
-// into every file instead (FMT_HEADER_ONLY) it doubles the time of a build.
+// fmt's compiled part. Debian has it as a shared library only, and this project's programs carry their libraries;
+// compiled into every file instead (FMT_HEADER_ONLY) it doubles the time of a build.
 #include <fmt/format-inl.h>
 
 #include <locale>

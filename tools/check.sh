@@ -3,6 +3,7 @@
 #
 #   (nothing)   format, layering, build, quick tests (everything but the labels fuzz, upstream and slow)
 #   --all       the same with all tests: format and layering, then what `make test` does
+#   --format    format only
 #   --fix       formats the sources instead of complaining about them, and stops
 #   --tidy      clang-tidy over FILE..., or over the sources changed since the last commit, and stops
 set -euo pipefail
@@ -32,6 +33,7 @@ format() {
 }
 
 case ${1:-} in
+  --format) format ;;
   --fix) sources | xargs clang-format-16 -i; echo "check: formatted" ;;
   --tidy) shift; tidy "$@" ;;
   --all) format; tools/test ;;

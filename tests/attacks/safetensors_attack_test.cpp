@@ -1,5 +1,5 @@
-// Hostile safetensors files and Hugging Face folders. Each is refused by name, in little memory and (the test's time
-// limit) without loops that its size does not justify.
+// Hostile safetensors files and Hugging Face folders. Each is refused by name, in little memory and (the test's
+// time limit) without loops that its size does not justify.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -58,7 +58,7 @@ TEST_F(SafetensorsAttack, HeadersOfTheLargestSize) {
   const File file = File::open(folder_ / "zeros.safetensors", File::Mode::kWrite);
   const uint64_t length = kMaxSafetensorsHeader;
   file.write(0, std::as_bytes(std::span(&length, 1)));
-  file.resize(8 + length);   // sparse
+  file.resize(8 + length);  // sparse
   EXPECT_THAT(refused(folder_ / "zeros.safetensors"), HasSubstr("byte 8"));
 }
 
@@ -83,15 +83,21 @@ TEST_F(SafetensorsAttack, Nesting) {
 }
 
 TEST_F(SafetensorsAttack, SizesThatWrapAround) {
-  const char* shapes[] = {"[18446744073709551615]", "[9223372036854775807,2]", "[4294967296,4294967296]", "[4611686018427387904]",
-                          "[4294967297,4294967297]", "[0,18446744073709551615]", "[-1]", "[1e18]"};
+  const char* shapes[] = {"[18446744073709551615]",
+                          "[9223372036854775807,2]",
+                          "[4294967296,4294967296]",
+                          "[4611686018427387904]",
+                          "[4294967297,4294967297]",
+                          "[0,18446744073709551615]",
+                          "[-1]",
+                          "[1e18]"};
   int i = 0;
   for (const char* shape : shapes) {
     const std::string header = fmt::format(R"({{"a":{{"dtype":"F64","shape":{},"data_offsets":[0,8]}}}})", shape);
     EXPECT_THAT(refused(made(fmt::format("wrap{}.safetensors", i++), header, 8)), HasSubstr("\"a\"")) << shape;
   }
-  const char* offsets[] = {"[18446744073709551608,18446744073709551615]", "[0,9223372036854775807]", "[8,0]", "[-8,0]",
-                           "[4611686018427387904,4611686018427387912]"};
+  const char* offsets[] = {"[18446744073709551608,18446744073709551615]", "[0,9223372036854775807]", "[8,0]",
+                           "[-8,0]", "[4611686018427387904,4611686018427387912]"};
   for (const char* offset : offsets) {
     const std::string header = fmt::format(R"({{"a":{{"dtype":"F64","shape":[1],"data_offsets":{}}}}})", offset);
     EXPECT_THAT(refused(made(fmt::format("wrap{}.safetensors", i++), header, 8)), HasSubstr("\"a\"")) << offset;
@@ -101,7 +107,8 @@ TEST_F(SafetensorsAttack, SizesThatWrapAround) {
 TEST_F(SafetensorsAttack, TheSameBytesUnderManyNames) {
   std::string header = "{";
   for (int i = 0; i < 1000; ++i)
-    header += fmt::format("{}\"t{}\":{{\"dtype\":\"U8\",\"shape\":[1000000],\"data_offsets\":[0,1000000]}}", i ? "," : "", i);
+    header += fmt::format("{}\"t{}\":{{\"dtype\":\"U8\",\"shape\":[1000000],\"data_offsets\":[0,1000000]}}",
+                          i ? "," : "", i);
   EXPECT_THAT(refused(made("bomb.safetensors", header + "}", 1'000'000)), HasSubstr("overlap"));
 }
 
@@ -109,8 +116,9 @@ TEST_F(SafetensorsAttack, ShardsOutsideTheFolder) {
   made("secret.safetensors", R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1);
   const Path model = folder_ / "model";
   std::filesystem::create_directories(model);
-  const std::vector<std::string> names = {"../secret.safetensors", (folder_ / "secret.safetensors").string(), "..", ".", "",
-                                          "x/../../secret.safetensors"};
+  const std::vector<std::string> names = {
+      "../secret.safetensors",     (folder_ / "secret.safetensors").string(), "..", ".", "",
+      "x/../../secret.safetensors"};
   for (const std::string& name : names) {
     write_file(model / kHfIndexName, R"({"weight_map":{"a":")" + name + "\"}}");
     std::string error;

@@ -14,9 +14,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
     json = viaduct::Json::parse(text, "input");
   } catch (const viaduct::UserError&) {
-    return 0;   // what a damaged file must end in
+    return 0;  // what a damaged file must end in
   }
-  for (int indent : {-1, 2})   // a UserError is a finding here
+  for (int indent : {-1, 2})  // a UserError is a finding here
     VIADUCT_CHECK(viaduct::Json::parse(json.dump(indent), "dump") == json, "{}", indent);
   try {
     if (json.is_object()) viaduct::models::read_arch(viaduct::models::HfConfig(std::move(json), "input"));

@@ -1,5 +1,5 @@
-// The same kind of target with a planted fault: a reader of JSON that believes no text is longer than 64 bytes. Fuzzing
-// must find it, else the other targets' silence says nothing.
+// The same kind of target with a planted fault: a reader of JSON that believes no text is longer than 64 bytes.
+// Fuzzing must find it, else the other targets' silence says nothing.
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -14,7 +14,7 @@ size_t copy_texts(const viaduct::Json& value) {
   size_t sum = 0;
   if (value.is_string()) {
     const std::unique_ptr<char[]> text(new char[64]());
-    std::memcpy(text.get(), value.as_string().data(), value.as_string().size());   // the fault
+    std::memcpy(text.get(), value.as_string().data(), value.as_string().size());  // the fault
     sum += static_cast<unsigned char>(text[0]);
   } else if (value.is_array()) {
     for (const viaduct::Json& item : value.items()) sum += copy_texts(item);

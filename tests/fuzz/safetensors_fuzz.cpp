@@ -1,5 +1,5 @@
-// safetensors headers: the first 8 bytes give the header's length, as in a file. What parses is laid out again under its
-// own header, and without it. An input that begins with { is a folder's index.
+// safetensors headers: the first 8 bytes give the header's length, as in a file. What parses is laid out again
+// under its own header, and without it. An input that begins with { is a folder's index.
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -41,7 +41,7 @@ void read_index(std::string_view text) {
   } catch (const UserError&) {
     return;
   }
-  const std::string written = hf_index_text(index);   // from here a UserError is a finding
+  const std::string written = hf_index_text(index);  // from here a UserError is a finding
   VIADUCT_CHECK(hf_index_text(parse_hf_index(written, "written")) == written);
 }
 
@@ -58,7 +58,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
     parsed = parse_safetensors_header(header, size, "input");
   } catch (const UserError&) {
-    return 0;   // what a damaged file must end in
+    return 0;  // what a damaged file must end in
   }
   for (const StoredTensor& tensor : parsed.tensors) VIADUCT_CHECK_LE(tensor.chunks.at(0).byte_offset, size);
   write_again(parsed, true);

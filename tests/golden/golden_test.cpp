@@ -1,7 +1,6 @@
-// Conversions held against what the reference programs wrote (fixtures/README.md): Megatron Bridge's import of the same
-// model, tensor by tensor and bit by bit, its configuration, and the way back.
+// Conversions held against what the reference programs wrote (fixtures/README.md): Megatron Bridge's import of the
+// same model, tensor by tensor and bit by bit, its configuration, and the way back.
 #include <gtest/gtest.h>
-
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,8 +9,8 @@
 #include "viaduct/bridge/auto_bridge.h"
 #include "viaduct/bridge/manifest.h"
 #include "viaduct/config/run_config.h"
-#include "viaduct/formats/tensor_io.h"
 #include "viaduct/formats/iteration_folder.h"
+#include "viaduct/formats/tensor_io.h"
 #include "viaduct/formats/torch_dist.h"
 
 namespace viaduct::bridge {
@@ -119,7 +118,8 @@ TEST_P(GoldenFamily, RoundTripGivesTheSourcesFiles) {
 TEST_P(GoldenFamily, ExportNeedsNothingButTheCheckpoint) {
   const Path out = scratch(GetParam() + "/bare");
   AutoBridge::export_ckpt(megatron(), out);
-  const Comparison comparison = compare(raw_view(open_raw_checkpoint(out)), raw_view(open_raw_checkpoint(hf())), {});
+  const Comparison comparison =
+      compare(raw_view(open_raw_checkpoint(out)), raw_view(open_raw_checkpoint(hf())), {});
   EXPECT_TRUE(comparison.equal()) << text_of(comparison);
   EXPECT_TRUE(fs::exists(out / "config.json"));
   EXPECT_TRUE(fs::exists(out / "tokenizer.json"));

@@ -18,9 +18,9 @@ using namespace viaduct::formats;
 void list(const Path& path) {
   const auto reader = open_reader(path);
   for (const StoredTensor& tensor : reader->tensors()) {
-    const std::string line = fmt::format("{}\t{}\t{}\t{}\t{}\n", tensor.dtype, tensor.shape,
-                                         crc32(read_tensor(*reader, tensor)),
-                                         reader->files().at(tensor.chunks.at(0).file).filename().string(), tensor.name);
+    const std::string line =
+        fmt::format("{}\t{}\t{}\t{}\t{}\n", tensor.dtype, tensor.shape, crc32(read_tensor(*reader, tensor)),
+                    reader->files().at(tensor.chunks.at(0).file).filename().string(), tensor.name);
     std::fputs(line.c_str(), stdout);
   }
 }

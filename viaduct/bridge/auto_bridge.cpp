@@ -28,7 +28,9 @@ std::vector<ConversionTask> AutoBridge::get_conversion_tasks() const {
   const WeightGraph& graph = checkpoint_->graph();
   std::vector<ConversionTask> tasks;
   for (size_t i = 0; i < graph.parameters.size(); ++i) {
-    ConversionTask task{graph.parameters[i].name, {}, graph.parameters[i].shape,
+    ConversionTask task{graph.parameters[i].name,
+                        {},
+                        graph.parameters[i].shape,
                         checkpoint_->dtype_of(checkpoint_->parameter_pieces(i))};
     for (const int32_t tensor : graph.tensors_of(i))
       task.hf_names.push_back(graph.hf_tensors[static_cast<size_t>(tensor)].name);

@@ -20,7 +20,7 @@ namespace viaduct::bridge {
 struct ConversionTask {
   std::string megatron_name;
   std::vector<std::string> hf_names;
-  Shape shape;          // of the parameter, global
+  Shape shape;  // of the parameter, global
   DType dtype{};
 };
 
@@ -40,9 +40,8 @@ class AutoBridge {
   /// The provider that upstream's import would write, parallel sizes 1.
   config::ModelConfig to_megatron_provider() const;
   /// Calls back with every Hugging Face tensor as row-major bytes, one at a time, in the source's order.
-  void export_hf_weights(
-      const std::function<void(const std::string& name, DType dtype, const Shape& shape,
-                               std::span<const std::byte> bytes)>& receive) const;
+  void export_hf_weights(const std::function<void(const std::string& name, DType dtype, const Shape& shape,
+                                                  std::span<const std::byte> bytes)>& receive) const;
 
   /// Source -> torch_dist below `root`, in one go.
   ConversionReport import_ckpt(const Path& root, const MegatronTarget& target = {},

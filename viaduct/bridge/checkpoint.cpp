@@ -31,7 +31,8 @@ DType Checkpoint::dtype_of(const Pieces& pieces) const {
     if (!result) {
       result = plain;
     } else if (*result != plain) {
-      const bool both = is_floating(*result) && is_floating(plain) && is_byte_sized(*result) && is_byte_sized(plain);
+      const bool both =
+          is_floating(*result) && is_floating(plain) && is_byte_sized(*result) && is_byte_sized(plain);
       VIADUCT_USER_CHECK(both, "the parts of one weight have the types {} and {}: {} holds {}", *result, plain,
                          path_.string(), stored_.tensors[static_cast<size_t>(piece.source)].name);
       // float16 and bfloat16 have no common type below float32.
@@ -90,7 +91,8 @@ PlainTensor plain_tensor(const formats::StoredTensor& stored) {
   plain.dtype = stored.dtype;
   plain.shape = stored.shape;
   for (const formats::StoredChunk& chunk : stored.chunks)
-    plain.chunks.push_back({chunk.offset, {chunk.file, chunk.byte_offset, stored.dtype, chunk.size, chunk.strides}});
+    plain.chunks.push_back(
+        {chunk.offset, {chunk.file, chunk.byte_offset, stored.dtype, chunk.size, chunk.strides}});
   return plain;
 }
 
@@ -111,10 +113,11 @@ RawCheckpoint open_raw_checkpoint(const Path& path, std::optional<int64_t> itera
 std::unique_ptr<Checkpoint> open_checkpoint(const Path& path, const OpenOptions& options) {
   VIADUCT_USER_CHECK(std::filesystem::exists(path),
                      "{} does not exist. A model is a Hugging Face folder, a GGUF file or a Megatron checkpoint on "
-                     "this machine", path.string());
+                     "this machine",
+                     path.string());
   if (is_megatron_checkpoint(path)) return open_megatron_checkpoint(path, options);
-  VIADUCT_USER_CHECK(!options.iteration, "{} is not a Megatron checkpoint, so it has no iteration {}", path.string(),
-                     *options.iteration);
+  VIADUCT_USER_CHECK(!options.iteration, "{} is not a Megatron checkpoint, so it has no iteration {}",
+                     path.string(), *options.iteration);
   return open_hf_checkpoint(path);
 }
 

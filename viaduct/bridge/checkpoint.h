@@ -19,10 +19,10 @@ namespace viaduct::bridge {
 /// A stored tensor, or the slice of a stacked one, as a tensor of its own.
 struct PlainTensor {
   struct Chunk {
-    Shape offset;         // in this tensor
-    SourceChunk place;    // place.size is the chunk's box
+    Shape offset;       // in this tensor
+    SourceChunk place;  // place.size is the chunk's box
   };
-  std::string name;       // as stored, for messages
+  std::string name;  // as stored, for messages
   DType dtype{};
   Shape shape;
   std::vector<Chunk> chunks;
@@ -67,10 +67,12 @@ class Checkpoint {
   const SourceRecord& record() const { return record_; }
   const std::vector<UnusedTensor>& unused() const { return unused_; }
   const std::vector<Tie>& ties() const { return ties_; }
-  /// Derived tensors that no parameter holds and that import keeps beside the checkpoint: indices into stored().tensors.
+  /// Derived tensors that no parameter holds and that import keeps beside the checkpoint: indices into
+  /// stored().tensors.
   const std::vector<int32_t>& kept() const { return kept_; }
 
-  /// Pieces of stored().tensors (source ids) that make a parameter, or a Hugging Face tensor, of the graph (target 0).
+  /// Pieces of stored().tensors (source ids) that make a parameter, or a Hugging Face tensor, of the graph (target
+  /// 0).
   layout::Pieces parameter_pieces(size_t parameter) const;
   layout::Pieces hf_pieces(size_t hf_tensor) const;
   /// The element type of what these pieces of stored().tensors make: the widest of its parts.
@@ -88,8 +90,8 @@ class Checkpoint {
   layout::Pieces through_own(layout::Pieces pieces) const;
 
   StoredTensors stored_;
-  std::vector<int32_t> own_;                                // [id]: the stored tensor that it is; -1: see made_of_
-  std::unordered_map<size_t, layout::Pieces> made_of_;      // of those that are not one whole stored tensor
+  std::vector<int32_t> own_;                            // [id]: the stored tensor that it is; -1: see made_of_
+  std::unordered_map<size_t, layout::Pieces> made_of_;  // of those that are not one whole stored tensor
   SourceRecord record_;
   std::vector<UnusedTensor> unused_;
   std::vector<Tie> ties_;
@@ -97,8 +99,9 @@ class Checkpoint {
 };
 
 struct OpenOptions {
-  std::optional<int64_t> iteration;   // of a Megatron root with several iter_* folders; none: the newest complete one
-  std::optional<Path> reference;      // a Hugging Face folder that gives config, tokenizer and shard names
+  std::optional<int64_t>
+      iteration;                  // of a Megatron root with several iter_* folders; none: the newest complete one
+  std::optional<Path> reference;  // a Hugging Face folder that gives config, tokenizer and shard names
 };
 
 /// Opens a Hugging Face folder, a GGUF file, or a Megatron checkpoint (root or iter_* folder). UserError when it is

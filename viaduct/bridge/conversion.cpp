@@ -132,9 +132,8 @@ ConversionReport run(const Conversion& conversion, const RunOptions& options) {
   const bool megatron = conversion.world == World::kMegatron;
   const StagingOptions staging_options{conversion.plan.hash(), options.overwrite, options.resume,
                                        conversion.plan.source_files};
-  Staging staging = megatron
-                        ? Staging::for_iteration(conversion.target, conversion.folder, staging_options)
-                        : Staging::for_folder(conversion.target, staging_options);
+  Staging staging = megatron ? Staging::for_iteration(conversion.target, conversion.folder, staging_options)
+                             : Staging::for_folder(conversion.target, staging_options);
   if (!staging.resumed()) check_space(conversion);
   ExecuteReport moved;
   try {
@@ -144,7 +143,7 @@ ConversionReport run(const Conversion& conversion, const RunOptions& options) {
   } catch (const SystemError& error) {
     // A full disk or the like: what is done can be completed.
     throw UserError(fmt::format("{}. What is done is kept in {}: repair the cause and use --resume, or remove it",
-                                  error.what(), staging.path().string()));
+                                error.what(), staging.path().string()));
   } catch (...) {
     staging.discard();
     throw;

@@ -15,14 +15,14 @@
 namespace viaduct::bridge {
 
 struct MegatronTarget {
-  topology::Parallelism parallel;       // how the written checkpoint is chunked; any layout loads any
-  std::optional<DType> dtype;           // cast every floating weight; none: as stored
+  topology::Parallelism parallel;  // how the written checkpoint is chunked; any layout loads any
+  std::optional<DType> dtype;      // cast every floating weight; none: as stored
   int64_t iteration = 0;
-  int num_files = 0;                    // data files; 0: one for each 4 GiB
+  int num_files = 0;  // data files; 0: one for each 4 GiB
 };
 
 struct HfTarget {
-  std::optional<DType> dtype;           // cast every floating weight; none: the source record's, else as stored
+  std::optional<DType> dtype;              // cast every floating weight; none: the source record's, else as stored
   std::optional<uint64_t> max_shard_size;  // none: the source's own shards, else 5 GB
 };
 
@@ -34,16 +34,16 @@ struct SmallFile {
 
 /// A planned conversion. Nothing has been written yet.
 struct Conversion {
-  World world = World::kMegatron;       // of the target
-  Path target;                          // checkpoint root, or Hugging Face folder
-  std::string folder;                   // inside the target that the data files lie in: "iter_0000000", or ""
+  World world = World::kMegatron;  // of the target
+  Path target;                     // checkpoint root, or Hugging Face folder
+  std::string folder;              // inside the target that the data files lie in: "iter_0000000", or ""
   TransferPlan plan;
   Proof proof;
-  std::vector<int32_t> made_of;         // [target chunk]: the parameter, or Hugging Face tensor, of source->graph()
-  std::vector<SmallFile> files;         // in the order in which they appear; trackers last
-  std::optional<DType> cast;            // the --dtype of an import
-  std::vector<UnusedTensor> unused;     // of the source, each with its reason
-  std::vector<std::string> notes;       // what the user should know: casts, padding, re-sharding
+  std::vector<int32_t> made_of;      // [target chunk]: the parameter, or Hugging Face tensor, of source->graph()
+  std::vector<SmallFile> files;      // in the order in which they appear; trackers last
+  std::optional<DType> cast;         // the --dtype of an import
+  std::vector<UnusedTensor> unused;  // of the source, each with its reason
+  std::vector<std::string> notes;    // what the user should know: casts, padding, re-sharding
   const Checkpoint* source = nullptr;
 
   uint64_t bytes_to_write() const;
@@ -57,11 +57,11 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
 Conversion plan_export(const Checkpoint& source, const Path& folder, const HfTarget& target);
 
 struct RunOptions {
-  bool overwrite = false;    // replace what is at the target
-  bool resume = false;       // go on with an interrupted conversion of the same plan
-  bool discard = false;      // read, convert and hash everything, and write nothing: for measuring
+  bool overwrite = false;  // replace what is at the target
+  bool resume = false;     // go on with an interrupted conversion of the same plan
+  bool discard = false;    // read, convert and hash everything, and write nothing: for measuring
   int threads = 0;
-  uint64_t max_memory = 0;   // 0: the executor's default
+  uint64_t max_memory = 0;  // 0: the executor's default
   Progress* progress = nullptr;
 };
 
@@ -73,8 +73,8 @@ struct ConversionReport {
   uint64_t peak_memory = 0;  // VmHWM
 };
 
-/// Runs a conversion whose proof holds (else UserError with the problems): checks ties and free space, stages, moves,
-/// writes manifest and small files, syncs and renames.
+/// Runs a conversion whose proof holds (else UserError with the problems): checks ties and free space, stages,
+/// moves, writes manifest and small files, syncs and renames.
 ConversionReport run(const Conversion& conversion, const RunOptions& options);
 
 }  // namespace viaduct::bridge

@@ -65,9 +65,11 @@ void fill_record(SourceRecord& record, const Path& folder, const formats::HfDire
 models::HfConfig read_config(const Path& folder) {
   VIADUCT_USER_CHECK(fs::is_directory(folder), "{} is not a folder", folder.string());
   const Path config = folder / "config.json";
-  VIADUCT_USER_CHECK(fs::exists(config),
-                     "{} has no config.json, so it is not a Hugging Face model folder; and it is no Megatron checkpoint "
-                     "(no iter_*, no .metadata)", folder.string());
+  VIADUCT_USER_CHECK(
+      fs::exists(config),
+      "{} has no config.json, so it is not a Hugging Face model folder; and it is no Megatron checkpoint "
+      "(no iter_*, no .metadata)",
+      folder.string());
   return models::HfConfig::read(config.string());
 }
 
@@ -143,19 +145,21 @@ void HfCheckpoint::check_derived(const formats::TensorReader& reader, const Stor
   if (derived.kind == DerivedTensor::Kind::kCopy) {
     const StoredTensor* original = reader.find(derived.of);
     VIADUCT_CHECK(original, "{}", derived.of);
-    VIADUCT_USER_CHECK(original->shape == tensor.shape && original->dtype == tensor.dtype,
-                       "{}: {} {} {} should be a copy of {} {} {}, since config.json says that the embeddings are tied",
-                       path_.string(), tensor.name, tensor.dtype, tensor.shape, derived.of, original->dtype,
-                       original->shape);
+    VIADUCT_USER_CHECK(
+        original->shape == tensor.shape && original->dtype == tensor.dtype,
+        "{}: {} {} {} should be a copy of {} {} {}, since config.json says that the embeddings are tied",
+        path_.string(), tensor.name, tensor.dtype, tensor.shape, derived.of, original->dtype, original->shape);
     ties_.push_back({id, own_[static_cast<size_t>(graph_.hf_ids.at(derived.of))]});
     record_.copies.emplace_back(tensor.name, derived.of);
     unused_.push_back({tensor.name, fmt::format("a copy of {} (config.json ties them)", derived.of)});
     return;
   }
   const std::vector<std::byte> bytes = read_tensor(reader, tensor, 16u << 20);
-  VIADUCT_USER_CHECK(plausible_inverse_frequencies(bytes, tensor, graph_.arch.rope),
-                     "{}: {} does not hold the rotary frequencies that config.json's rope_theta {} gives; one of the "
-                     "two is wrong", path_.string(), tensor.name, graph_.arch.rope.theta);
+  VIADUCT_USER_CHECK(
+      plausible_inverse_frequencies(bytes, tensor, graph_.arch.rope),
+      "{}: {} does not hold the rotary frequencies that config.json's rope_theta {} gives; one of the "
+      "two is wrong",
+      path_.string(), tensor.name, graph_.arch.rope.theta);
   kept_.push_back(id);
   record_.kept_tensors.push_back(tensor.name);
   unused_.push_back({tensor.name, "follows from config.json; kept beside the checkpoint"});
@@ -182,8 +186,8 @@ void HfCheckpoint::open_gguf_file() {
     }
     const layout::Expr& expr = it->second;
     if (expr.shape() != wanted.shape) {
-      problems.push_back(fmt::format("wrong shape: {} has {}, the header gives {}", wanted.name, expr.shape(),
-                                     wanted.shape));
+      problems.push_back(
+          fmt::format("wrong shape: {} has {}, the header gives {}", wanted.name, expr.shape(), wanted.shape));
       continue;
     }
     layout::Pieces& pieces = made_of_[own_.size() - 1];

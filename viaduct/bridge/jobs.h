@@ -42,7 +42,8 @@ void for_each_move(const TransferPlan& plan, const TargetChunk& chunk, uint64_t 
     if (chunk.num_transfers > 1 && !reaches(plan.region_of(transfer), chunk, strides, begin, end)) continue;
     const SourceChunk* source =
         transfer.source == layout::kNoTensor ? nullptr : &plan.sources[static_cast<size_t>(transfer.source)];
-    clip(compile(plan.region_of(transfer), source, chunk), static_cast<int64_t>(begin), static_cast<int64_t>(end), emit);
+    clip(compile(plan.region_of(transfer), source, chunk), static_cast<int64_t>(begin), static_cast<int64_t>(end),
+         emit);
   }
 }
 

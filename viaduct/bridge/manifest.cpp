@@ -35,7 +35,8 @@ uint64_t hash_from(const Json& json) {
   const std::string& text = json.as_string();
   uint64_t value = 0;
   const auto result = std::from_chars(text.data(), text.data() + text.size(), value, 16);
-  VIADUCT_USER_CHECK(result.ec == std::errc() && result.ptr == text.data() + text.size(), "\"{}\" is no hash", text);
+  VIADUCT_USER_CHECK(result.ec == std::errc() && result.ptr == text.data() + text.size(), "\"{}\" is no hash",
+                     text);
   return value;
 }
 
@@ -104,17 +105,18 @@ std::pair<Path, Path> find_manifest(const Path& folder) {
     const Path iteration = formats::resolve_iteration(folder);
     if (fs::exists(iteration / kMegatronManifest)) return {iteration, iteration / kMegatronManifest};
   }
-  throw UserError(fmt::format("{} has no manifest ({} or iter_*/{}), so it was not written by this program or the "
-                              "manifest was removed; compare with a copy instead: viaduct verify A B",
-                              folder.string(), kHfManifest, kMegatronManifest));
+  throw UserError(
+      fmt::format("{} has no manifest ({} or iter_*/{}), so it was not written by this program or the "
+                  "manifest was removed; compare with a copy instead: viaduct verify A B",
+                  folder.string(), kHfManifest, kMegatronManifest));
 }
 
 // The stored chunks of a manifest as a plan that reads each of them once.
 struct Expected {
-  StoredTensors stored;                           // one tensor a chunk
-  std::vector<std::vector<uint64_t>> hashes;      // of each chunk
+  StoredTensors stored;                       // one tensor a chunk
+  std::vector<std::vector<uint64_t>> hashes;  // of each chunk
   std::unordered_map<std::string, size_t> file_ids;
-  std::vector<uint64_t> sizes;                    // of each file, 0 when it is missing
+  std::vector<uint64_t> sizes;  // of each file, 0 when it is missing
 };
 
 class Checker {
@@ -138,9 +140,9 @@ class Checker {
 
 Path Checker::inside(const std::string& name) const {
   const Path path(name);
-  VIADUCT_USER_CHECK(path.is_relative() && std::none_of(path.begin(), path.end(),
-                                                        [](const Path& part) { return part == ".."; }),
-                     "\"{}\" is not a name inside the folder", name);
+  VIADUCT_USER_CHECK(
+      path.is_relative() && std::none_of(path.begin(), path.end(), [](const Path& part) { return part == ".."; }),
+      "\"{}\" is not a name inside the folder", name);
   return folder_ / path;
 }
 
@@ -184,8 +186,8 @@ void Checker::add_chunk(const Json& line) {
   tensor.name = label;
   tensor.dtype = *dtype;
   tensor.shape = size;
-  tensor.chunks.push_back({Shape::filled(size.rank(), 0),
-                           {static_cast<uint32_t>(file), static_cast<uint64_t>(at), *dtype, size, {}}});
+  tensor.chunks.push_back(
+      {Shape::filled(size.rank(), 0), {static_cast<uint32_t>(file), static_cast<uint64_t>(at), *dtype, size, {}}});
   expected_.stored.tensors.push_back(std::move(tensor));
   expected_.hashes.push_back(std::move(hashes));
 }
@@ -236,8 +238,8 @@ ManifestCheck Checker::run(const ExecuteOptions& options) {
   for (size_t i = 0; i < sums.size(); ++i)
     for (size_t block = 0; block < sums[i].size(); ++block)
       if (sums[i][block].xxh3 != expected_.hashes[i][block])
-        problem(fmt::format("{}: bytes {} to {} of the tensor's data have changed", expected_.stored.tensors[i].name,
-                            block * kBlockBytes,
+        problem(fmt::format("{}: bytes {} to {} of the tensor's data have changed",
+                            expected_.stored.tensors[i].name, block * kBlockBytes,
                             std::min((block + 1) * kBlockBytes, plan.targets[i].num_bytes())));
   return std::move(check_);
 }

@@ -209,7 +209,8 @@ void MegatronCheckpoint::locate() {
       fits = rows ? stored->shape[axis] >= wanted[axis] : stored->shape[axis] == wanted[axis];
     }
     if (!fits) {
-      report(fmt::format("wrong shape: {} has {}, the model's configuration gives {}", key.key, stored->shape, wanted));
+      report(fmt::format("wrong shape: {} has {}, the model's configuration gives {}", key.key, stored->shape,
+                         wanted));
       continue;
     }
     const auto index = indexes.try_emplace(stored, *stored, key.prefix.rank()).first;
@@ -217,8 +218,7 @@ void MegatronCheckpoint::locate() {
     stored_.tensors.push_back(index->second.slice(key.prefix));
     own_.back() = id;
   }
-  if (graph_.arch.embedding.output_is_copy)
-    ties_.push_back({own_.back(), own_.front()});
+  if (graph_.arch.embedding.output_is_copy) ties_.push_back({own_.back(), own_.front()});
   for (const StoredTensor& tensor : reader_->tensors()) {
     if (indexes.contains(&tensor)) continue;
     if (auto reason = reason_unused(tensor.name)) {
@@ -233,10 +233,11 @@ void MegatronCheckpoint::locate() {
       report(fmt::format("unknown: {} {} is not part of this architecture", tensor.name, tensor.shape));
     }
   }
-  VIADUCT_USER_CHECK(count == 0, "{} does not hold the {} model that its configuration describes; {} problem{}:\n  {}",
-                     iteration_.string(), graph_.arch.family, count, count == 1 ? "" : "s",
-                     fmt::join(problems, "\n  "));
-  if (graph_.arch.dtype != stored_.tensors[0].dtype && is_floating(stored_.tensors[0].dtype)) graph_.arch.dtype = stored_.tensors[0].dtype;
+  VIADUCT_USER_CHECK(
+      count == 0, "{} does not hold the {} model that its configuration describes; {} problem{}:\n  {}",
+      iteration_.string(), graph_.arch.family, count, count == 1 ? "" : "s", fmt::join(problems, "\n  "));
+  if (graph_.arch.dtype != stored_.tensors[0].dtype && is_floating(stored_.tensors[0].dtype))
+    graph_.arch.dtype = stored_.tensors[0].dtype;
 }
 
 // Derived tensors that import has kept for the way back.

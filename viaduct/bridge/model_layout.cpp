@@ -34,9 +34,10 @@ std::vector<std::string> check_layout(const ArchSpec& arch, const Parallelism& p
     divides(parallel.tp, (attention.num_heads + 2 * groups) * attention.head_dim, "--tp",
             "the rows of query, key and value");
     if (attention.num_heads % parallel.tp != 0 || (groups % parallel.tp != 0 && parallel.tp % groups != 0))
-      add(notes, fmt::format("Megatron cannot run this model with --tp {}, which does not fit its {} attention heads in "
-                             "{} groups; the checkpoint loads under every layout that does",
-                             parallel.tp, attention.num_heads, groups));
+      add(notes,
+          fmt::format("Megatron cannot run this model with --tp {}, which does not fit its {} attention heads in "
+                      "{} groups; the checkpoint loads under every layout that does",
+                      parallel.tp, attention.num_heads, groups));
     if (layer.moe) {
       divides(parallel.ep, layer.moe->num_experts, "--ep", "the number of experts");
       divides(parallel.etp, layer.mlp.ffn_hidden_size, "--etp", "the experts' MLP size");
@@ -66,7 +67,8 @@ std::vector<layout::Box> chunk_boxes(const Parameter& parameter, const Shape& sh
   const int ranks = parameter.expert >= 0 ? parallel.etp : parallel.tp;
   std::vector<layout::Box> boxes;
   for (int rank = 0; rank < ranks; ++rank)
-    for (layout::Box& box : layout::shard_boxes(parameter.split, shape, ranks, rank)) boxes.push_back(std::move(box));
+    for (layout::Box& box : layout::shard_boxes(parameter.split, shape, ranks, rank))
+      boxes.push_back(std::move(box));
   return boxes;
 }
 

@@ -10,12 +10,12 @@
 
 namespace viaduct::bridge {
 
-/// Vocabulary rows that Megatron holds for a layout: the model's own when the tensor-parallel size divides them, else
-/// rounded up to a multiple of divisor * tp (divisor: make_vocab_size_divisible_by).
+/// Vocabulary rows that Megatron holds for a layout: the model's own when the tensor-parallel size divides them,
+/// else rounded up to a multiple of divisor * tp (divisor: make_vocab_size_divisible_by).
 int64_t padded_vocab_size(int64_t vocab_size, int64_t divisor, int tp);
 
-/// UserError that lists everything in the layout by which the model's weights cannot be cut: sizes, experts, layers.
-/// Returns what can be stored but not run: attention heads that the tensor-parallel size does not divide.
+/// UserError that lists everything in the layout by which the model's weights cannot be cut: sizes, experts,
+/// layers. Returns what can be stored but not run: attention heads that the tensor-parallel size does not divide.
 std::vector<std::string> check_layout(const models::ArchSpec& arch, const topology::Parallelism& parallel);
 
 /// The parameter's shape in a checkpoint written for `parallel` (rows of a vocabulary padded).

@@ -131,8 +131,7 @@ Move compile(const Region& region, const SourceChunk* source, const TargetChunk&
   return move;
 }
 
-bool reaches(const Region& region, const TargetChunk& chunk, const Shape& strides, uint64_t begin,
-             uint64_t end) {
+bool reaches(const Region& region, const TargetChunk& chunk, const Shape& strides, uint64_t begin, uint64_t end) {
   int64_t first = 0, last = 0;
   for (int axis = 0; axis < region.to.rank(); ++axis) {
     if (region.to.size[axis] == 0) return false;

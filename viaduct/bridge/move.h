@@ -50,8 +50,7 @@ Move compile(const Region& region, const SourceChunk* source, const TargetChunk&
 
 /// Could the transfer write bytes of [begin, end) of a chunk with these strides (in elements)? Quick; may say yes
 /// too often.
-bool reaches(const Region& region, const TargetChunk& chunk, const Shape& strides, uint64_t begin,
-             uint64_t end);
+bool reaches(const Region& region, const TargetChunk& chunk, const Shape& strides, uint64_t begin, uint64_t end);
 
 namespace detail {
 /// `move` with step `i` of its first axis taken.

@@ -16,7 +16,8 @@ namespace {
 uint64_t hash_of(const Region& region) {
   uint64_t hash = 0;
   const auto add = [&](const Shape& shape) {
-    for (const int64_t value : shape) hash = (hash ^ static_cast<uint64_t>(value)) * 0x9e3779b97f4a7c15u + (hash >> 29);
+    for (const int64_t value : shape)
+      hash = (hash ^ static_cast<uint64_t>(value)) * 0x9e3779b97f4a7c15u + (hash >> 29);
   };
   for (const Box* box : {&region.from, &region.to}) {
     add(box->offset);
@@ -77,7 +78,8 @@ void PlanBuilder::add(const Shape& offset, const Shape& size, DType dtype, const
 
 void PlanBuilder::add_transfer(int32_t source, const Region& region) {
   const auto [begin, end] = regions_.equal_range(hash_of(region));
-  const auto known = std::find_if(begin, end, [&](const auto& each) { return plan_.regions[each.second] == region; });
+  const auto known =
+      std::find_if(begin, end, [&](const auto& each) { return plan_.regions[each.second] == region; });
   if (known != end) {
     plan_.transfers.push_back({source, known->second});
     return;

@@ -1,5 +1,5 @@
-// PlanBuilder: collects target chunks with the pieces they are made of, and resolves the pieces against the places where
-// the source stores its tensors.
+// PlanBuilder: collects target chunks with the pieces they are made of, and resolves the pieces against the places
+// where the source stores its tensors.
 #pragma once
 
 #include <unordered_map>
@@ -31,12 +31,12 @@ class PlanBuilder {
 
   const StoredTensors& source_;
   std::unordered_multimap<uint64_t, uint32_t> regions_;  // hash -> index into plan_.regions
-  std::vector<uint32_t> first_chunk_;   // of each source tensor, in plan_.sources
+  std::vector<uint32_t> first_chunk_;                    // of each source tensor, in plan_.sources
   TransferPlan plan_;
 };
 
-/// Where in the source's files the first byte of `pieces` lies: (file, offset). For ordering targets as the source is
-/// ordered.
+/// Where in the source's files the first byte of `pieces` lies: (file, offset). For ordering targets as the source
+/// is ordered.
 std::pair<uint32_t, uint64_t> first_source_byte(const StoredTensors& source, const layout::Pieces& pieces);
 
 }  // namespace viaduct::bridge

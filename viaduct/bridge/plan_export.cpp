@@ -30,7 +30,7 @@ struct Wanted {
   std::string name;
   DType dtype{};
   Shape shape;
-  Pieces pieces;        // source ids index the source's stored tensors
+  Pieces pieces;           // source ids index the source's stored tensors
   int32_t hf_tensor = -1;  // of the graph; -1: none, kept beside the checkpoint
   uint32_t shard = 0;
 };
@@ -53,7 +53,7 @@ class ExportPlanner {
 
   const Checkpoint& source_;
   const HfTarget& target_;
-  std::unordered_map<std::string_view, DType> listed_;   // the source's types
+  std::unordered_map<std::string_view, DType> listed_;  // the source's types
   bool widened_ = false;
 };
 
@@ -62,8 +62,8 @@ DType ExportPlanner::choose_dtype(DType stored, std::optional<DType> listed, siz
   if (target_.dtype && is_floating(stored)) return *target_.dtype;
   if (!listed || *listed == stored) return stored;
   if (!source_.record().cast && source_.world() == World::kMegatron) {
-    // The parameter has the widest type of its Hugging Face parts: if one of them had the stored type, the values of
-    // the narrower ones are exact in theirs.
+    // The parameter has the widest type of its Hugging Face parts: if one of them had the stored type, the values
+    // of the narrower ones are exact in theirs.
     const int32_t parameter = source_.graph().parameters_of(hf_tensor).at(0);
     for (const int32_t part : source_.graph().tensors_of(static_cast<size_t>(parameter))) {
       const auto sibling = listed_.find(source_.graph().hf_tensors[static_cast<size_t>(part)].name);
@@ -97,9 +97,10 @@ Wanted ExportPlanner::tensor(const std::string& name, std::optional<DType> liste
     if (kept.name != name) continue;
     return {name, kept.dtype, kept.shape, {whole_piece(id, kept.shape)}, -1, 0};
   }
-  throw UserError(fmt::format("{}: the source listed the tensor {}, which the {} model does not have; use "
-                              "--max-shard-size to cut new shards without it", source_.path().string(), name,
-                              graph.arch.family));
+  throw UserError(
+      fmt::format("{}: the source listed the tensor {}, which the {} model does not have; use "
+                  "--max-shard-size to cut new shards without it",
+                  source_.path().string(), name, graph.arch.family));
 }
 
 std::vector<Wanted> ExportPlanner::tensors(Conversion& conversion) {
@@ -129,7 +130,8 @@ std::vector<Wanted> ExportPlanner::tensors(Conversion& conversion) {
   if (target_.dtype) {
     conversion.notes.push_back(fmt::format("weights are cast to {}", torch_name(*target_.dtype)));
   } else if (widened_) {
-    conversion.notes.push_back("weights are stored in another type than the source's were; they keep the stored one");
+    conversion.notes.push_back(
+        "weights are stored in another type than the source's were; they keep the stored one");
   }
   return result;
 }
@@ -172,7 +174,8 @@ Conversion plan_export(const Checkpoint& source, const Path& folder, const HfTar
   conversion.unused = source.unused();
   conversion.source = &source;
   const SourceRecord& record = source.record();
-  VIADUCT_USER_CHECK(record.config, "{}: no config.json is known; give --reference HF_FOLDER", source.path().string());
+  VIADUCT_USER_CHECK(record.config, "{}: no config.json is known; give --reference HF_FOLDER",
+                     source.path().string());
 
   const std::vector<Wanted> tensors = ExportPlanner(source, target).tensors(conversion);
   const bool keep_shards = !target.max_shard_size && !record.shards.empty();

@@ -25,19 +25,19 @@ namespace {
 
 // A parameter as the target holds it.
 struct Planned {
-  Shape shape;                            // vocabulary rows padded
-  DType dtype{};                          // of the source
+  Shape shape;    // vocabulary rows padded
+  DType dtype{};  // of the source
 };
 
 // A chunk of the target, before it has a place.
 struct Unit {
-  std::pair<uint32_t, uint64_t> source;   // where its first byte lies in the source
+  std::pair<uint32_t, uint64_t> source;  // where its first byte lies in the source
   uint32_t parameter = 0;
-  uint32_t box = 0;                       // index into the parameter's chunk_boxes
+  uint32_t box = 0;  // index into the parameter's chunk_boxes
 };
 
-// The source's pieces (source ids index its stored tensors), and zeros for the rows that pad the vocabulary. Made anew
-// for each use: those of all parameters together would fill the memory.
+// The source's pieces (source ids index its stored tensors), and zeros for the rows that pad the vocabulary. Made
+// anew for each use: those of all parameters together would fill the memory.
 Pieces planned_pieces(const Checkpoint& source, size_t parameter, const Shape& shape) {
   const models::Parameter& wanted = source.graph().parameters[parameter];
   Pieces pieces = source.parameter_pieces(parameter);
@@ -67,7 +67,8 @@ std::vector<Unit> ordered_units(const Checkpoint& source, const topology::Parall
       Pieces parts;
       for (const layout::Piece& piece : pieces)
         if (auto part = layout::restrict_target(piece, boxes[b])) parts.push_back(std::move(*part));
-      units.push_back({first_source_byte(source.stored(), parts), static_cast<uint32_t>(p), static_cast<uint32_t>(b)});
+      units.push_back(
+          {first_source_byte(source.stored(), parts), static_cast<uint32_t>(p), static_cast<uint32_t>(b)});
     }
   }
   std::stable_sort(units.begin(), units.end(), [](const Unit& a, const Unit& b) { return a.source < b.source; });
@@ -78,7 +79,8 @@ std::vector<Unit> ordered_units(const Checkpoint& source, const topology::Parall
 int num_files(const MegatronTarget& target, const std::vector<Planned>& planned) {
   if (target.num_files > 0) return target.num_files;
   uint64_t bytes = 0;
-  for (const Planned& each : planned) bytes += static_cast<uint64_t>(num_bytes(each.dtype, num_elements(each.shape)));
+  for (const Planned& each : planned)
+    bytes += static_cast<uint64_t>(num_bytes(each.dtype, num_elements(each.shape)));
   return static_cast<int>(std::clamp<uint64_t>((bytes + (uint64_t{4} << 30) - 1) >> 32, 1, 256));
 }
 
@@ -149,7 +151,7 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
   const std::vector<Unit> units = ordered_units(source, target.parallel, planned);
   formats::TorchDistWriter writer({.num_files = num_files(target, planned)});
   PlanBuilder builder(source.stored());
-  std::unordered_map<std::string, uint32_t> tensor_ids;   // the writer's tensors, in order of first use
+  std::unordered_map<std::string, uint32_t> tensor_ids;  // the writer's tensors, in order of first use
   std::vector<uint32_t> num_chunks;
   bool casts = false;
   for (const Unit& unit : units) {
@@ -179,11 +181,11 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
 
   const config::ModelConfig provider = provider_in_layout(source, target);
   if (provider.should_pad_vocab)
-    conversion.notes.push_back(fmt::format(
-        "the vocabulary of {} does not divide by --tp {}: stored with {} rows, the rest zero",
-        graph.arch.embedding.vocab_size, target.parallel.tp,
-        padded_vocab_size(graph.arch.embedding.vocab_size, config::vocab_divisor(graph.arch.embedding.vocab_size),
-                          target.parallel.tp)));
+    conversion.notes.push_back(
+        fmt::format("the vocabulary of {} does not divide by --tp {}: stored with {} rows, the rest zero",
+                    graph.arch.embedding.vocab_size, target.parallel.tp,
+                    padded_vocab_size(graph.arch.embedding.vocab_size,
+                                      config::vocab_divisor(graph.arch.embedding.vocab_size), target.parallel.tp)));
   if (casts) conversion.notes.push_back(fmt::format("weights are cast to {}", torch_name(*target.dtype)));
 
   const std::string& folder = conversion.folder;

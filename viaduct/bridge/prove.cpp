@@ -94,7 +94,8 @@ class Prover {
         check_transfer(transfer, chunk);
       }
       // The usual chunk is one whole box.
-      if (chunk.num_transfers == 1 && is_whole(plan_.region_of(plan_.transfers[chunk.first_transfer]).to, chunk.size))
+      if (chunk.num_transfers == 1 &&
+          is_whole(plan_.region_of(plan_.transfers[chunk.first_transfer]).to, chunk.size))
         continue;
       if (wanted == 0 && chunk.num_transfers == 0) continue;
       pieces.clear();

@@ -26,8 +26,8 @@ namespace {
 // Weights in whatever form, indexes of weights, and what belongs to a version-control or download tool.
 bool is_weights(const std::string& name) {
   static constexpr std::array<std::string_view, 14> kEndings = {
-      ".safetensors", ".bin",  ".pt",   ".pth",  ".gguf",    ".h5",   ".msgpack",
-      ".onnx",        ".ckpt", ".onnx_data", ".tflite", ".ot", ".index.json", ".npz"};
+      ".safetensors", ".bin",  ".pt",        ".pth",    ".gguf", ".h5",         ".msgpack",
+      ".onnx",        ".ckpt", ".onnx_data", ".tflite", ".ot",   ".index.json", ".npz"};
   return std::any_of(kEndings.begin(), kEndings.end(), [&](std::string_view end) { return name.ends_with(end); });
 }
 
@@ -90,8 +90,8 @@ void write_record(const SourceRecord& record, std::optional<DType> cast, const P
   for (const ListedTensor& tensor : record.tensors) {
     Json shape = Json::array();
     for (int64_t size : tensor.shape) shape.items().push_back(Json(size));
-    tensors.items().push_back(Json::array({Json(tensor.name), Json(name(tensor.dtype)), std::move(shape),
-                                           Json(static_cast<int64_t>(tensor.shard))}));
+    tensors.items().push_back(Json::array(
+        {Json(tensor.name), Json(name(tensor.dtype)), std::move(shape), Json(static_cast<int64_t>(tensor.shard))}));
   }
   json.set("tensors", std::move(tensors));
   if (!record.index_text.empty()) write_file(folder / "headers" / "index.json", record.index_text);
@@ -118,7 +118,8 @@ std::optional<SourceRecord> read_record(const Path& iteration) {
   SourceRecord record;
   try {
     const Json json = Json::parse(read_text_file(file), file.string());
-    VIADUCT_USER_CHECK_EQ(json.at("record_version").as_int(), 1, "\"record_version\" is not one this version reads");
+    VIADUCT_USER_CHECK_EQ(json.at("record_version").as_int(), 1,
+                          "\"record_version\" is not one this version reads");
     record.origin = json.at("origin").as_string();
     record.format = json.at("format").as_string();
     if (!json.at("revision").is_null()) record.revision = json.at("revision").as_string();
@@ -155,8 +156,10 @@ std::optional<SourceRecord> read_record(const Path& iteration) {
     if (const SideFile* config = record.find("config.json"))
       record.config = Json::parse(record.read(*config), config->path.string());
   } catch (const UserError& error) {
-    throw UserError(fmt::format("{}: {}. The record of the source is damaged; export with --reference HF_FOLDER, or "
-                                "remove the folder to do without it", file.string(), error.what()));
+    throw UserError(
+        fmt::format("{}: {}. The record of the source is damaged; export with --reference HF_FOLDER, or "
+                    "remove the folder to do without it",
+                    file.string(), error.what()));
   }
   return record;
 }

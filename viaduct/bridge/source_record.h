@@ -1,5 +1,5 @@
-// SourceRecord: what a Hugging Face source is beyond its weights. Import keeps it in iter_*/viaduct/, export reads it
-// there, so that a round trip needs nothing but the Megatron checkpoint.
+// SourceRecord: what a Hugging Face source is beyond its weights. Import keeps it in iter_*/viaduct/, export reads
+// it there, so that a round trip needs nothing but the Megatron checkpoint.
 #pragma once
 
 #include <optional>
@@ -20,33 +20,33 @@ struct ListedTensor {
   std::string name;
   DType dtype{};
   Shape shape;
-  uint32_t shard = 0;   // index into SourceRecord::shards
+  uint32_t shard = 0;  // index into SourceRecord::shards
 };
 
 struct Shard {
-  std::string name;     // "model-00001-of-00003.safetensors"
-  std::string header;   // the safetensors header's text, empty when the source was another format
+  std::string name;    // "model-00001-of-00003.safetensors"
+  std::string header;  // the safetensors header's text, empty when the source was another format
 };
 
 /// A small file kept verbatim: config.json, tokenizer.json, generation_config.json, modelling code ...
 struct SideFile {
-  std::string name;     // relative to the folder
-  Path path;            // where it lies now; empty: `content` holds it
+  std::string name;  // relative to the folder
+  Path path;         // where it lies now; empty: `content` holds it
   std::string content;
 };
 
 struct SourceRecord {
-  std::string origin;                    // path or hub id as the user gave it
-  std::string format;                    // "safetensors", "torch", "gguf"; empty when unknown
-  std::optional<std::string> revision;   // of a hub snapshot
-  std::optional<Json> config;            // config.json
-  std::vector<SideFile> side_files;      // config.json included, when it is a file
+  std::string origin;                   // path or hub id as the user gave it
+  std::string format;                   // "safetensors", "torch", "gguf"; empty when unknown
+  std::optional<std::string> revision;  // of a hub snapshot
+  std::optional<Json> config;           // config.json
+  std::vector<SideFile> side_files;     // config.json included, when it is a file
   std::vector<Shard> shards;
-  std::vector<ListedTensor> tensors;     // in the files' order; empty when unknown
-  std::string index_text;                // model.safetensors.index.json verbatim; empty when there was none
+  std::vector<ListedTensor> tensors;  // in the files' order; empty when unknown
+  std::string index_text;             // model.safetensors.index.json verbatim; empty when there was none
   std::vector<std::pair<std::string, std::string>> copies;  // (copy, original): both are to be written
-  std::vector<std::string> kept_tensors; // derived tensors that are kept beside the checkpoint, by name
-  std::optional<DType> cast;             // the --dtype of the import
+  std::vector<std::string> kept_tensors;  // derived tensors that are kept beside the checkpoint, by name
+  std::optional<DType> cast;              // the --dtype of the import
 
   const SideFile* find(std::string_view name) const;
   /// The text of a side file; UserError when it cannot be read.

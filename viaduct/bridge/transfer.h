@@ -1,5 +1,6 @@
-// TransferPlan: a conversion as data. Which bytes of which source files become which bytes of which target files, with
-// nothing left to decide. It is built from rules (plan.h), proven, then executed (executor.h), printed or saved.
+// TransferPlan: a conversion as data. Which bytes of which source files become which bytes of which target files,
+// with nothing left to decide. It is built from rules (plan.h), proven, then executed (executor.h), printed or
+// saved.
 #pragma once
 
 #include <cstdint>
@@ -18,22 +19,22 @@ inline constexpr uint64_t kBlockBytes = 4u << 20;
 
 /// A box of a source tensor in one place of one file.
 struct SourceChunk {
-  uint32_t file = 0;           // index into TransferPlan::source_files
-  uint64_t byte_offset = 0;    // of element 0
+  uint32_t file = 0;         // index into TransferPlan::source_files
+  uint64_t byte_offset = 0;  // of element 0
   DType dtype{};
   Shape size;
-  Shape strides;               // in elements; empty: row-major over `size`. Block formats are always row-major
+  Shape strides;  // in elements; empty: row-major over `size`. Block formats are always row-major
 };
 
 /// A dense row-major run of elements in a target file.
 struct TargetChunk {
-  uint32_t file = 0;           // index into TransferPlan::target.files
+  uint32_t file = 0;  // index into TransferPlan::target.files
   uint64_t byte_offset = 0;
   DType dtype{};
   Shape size;
-  uint32_t tensor = 0;         // which tensor and chunk of TransferPlan::target this is
+  uint32_t tensor = 0;  // which tensor and chunk of TransferPlan::target this is
   uint32_t chunk = 0;
-  uint32_t first_transfer = 0; // its transfers: [first_transfer, first_transfer + num_transfers)
+  uint32_t first_transfer = 0;  // its transfers: [first_transfer, first_transfer + num_transfers)
   uint32_t num_transfers = 0;
 
   uint64_t num_bytes() const { return static_cast<uint64_t>(viaduct::num_bytes(dtype, num_elements(size))); }
@@ -42,7 +43,7 @@ struct TargetChunk {
 
 /// Which box of a source chunk is which box of a target chunk, both in the chunk's own coordinates.
 struct Region {
-  layout::Box from;            // empty where the target box is zero
+  layout::Box from;  // empty where the target box is zero
   layout::Box to;
   layout::AxisMap axes;
   friend bool operator==(const Region&, const Region&) = default;
@@ -58,25 +59,25 @@ struct Transfer {
 struct TransferPlan {
   std::vector<Path> source_files;
   std::vector<SourceChunk> sources;
-  formats::TargetLayout target;             // files, literals, CRC fields
-  std::vector<TargetChunk> targets;         // in the order in which they are to be made
-  std::vector<Transfer> transfers;          // grouped by target chunk
-  std::vector<Region> regions;              // the layers of a model share theirs
+  formats::TargetLayout target;      // files, literals, CRC fields
+  std::vector<TargetChunk> targets;  // in the order in which they are to be made
+  std::vector<Transfer> transfers;   // grouped by target chunk
+  std::vector<Region> regions;       // the layers of a model share theirs
 
   const Region& region_of(const Transfer& transfer) const { return regions[transfer.region]; }
 
-  uint64_t bytes_to_write() const;          // sizes of all target files
-  uint64_t bytes_of_data() const;           // of all target chunks
+  uint64_t bytes_to_write() const;  // sizes of all target files
+  uint64_t bytes_of_data() const;   // of all target chunks
   /// A hash of everything above: equal for equal conversions, whatever the machine. Paths count by file name.
   uint64_t hash() const;
 };
 
-/// What `prove` found. `problems` is empty exactly when every byte of every target file is written exactly once, every
-/// source range lies inside its file and every pair of dtypes converts.
+/// What `prove` found. `problems` is empty exactly when every byte of every target file is written exactly once,
+/// every source range lies inside its file and every pair of dtypes converts.
 struct Proof {
-  std::vector<std::string> problems;   // the first 20, each naming tensor or file, offset, expected and found
+  std::vector<std::string> problems;  // the first 20, each naming tensor or file, offset, expected and found
   uint64_t target_bytes = 0;
-  uint64_t source_bytes = 0;           // source bytes read at least once
+  uint64_t source_bytes = 0;  // source bytes read at least once
   bool holds() const { return problems.empty(); }
 };
 

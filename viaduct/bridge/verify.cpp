@@ -53,8 +53,10 @@ std::string element_text(DType dtype, const std::byte* element) {
 std::string first_difference(const View& a, size_t in_a, const View& b, size_t in_b, DType dtype, uint64_t block) {
   const std::vector<std::byte> left = block_bytes(a, in_a, dtype, block);
   const std::vector<std::byte> right = block_bytes(b, in_b, dtype, block);
-  const auto at = static_cast<uint64_t>(std::mismatch(left.begin(), left.end(), right.begin()).first - left.begin());
-  if (at == left.size()) return fmt::format("block {} was read differently the second time: a file is changing", block);
+  const auto at =
+      static_cast<uint64_t>(std::mismatch(left.begin(), left.end(), right.begin()).first - left.begin());
+  if (at == left.size())
+    return fmt::format("block {} was read differently the second time: a file is changing", block);
   const uint64_t byte = block * kBlockBytes + at;
   if (!is_byte_sized(dtype)) return fmt::format("byte {}", byte);
   const auto size = static_cast<uint64_t>(element_size(dtype));
@@ -91,7 +93,8 @@ View raw_view(const RawCheckpoint& checkpoint) {
   for (size_t i = 0; i < checkpoint.stored.tensors.size(); ++i) {
     const PlainTensor& tensor = checkpoint.stored.tensors[i];
     const DType dtype = is_block_quantized(tensor.dtype) ? DType::kF32 : tensor.dtype;
-    view.tensors.push_back({tensor.name, dtype, tensor.shape, {whole_piece(static_cast<int32_t>(i), tensor.shape)}});
+    view.tensors.push_back(
+        {tensor.name, dtype, tensor.shape, {whole_piece(static_cast<int32_t>(i), tensor.shape)}});
   }
   return view;
 }

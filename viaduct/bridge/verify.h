@@ -11,13 +11,13 @@ namespace viaduct::bridge {
 
 /// One tensor that is not the same on both sides.
 struct Difference {
-  std::string tensor;        // Hugging Face's name where the architecture is known
-  std::string what;          // "only in A", "shape [2, 3] against [3, 2]", "element [0, 5]: 1.5 against 2 (...)"
+  std::string tensor;  // Hugging Face's name where the architecture is known
+  std::string what;    // "only in A", "shape [2, 3] against [3, 2]", "element [0, 5]: 1.5 against 2 (...)"
 };
 
 struct Comparison {
-  uint64_t tensors = 0;      // compared
-  uint64_t bytes = 0;        // of one side
+  uint64_t tensors = 0;  // compared
+  uint64_t bytes = 0;    // of one side
   std::vector<Difference> differences;
   bool equal() const { return differences.empty(); }
 };
@@ -41,8 +41,8 @@ View hf_view(const Checkpoint& checkpoint);
 /// The tensors as they are stored.
 View raw_view(const RawCheckpoint& checkpoint);
 
-/// Compares tensors of equal names: presence, dtype, shape, then every bit (NaN payloads included). Streams both sides
-/// in bounded memory. Reports at most `limit` differences.
+/// Compares tensors of equal names: presence, dtype, shape, then every bit (NaN payloads included). Streams both
+/// sides in bounded memory. Reports at most `limit` differences.
 Comparison compare(const View& a, const View& b, const ExecuteOptions& options, size_t limit = 20);
 
 /// Throws a UserError that names both tensors and the first element when a checkpoint's tied copies differ.

@@ -23,7 +23,8 @@ Pieces WeightGraph::to_hf(size_t hf_tensor) const {
   Pieces pieces;
   for (uint32_t i = first_use_[hf_tensor]; i < first_use_[hf_tensor + 1]; ++i) {
     const auto [parameter, piece] = uses_[i];
-    Piece back = layout::inverse(patterns_[made_[static_cast<size_t>(parameter)].pattern][static_cast<size_t>(piece)]);
+    Piece back =
+        layout::inverse(patterns_[made_[static_cast<size_t>(parameter)].pattern][static_cast<size_t>(piece)]);
     back.source = parameter;
     back.target = 0;
     pieces.push_back(back);
@@ -53,16 +54,15 @@ namespace {
 
 // A row of the table, evaluated for one kind of parameter.
 struct Evaluated {
-  const Parameter* example;         // the parameter it was evaluated for
+  const Parameter* example;  // the parameter it was evaluated for
   uint32_t pattern;
-  std::vector<uint32_t> names;      // for each input, which of the row's names it has
-  std::vector<Shape> shapes;        // of the inputs
+  std::vector<uint32_t> names;  // for each input, which of the row's names it has
+  std::vector<Shape> shapes;    // of the inputs
 };
 
 bool same_kind(const models::ArchSpec& arch, const Parameter& a, const Parameter& b) {
   return a.shape == b.shape && (a.layer < 0) == (b.layer < 0) &&
-         (a.layer < 0 ||
-          arch.layers[static_cast<size_t>(a.layer)] == arch.layers[static_cast<size_t>(b.layer)]);
+         (a.layer < 0 || arch.layers[static_cast<size_t>(a.layer)] == arch.layers[static_cast<size_t>(b.layer)]);
 }
 
 }  // namespace
@@ -80,7 +80,8 @@ WeightGraph build_weight_graph(const models::ArchSpec& arch, const models::Famil
   const models::WeightTable& table = graph.family->weights;
   std::map<const models::WeightRule*, std::vector<Evaluated>> evaluated;
   const auto add_input = [&](std::string name, const Shape& shape) {
-    const auto [it, fresh] = graph.hf_ids.try_emplace(std::move(name), static_cast<int32_t>(graph.hf_tensors.size()));
+    const auto [it, fresh] =
+        graph.hf_ids.try_emplace(std::move(name), static_cast<int32_t>(graph.hf_tensors.size()));
     if (fresh) graph.hf_tensors.push_back({it->first, shape});
     const Shape& known = graph.hf_tensors[static_cast<size_t>(it->second)].shape;
     VIADUCT_CHECK(known == shape, "two rules give {} the shapes {} and {}", it->first, known, shape);
@@ -140,8 +141,8 @@ void WeightGraph::index_uses() {
   });
 }
 
-// Every element of every parameter, and of every Hugging Face tensor, stands in exactly one piece. Parameters of one
-// pattern have the same pieces; tensors that the same pieces of the same patterns use have the same uses.
+// Every element of every parameter, and of every Hugging Face tensor, stands in exactly one piece. Parameters of
+// one pattern have the same pieces; tensors that the same pieces of the same patterns use have the same uses.
 void WeightGraph::prove_one_to_one() const {
   const auto check = [&](const Pieces& pieces, const Shape& shape, const std::string& name) {
     const layout::Coverage coverage = layout::check_targets(pieces, {shape});
@@ -156,7 +157,7 @@ void WeightGraph::prove_one_to_one() const {
     check(patterns_[made_[p].pattern], parameters[p].shape, parameters[p].name);
     proven[made_[p].pattern] = true;
   }
-  std::map<std::pair<uint32_t, int32_t>, Shape> single;   // tensors that one piece makes: (pattern, piece) -> shape
+  std::map<std::pair<uint32_t, int32_t>, Shape> single;  // tensors that one piece makes: (pattern, piece) -> shape
   for (size_t h = 0; h < hf_tensors.size(); ++h) {
     const Shape& shape = hf_tensors[h].shape;
     if (first_use_[h + 1] - first_use_[h] == 1) {

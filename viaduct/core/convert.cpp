@@ -44,7 +44,8 @@ uint16_t to_half_bits(float value) {
 
 namespace {
 
-// A small floating format given by its numbers of exponent and mantissa bits; what the codes at the top mean differs.
+// A small floating format given by its numbers of exponent and mantissa bits; what the codes at the top mean
+// differs.
 template <int kExponentBits, int kMantissaBits, int kBias, bool kHasInfinity, bool kFnuz>
 struct SmallFloat {
   static float decode(uint8_t code) {
@@ -54,8 +55,7 @@ struct SmallFloat {
     constexpr int kTop = (1 << kExponentBits) - 1;
     const float sign = (code & kSignBit) ? -1.0f : 1.0f;
     if (kFnuz && code == kSignBit) return std::nanf("");
-    if (kHasInfinity && exponent == kTop)
-      return mantissa ? std::copysign(std::nanf(""), sign) : sign * HUGE_VALF;
+    if (kHasInfinity && exponent == kTop) return mantissa ? std::copysign(std::nanf(""), sign) : sign * HUGE_VALF;
     if (!kHasInfinity && !kFnuz && exponent == kTop && mantissa == (1 << kMantissaBits) - 1)
       return std::copysign(std::nanf(""), sign);
     if (exponent == 0) return sign * std::ldexp(static_cast<float>(mantissa), 1 - kBias - kMantissaBits);
@@ -114,8 +114,8 @@ void store(std::byte* p, int64_t i, T value) {
 
 constexpr int kBatch = 1024;
 
-// Scale and minimum of a block are halves. Product and sum are rounded one after the other, as numpy does it: this file
-// is compiled without contraction to fused multiply-adds.
+// Scale and minimum of a block are halves. Product and sum are rounded one after the other, as numpy does it: this
+// file is compiled without contraction to fused multiply-adds.
 void decode_blocks(DType dtype, const std::byte* from, float* to, int blocks) {
   const int block_bytes = info(dtype).block_bytes;
   for (int block = 0; block < blocks; ++block, from += block_bytes, to += 32) {
@@ -199,9 +199,7 @@ bool encode(const float* from, DType dtype, std::byte* to, int count) {
   }
 }
 
-bool can_decode(DType dtype) {
-  return is_floating(dtype) && dtype != DType::kF6E2M3 && dtype != DType::kF6E3M2;
-}
+bool can_decode(DType dtype) { return is_floating(dtype) && dtype != DType::kF6E2M3 && dtype != DType::kF6E3M2; }
 
 bool can_encode(DType dtype) {
   return dtype <= DType::kBF16 || (dtype >= DType::kF8E4M3 && dtype <= DType::kF8E5M2FNUZ);

@@ -12,11 +12,11 @@ namespace viaduct {
 /// True when `convert` knows the pair.
 bool can_convert(DType from, DType to);
 
-/// Converts `count` consecutive elements. `to` must hold num_bytes(to_dtype, count) bytes, `from` likewise; the two do
-/// not overlap. Floating formats round to nearest, ties to even; a NaN stays a NaN (its sign and upper payload bits are
-/// kept where both formats have them); values beyond the target's range and float64 (rounded to float32 first) follow
-/// PyTorch's cast. Equal types copy bytes.
-/// The block formats are dequantised as the gguf package does: to float32 first, then rounded once to the target.
+/// Converts `count` consecutive elements. `to` must hold num_bytes(to_dtype, count) bytes, `from` likewise; the two
+/// do not overlap. Floating formats round to nearest, ties to even; a NaN stays a NaN (its sign and upper payload
+/// bits are kept where both formats have them); values beyond the target's range and float64 (rounded to float32
+/// first) follow PyTorch's cast. Equal types copy bytes. The block formats are dequantised as the gguf package
+/// does: to float32 first, then rounded once to the target.
 void convert(DType from_dtype, const std::byte* from, DType to_dtype, std::byte* to, int64_t count);
 
 float to_float32(uint16_t bfloat16_bits);

@@ -10,16 +10,33 @@
 namespace viaduct {
 
 enum class DType : uint8_t {
-  kF64, kF32, kF16, kBF16,
-  kI64, kI32, kI16, kI8,
-  kU64, kU32, kU16, kU8,
+  kF64,
+  kF32,
+  kF16,
+  kBF16,
+  kI64,
+  kI32,
+  kI16,
+  kI8,
+  kU64,
+  kU32,
+  kU16,
+  kU8,
   kBool,
-  kC64, kC128,
-  kF8E4M3, kF8E5M2, kF8E4M3FNUZ, kF8E5M2FNUZ, kF8E8M0,
-  kF4,      // two codes a byte, low nibble first (safetensors F4, torch float4_e2m1fn_x2)
-  kF6E2M3, kF6E3M2,
+  kC64,
+  kC128,
+  kF8E4M3,
+  kF8E5M2,
+  kF8E4M3FNUZ,
+  kF8E5M2FNUZ,
+  kF8E8M0,
+  kF4,  // two codes a byte, low nibble first (safetensors F4, torch float4_e2m1fn_x2)
+  kF6E2M3,
+  kF6E3M2,
   // GGUF's block formats: 32 elements along the last axis share one scale.
-  kQ8_0, kQ4_0, kQ4_1,
+  kQ8_0,
+  kQ4_0,
+  kQ4_1,
 };
 inline constexpr int kNumDTypes = static_cast<int>(DType::kQ4_1) + 1;
 

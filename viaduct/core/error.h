@@ -15,7 +15,8 @@ class Error : public std::runtime_error {
 };
 
 /// The user's input cannot be used: a flag, a configuration, a file, a checkpoint. The message says what was being
-/// done, names the file, tensor, key and byte offset where there are such, gives expected and found, and what to do.
+/// done, names the file, tensor, key and byte offset where there are such, gives expected and found, and what to
+/// do.
 class UserError : public Error {
  public:
   using Error::Error;
@@ -60,36 +61,37 @@ std::string both(const char* relation, const A& a, const B& b, const std::string
 }  // namespace viaduct
 
 // VIADUCT_CHECK(condition, format, ...): an InternalError with the condition's text and place.
-#define VIADUCT_CHECK(condition, ...)                                                                        \
-  do {                                                                                                       \
-    if (!(condition)) [[unlikely]]                                                                           \
-      ::viaduct::detail::throw_internal(__FILE__, __LINE__, #condition, ::fmt::format("" __VA_ARGS__));      \
+#define VIADUCT_CHECK(condition, ...)                                                                   \
+  do {                                                                                                  \
+    if (!(condition)) [[unlikely]]                                                                      \
+      ::viaduct::detail::throw_internal(__FILE__, __LINE__, #condition, ::fmt::format("" __VA_ARGS__)); \
   } while (0)
 
 // VIADUCT_USER_CHECK(condition, format, ...): a UserError.
-#define VIADUCT_USER_CHECK(condition, ...)                                                                   \
-  do {                                                                                                       \
-    if (!(condition)) [[unlikely]] ::viaduct::detail::throw_user(::fmt::format(__VA_ARGS__));                \
+#define VIADUCT_USER_CHECK(condition, ...)                       \
+  do {                                                           \
+    if (!(condition)) [[unlikely]]                               \
+      ::viaduct::detail::throw_user(::fmt::format(__VA_ARGS__)); \
   } while (0)
 
 // VIADUCT_USER_CHECK_EQ(found, expected, format, ...): a UserError that prints both operands; likewise _LE, _LT.
-#define VIADUCT_USER_CHECK_OP_(op, a, b, ...)                                                                \
-  do {                                                                                                       \
-    const auto& va_ = (a);                                                                                   \
-    const auto& vb_ = (b);                                                                                   \
-    if (!(va_ op vb_)) [[unlikely]]                                                                          \
-      ::viaduct::detail::throw_user(::viaduct::detail::both(#op, va_, vb_, ::fmt::format(__VA_ARGS__)));     \
+#define VIADUCT_USER_CHECK_OP_(op, a, b, ...)                                                            \
+  do {                                                                                                   \
+    const auto& va_ = (a);                                                                               \
+    const auto& vb_ = (b);                                                                               \
+    if (!(va_ op vb_)) [[unlikely]]                                                                      \
+      ::viaduct::detail::throw_user(::viaduct::detail::both(#op, va_, vb_, ::fmt::format(__VA_ARGS__))); \
   } while (0)
 #define VIADUCT_USER_CHECK_EQ(a, b, ...) VIADUCT_USER_CHECK_OP_(==, a, b, __VA_ARGS__)
 #define VIADUCT_USER_CHECK_LE(a, b, ...) VIADUCT_USER_CHECK_OP_(<=, a, b, __VA_ARGS__)
 #define VIADUCT_USER_CHECK_LT(a, b, ...) VIADUCT_USER_CHECK_OP_(<, a, b, __VA_ARGS__)
 
-#define VIADUCT_CHECK_OP_(op, a, b, ...)                                                                     \
-  do {                                                                                                       \
-    const auto& va_ = (a);                                                                                   \
-    const auto& vb_ = (b);                                                                                   \
-    if (!(va_ op vb_)) [[unlikely]]                                                                          \
-      ::viaduct::detail::throw_internal(__FILE__, __LINE__, #a " " #op " " #b,                               \
+#define VIADUCT_CHECK_OP_(op, a, b, ...)                                                                        \
+  do {                                                                                                          \
+    const auto& va_ = (a);                                                                                      \
+    const auto& vb_ = (b);                                                                                      \
+    if (!(va_ op vb_)) [[unlikely]]                                                                             \
+      ::viaduct::detail::throw_internal(__FILE__, __LINE__, #a " " #op " " #b,                                  \
                                         ::viaduct::detail::both(#op, va_, vb_, ::fmt::format("" __VA_ARGS__))); \
   } while (0)
 #define VIADUCT_CHECK_EQ(a, b, ...) VIADUCT_CHECK_OP_(==, a, b, __VA_ARGS__)

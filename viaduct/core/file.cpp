@@ -26,7 +26,8 @@ File File::open(const Path& path, Mode mode) {
   }
   // EINVAL is what a file system without O_DIRECT answers; any other failure is reported by the plain open.
   if (file.fd_ < 0) file.fd_ = ::open(path.c_str(), flags, 0666);
-  if (file.fd_ < 0) throw_system(fmt::format("cannot open {} for {}", path.string(), write ? "writing" : "reading"));
+  if (file.fd_ < 0)
+    throw_system(fmt::format("cannot open {} for {}", path.string(), write ? "writing" : "reading"));
   struct stat status;
   if (::fstat(file.fd_, &status) == 0 && S_ISDIR(status.st_mode))
     throw_system(fmt::format("cannot open {} as a file", path.string()), EISDIR);
@@ -75,9 +76,10 @@ size_t File::read_some(uint64_t offset, std::span<std::byte> to) const {
 
 void File::read(uint64_t offset, std::span<std::byte> to) const {
   const size_t n = read_some(offset, to);
-  VIADUCT_USER_CHECK(n == to.size(),
-                     "{} ends early: {} bytes wanted at offset {}, {} are there. The file is truncated: copy it again",
-                     path_.string(), to.size(), offset, n);
+  VIADUCT_USER_CHECK(
+      n == to.size(),
+      "{} ends early: {} bytes wanted at offset {}, {} are there. The file is truncated: copy it again",
+      path_.string(), to.size(), offset, n);
 }
 
 void File::write(uint64_t offset, std::span<const std::byte> from) const {
@@ -102,14 +104,15 @@ void File::sync() const {
 }
 
 void File::close() {
-  if (fd_ >= 0 && ::close(std::exchange(fd_, -1)) != 0) throw_system(fmt::format("cannot close {}", path_.string()));
+  if (fd_ >= 0 && ::close(std::exchange(fd_, -1)) != 0)
+    throw_system(fmt::format("cannot close {}", path_.string()));
 }
 
 std::string read_text_file(const Path& path, uint64_t limit) {
   const File file = File::open(path, File::Mode::kRead);
   const uint64_t size = file.size();
-  VIADUCT_USER_CHECK(size <= limit, "{} has {} bytes, more than the {} that such a file may have", path.string(), size,
-                     limit);
+  VIADUCT_USER_CHECK(size <= limit, "{} has {} bytes, more than the {} that such a file may have", path.string(),
+                     size, limit);
   std::string text(size, '\0');
   text.resize(file.read_some(0, std::as_writable_bytes(std::span(text))));
   return text;

@@ -56,7 +56,8 @@ void write_file_atomically(const Path& path, std::string_view content);
 /// Writes and fsyncs, without a rename.
 void write_file(const Path& path, std::string_view content);
 void sync_directory(const Path& directory);
-/// Bytes an unprivileged user may still write on the file system that holds (the nearest existing parent of) `path`.
+/// Bytes an unprivileged user may still write on the file system that holds (the nearest existing parent of)
+/// `path`.
 uint64_t free_space(const Path& path);
 
 /// Peak resident memory of this process (VmHWM) in bytes.

@@ -35,7 +35,8 @@ std::string python_repr(double value) {
     return fmt::format("{}{}e{}{:02}", sign, mantissa, exponent < 0 ? '-' : '+', std::abs(exponent));
   }
   if (exponent < 0) return sign + "0." + std::string(static_cast<size_t>(-exponent - 1), '0') + digits;
-  if (count <= exponent + 1) return sign + digits + std::string(static_cast<size_t>(exponent + 1 - count), '0') + ".0";
+  if (count <= exponent + 1)
+    return sign + digits + std::string(static_cast<size_t>(exponent + 1 - count), '0') + ".0";
   return sign + digits.substr(0, static_cast<size_t>(exponent) + 1) + "." +
          digits.substr(static_cast<size_t>(exponent) + 1);
 }
@@ -48,7 +49,8 @@ std::string json_number(double value) {
 }
 
 std::string_view kind_name(Json::Kind kind) {
-  static constexpr std::string_view kNames[] = {"null", "a boolean", "a number", "a string", "an array", "an object"};
+  static constexpr std::string_view kNames[] = {"null",     "a boolean", "a number",
+                                                "a string", "an array",  "an object"};
   return kNames[static_cast<int>(kind)];
 }
 }  // namespace

@@ -1,5 +1,5 @@
-// Json: a lossless JSON document. Key order, the text of numbers and unknown keys survive a read and a write; Infinity,
-// -Infinity and NaN (as Python writes them) are numbers.
+// Json: a lossless JSON document. Key order, the text of numbers and unknown keys survive a read and a write;
+// Infinity, -Infinity and NaN (as Python writes them) are numbers.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,8 @@ class Json {
   Json(bool value) : kind_(Kind::kBool), bool_(value) {}
   Json(int value) : Json(static_cast<int64_t>(value)) {}
   Json(int64_t value) : kind_(Kind::kNumber), text_(std::to_string(value)) {}
-  /// Written as Python's json does: shortest text that reads back equal, with a point or an exponent ("1e-05", "1.0").
+  /// Written as Python's json does: shortest text that reads back equal, with a point or an exponent ("1e-05",
+  /// "1.0").
   Json(double value);
   Json(const char* value) : Json(std::string(value)) {}
   Json(std::string value) : kind_(Kind::kString), text_(std::move(value)) {}
@@ -33,8 +34,8 @@ class Json {
   /// A number kept as the text it is written with.
   static Json number_text(std::string text);
 
-  /// Parses a whole document. UserError "<origin>: <what> at byte <offset>" for anything that is not JSON (the three
-  /// words above excepted), is nested deeper than 256, has a repeated key or is not UTF-8.
+  /// Parses a whole document. UserError "<origin>: <what> at byte <offset>" for anything that is not JSON (the
+  /// three words above excepted), is nested deeper than 256, has a repeated key or is not UTF-8.
   static Json parse(std::string_view text, std::string_view origin);
 
   Kind kind() const { return kind_; }
@@ -49,11 +50,11 @@ class Json {
 
   /// The value as a C++ type; UserError that says what was found when it is another kind or does not fit.
   bool as_bool() const;
-  int64_t as_int() const;      // also accepts "3.0"
+  int64_t as_int() const;  // also accepts "3.0"
   double as_double() const;
   const std::string& as_string() const;
   const std::string& number_text() const;
-  const std::vector<Json>& items() const;      // of an array
+  const std::vector<Json>& items() const;  // of an array
   std::vector<Json>& items();
   const std::vector<Member>& members() const;  // of an object, in order
 

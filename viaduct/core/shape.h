@@ -1,5 +1,5 @@
-// Shape: the sizes (or offsets, or strides) along the axes of a tensor, at most 8 of them. Up to 4, which nearly all have,
-// are stored inline: a plan holds a million shapes.
+// Shape: the sizes (or offsets, or strides) along the axes of a tensor, at most 8 of them. Up to 4, which nearly
+// all have, are stored inline: a plan holds a million shapes.
 #pragma once
 
 #include <fmt/format.h>
@@ -57,7 +57,7 @@ class Shape {
  private:
   static constexpr int kInline = 4;
   std::array<int64_t, kInline> few_{};
-  std::unique_ptr<int64_t[]> many_;   // all of them, room for kMaxRank, once there are more than kInline
+  std::unique_ptr<int64_t[]> many_;  // all of them, room for kMaxRank, once there are more than kInline
   int8_t rank_ = 0;
 };
 

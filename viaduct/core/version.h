@@ -5,7 +5,7 @@
 
 namespace viaduct {
 
-std::string_view version();      // "0.1.0"
-std::string_view commit();       // short hash of the source it was built from, "unknown" outside git
+std::string_view version();  // "0.1.0"
+std::string_view commit();   // short hash of the source it was built from, "unknown" outside git
 
 }  // namespace viaduct

@@ -130,8 +130,8 @@ void HfDirectory::open_safetensors_shards(const Path& folder) {
     for (const std::string& shard : shard_names_)
       if (!fs::is_regular_file(folder / shard)) missing.push_back(shard);
     VIADUCT_USER_CHECK(missing.empty(), "{} lists {} that {} missing from the folder: {}. Download the model again",
-                       index.string(), missing.size() == 1 ? "a shard" : "shards", missing.size() == 1 ? "is" : "are",
-                       some_of(missing));
+                       index.string(), missing.size() == 1 ? "a shard" : "shards",
+                       missing.size() == 1 ? "is" : "are", some_of(missing));
   } else {
     shard_names_ = shards_without_index(folder);
   }
@@ -154,7 +154,7 @@ void HfDirectory::open_safetensors_shards(const Path& folder) {
 }
 
 void HfDirectory::check_index(const Path& folder) const {
-  std::unordered_map<std::string_view, uint32_t> held;   // tensor -> file
+  std::unordered_map<std::string_view, uint32_t> held;  // tensor -> file
   held.reserve(tensors_.size());
   for (const StoredTensor& tensor : tensors_) {
     const uint32_t file = tensor.chunks[0].file;
@@ -176,7 +176,8 @@ void HfDirectory::check_index(const Path& folder) const {
     ++listed;
   }
   VIADUCT_USER_CHECK(absent.empty(), "{} lists {} tensor{} that the shards do not hold: {}",
-                     (folder / kHfIndexName).string(), absent.size(), absent.size() == 1 ? "" : "s", some_of(absent));
+                     (folder / kHfIndexName).string(), absent.size(), absent.size() == 1 ? "" : "s",
+                     some_of(absent));
   if (listed == held.size()) return;
   for (const HfIndex::Entry& entry : index_.weight_map) held.erase(entry.tensor);
   std::vector<std::string> unlisted;
@@ -187,14 +188,14 @@ void HfDirectory::check_index(const Path& folder) const {
 }
 
 void HfDirectory::check_unique(const Path& folder) const {
-  if (files_.size() < 2 || !index_text_.empty()) return;   // one file, or check_index has looked
+  if (files_.size() < 2 || !index_text_.empty()) return;  // one file, or check_index has looked
   std::unordered_map<std::string_view, uint32_t> held;
   held.reserve(tensors_.size());
   for (const StoredTensor& tensor : tensors_) {
     const uint32_t file = tensor.chunks[0].file;
     const auto [it, fresh] = held.try_emplace(tensor.name, file);
-    VIADUCT_USER_CHECK(fresh, "{}: the tensor \"{}\" is in {} and in {}, and no {} says which counts", folder.string(),
-                       tensor.name, shard_names_[it->second], shard_names_[file], kHfIndexName);
+    VIADUCT_USER_CHECK(fresh, "{}: the tensor \"{}\" is in {} and in {}, and no {} says which counts",
+                       folder.string(), tensor.name, shard_names_[it->second], shard_names_[file], kHfIndexName);
   }
 }
 

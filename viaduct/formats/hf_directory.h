@@ -13,9 +13,9 @@
 
 namespace viaduct::formats {
 
-/// Files that the index does not list (Mistral's consolidated.safetensors) are not part of the model. Without an index
-/// model.safetensors alone counts when it is there, else numbered shards (NAME-00001-of-00003.safetensors), of which
-/// none may be missing, else all *.safetensors.
+/// Files that the index does not list (Mistral's consolidated.safetensors) are not part of the model. Without an
+/// index model.safetensors alone counts when it is there, else numbered shards (NAME-00001-of-00003.safetensors),
+/// of which none may be missing, else all *.safetensors.
 class HfDirectory : public TensorReader {
  public:
   std::string_view format() const override { return format_; }
@@ -58,8 +58,8 @@ class HfDirectory : public TensorReader {
 
 bool has_hf_weights(const Path& folder);
 
-/// UserError naming files and tensors: no weights at all, a shard that is missing, a tensor that the index lists and
-/// its shard lacks (or the other way round), a tensor in two shards.
+/// UserError naming files and tensors: no weights at all, a shard that is missing, a tensor that the index lists
+/// and its shard lacks (or the other way round), a tensor in two shards.
 std::unique_ptr<HfDirectory> open_hf_directory(const Path& folder);
 
 }  // namespace viaduct::formats

@@ -19,8 +19,8 @@ namespace viaduct::formats {
 
 namespace {
 
-// Takes the parser's events as they come: an index of 100,000 tensors never becomes a document. "metadata" is written
-// out again and read as one; other members are passed over.
+// Takes the parser's events as they come: an index of 100,000 tensors never becomes a document. "metadata" is
+// written out again and read as one; other members are passed over.
 struct IndexHandler {
   enum class Member { kNone, kMetadata, kWeightMap, kOther };
   using Size = rapidjson::SizeType;
@@ -28,7 +28,7 @@ struct IndexHandler {
   HfIndex& index;
   std::string problem;
   int depth = 0;
-  Member member = Member::kNone;       // of the outermost object
+  Member member = Member::kNone;  // of the outermost object
   bool has_metadata = false, has_weight_map = false;
   std::string tensor;
   std::unordered_map<std::string, uint32_t> shard_ids;
@@ -45,7 +45,8 @@ struct IndexHandler {
     if (depth == 0) return fail("an object is wanted");
     if (member == Member::kMetadata) return write();
     if (member == Member::kWeightMap)
-      return fail(depth == 1 ? "\"weight_map\" is no object" : fmt::format("the shard of \"{}\" is no string", tensor));
+      return fail(depth == 1 ? "\"weight_map\" is no object"
+                             : fmt::format("the shard of \"{}\" is no string", tensor));
     return true;
   }
   bool Null() {
@@ -57,7 +58,7 @@ struct IndexHandler {
   bool RawNumber(const char* text, Size size, bool) {
     return value([&] { return writer.RawValue(text, size, rapidjson::kNumberType); });
   }
-  bool Int(int) { return true; }   // numbers come as text
+  bool Int(int) { return true; }  // numbers come as text
   bool Uint(unsigned) { return true; }
   bool Int64(int64_t) { return true; }
   bool Uint64(uint64_t) { return true; }
@@ -65,7 +66,8 @@ struct IndexHandler {
   bool String(const char* text, Size size, bool) {
     if (member != Member::kWeightMap || depth != 2) return value([&] { return writer.String(text, size); });
     std::string shard(text, size);
-    if (!is_file_name(shard)) return fail(fmt::format("the shard of \"{}\" is no file name: \"{}\"", tensor, shard));
+    if (!is_file_name(shard))
+      return fail(fmt::format("the shard of \"{}\" is no file name: \"{}\"", tensor, shard));
     const auto [it, fresh] = shard_ids.try_emplace(std::move(shard), static_cast<uint32_t>(index.shards.size()));
     if (fresh) index.shards.push_back(it->first);
     index.weight_map.push_back({std::move(tensor), it->second});
@@ -80,7 +82,9 @@ struct IndexHandler {
     if (depth == 1) {
       member = key == "metadata" ? Member::kMetadata : key == "weight_map" ? Member::kWeightMap : Member::kOther;
       bool once = false;
-      bool& seen = member == Member::kMetadata ? has_metadata : member == Member::kWeightMap ? has_weight_map : once;
+      bool& seen = member == Member::kMetadata    ? has_metadata
+                   : member == Member::kWeightMap ? has_weight_map
+                                                  : once;
       if (seen) return fail(fmt::format("\"{}\" stands twice", key));
       seen = true;
     } else if (member == Member::kWeightMap) {
@@ -120,8 +124,8 @@ HfIndex parse_hf_index(std::string_view text, std::string_view origin) {
   rapidjson::MemoryStream stream(text.data(), text.size());
   IndexHandler handler{index};
   rapidjson::Reader reader;
-  constexpr unsigned kFlags = rapidjson::kParseNumbersAsStringsFlag | rapidjson::kParseNanAndInfFlag |
-                              rapidjson::kParseIterativeFlag;
+  constexpr unsigned kFlags =
+      rapidjson::kParseNumbersAsStringsFlag | rapidjson::kParseNanAndInfFlag | rapidjson::kParseIterativeFlag;
   const rapidjson::ParseResult result = reader.Parse<kFlags>(stream, handler);
   VIADUCT_USER_CHECK(!result.IsError(), "{}: {}{} at byte {}", origin, handler.problem.empty() ? "not JSON: " : "",
                      handler.problem.empty() ? rapidjson::GetParseError_En(result.Code()) : handler.problem,
@@ -134,7 +138,8 @@ HfIndex parse_hf_index(std::string_view text, std::string_view origin) {
                        origin, entry.tensor);
   if (handler.has_metadata) {
     index.metadata = Json::parse({handler.metadata.GetString(), handler.metadata.GetSize()}, origin);
-    VIADUCT_USER_CHECK(index.metadata.is_object() || index.metadata.is_null(), "{}: \"metadata\" is no object", origin);
+    VIADUCT_USER_CHECK(index.metadata.is_object() || index.metadata.is_null(), "{}: \"metadata\" is no object",
+                       origin);
     if (index.metadata.is_null()) index.metadata = Json::object();
   }
   return index;

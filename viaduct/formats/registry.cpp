@@ -37,7 +37,8 @@ std::unique_ptr<TensorReader> open_reader(const Path& path) {
     if (format.is(path)) return format.open(path);
     looked_for += fmt::format("{}{}", looked_for.empty() ? "" : ", ", format.what);
   }
-  throw UserError(fmt::format("{} is no checkpoint in a known format; it is none of: {}", path.string(), looked_for));
+  throw UserError(
+      fmt::format("{} is no checkpoint in a known format; it is none of: {}", path.string(), looked_for));
 }
 
 }  // namespace viaduct::formats

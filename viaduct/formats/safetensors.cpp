@@ -28,10 +28,10 @@ struct HeaderHandler {
   SafetensorsHeader& header;
   const rapidjson::MemoryStream& stream;
   Place place = Place::kStart;
-  std::string key;                     // of the member being read
+  std::string key;  // of the member being read
   StoredTensor tensor;
   uint64_t offsets[2] = {0, 0};
-  int num_offsets = -1;                // -1: data_offsets not seen
+  int num_offsets = -1;  // -1: data_offsets not seen
   bool has_dtype = false, has_shape = false, has_metadata = false;
 
   [[noreturn]] void fail(const std::string& what) const {
@@ -54,7 +54,8 @@ struct HeaderHandler {
   bool Uint(unsigned value) { return number(false, value); }
   bool Uint64(uint64_t value) { return number(false, value); }
   bool number(bool negative, uint64_t value) {
-    if (negative || value > uint64_t{1} << 62) fail(fmt::format("{}: \"{}\" holds a size out of range", here(), key));
+    if (negative || value > uint64_t{1} << 62)
+      fail(fmt::format("{}: \"{}\" holds a size out of range", here(), key));
     if (place == Place::kShape) {
       if (tensor.shape.rank() == Shape::kMaxRank)
         fail(fmt::format("{} has more than {} axes", here(), Shape::kMaxRank));
@@ -143,11 +144,15 @@ struct HeaderHandler {
 
   void finish_tensor() {
     if (!has_dtype || !has_shape || num_offsets != 2)
-      fail(fmt::format("{} lacks {}", here(), !has_dtype ? "\"dtype\"" : !has_shape ? "\"shape\""
-                                                                                    : "two \"data_offsets\""));
+      fail(fmt::format("{} lacks {}", here(),
+                       !has_dtype   ? "\"dtype\""
+                       : !has_shape ? "\"shape\""
+                                    : "two \"data_offsets\""));
     if (offsets[1] < offsets[0] || offsets[1] > header.data_size)
-      fail(fmt::format("{}: data_offsets [{}, {}] do not lie in the file's {} data bytes; the file is truncated or its "
-                       "header damaged", here(), offsets[0], offsets[1], header.data_size));
+      fail(fmt::format(
+          "{}: data_offsets [{}, {}] do not lie in the file's {} data bytes; the file is truncated or its "
+          "header damaged",
+          here(), offsets[0], offsets[1], header.data_size));
     const uint64_t bytes = bytes_of_shape();
     if (bytes != offsets[1] - offsets[0])
       fail(fmt::format("{}: {} {} has {} bytes, data_offsets [{}, {}] give {}", here(), tensor.dtype, tensor.shape,
@@ -187,10 +192,11 @@ void check_ranges(const SafetensorsHeader& header, std::string_view origin) {
   const StoredTensor* before = nullptr;
   for (const StoredTensor& tensor : header.tensors) {
     const uint64_t begin = tensor.chunks[0].byte_offset;
-    VIADUCT_USER_CHECK(begin >= end, "{}: the data of tensors \"{}\" (up to byte {}) and \"{}\" (from byte {}) overlap",
-                       origin, before ? before->name : "", end, tensor.name, begin);
-    VIADUCT_USER_CHECK(begin == end, "{}: bytes {} to {}, in front of tensor \"{}\", belong to no tensor", origin, end,
-                       begin, tensor.name);
+    VIADUCT_USER_CHECK(begin >= end,
+                       "{}: the data of tensors \"{}\" (up to byte {}) and \"{}\" (from byte {}) overlap", origin,
+                       before ? before->name : "", end, tensor.name, begin);
+    VIADUCT_USER_CHECK(begin == end, "{}: bytes {} to {}, in front of tensor \"{}\", belong to no tensor", origin,
+                       end, begin, tensor.name);
     end = end_of(tensor);
     before = &tensor;
   }
@@ -207,8 +213,8 @@ SafetensorsHeader parse_safetensors_header(std::string text, uint64_t file_size,
   SafetensorsHeader header;
   header.text = std::move(text);
   header.data_start = 8 + header.text.size();
-  VIADUCT_USER_CHECK(header.data_start <= file_size, "{}: the header of {} bytes does not fit the file of {}", origin,
-                     header.text.size(), file_size);
+  VIADUCT_USER_CHECK(header.data_start <= file_size, "{}: the header of {} bytes does not fit the file of {}",
+                     origin, header.text.size(), file_size);
   header.data_size = file_size - header.data_start;
   VIADUCT_USER_CHECK(is_utf8(header.text), "{}: the header is not UTF-8", origin);
   VIADUCT_USER_CHECK(header.text.starts_with("{"), "{}: the header does not begin with {{ at byte 8", origin);
@@ -221,14 +227,14 @@ SafetensorsHeader parse_safetensors_header(std::string text, uint64_t file_size,
                      rapidjson::GetParseError_En(result.Code()), 8 + result.Offset());
   const auto by_offset = [](const StoredTensor& a, const StoredTensor& b) {
     const uint64_t x = a.chunks[0].byte_offset, y = b.chunks[0].byte_offset;
-    return x != y ? x < y : end_of(a) < end_of(b);   // empty tensors share their offset with the next
+    return x != y ? x < y : end_of(a) < end_of(b);  // empty tensors share their offset with the next
   };
   if (!std::is_sorted(header.tensors.begin(), header.tensors.end(), by_offset))
     std::stable_sort(header.tensors.begin(), header.tensors.end(), by_offset);
-  check_unique(header.tensors, "tensor", origin, [](const StoredTensor& tensor) -> std::string_view {
-    return tensor.name;
-  });
-  check_unique(header.metadata, "metadata", origin, [](const auto& entry) -> std::string_view { return entry.first; });
+  check_unique(header.tensors, "tensor", origin,
+               [](const StoredTensor& tensor) -> std::string_view { return tensor.name; });
+  check_unique(header.metadata, "metadata", origin,
+               [](const auto& entry) -> std::string_view { return entry.first; });
   check_ranges(header, origin);
   return header;
 }
@@ -245,7 +251,8 @@ SafetensorsHeader read_safetensors_header(const File& file) {
   std::memcpy(&length, start.data(), 8);
   VIADUCT_USER_CHECK(length <= kMaxSafetensorsHeader && length <= size - 8,
                      "{}: bytes 0 to 8 give a header of {} bytes, in a file of {}; the file is truncated or not a "
-                     "safetensors file", origin, length, size);
+                     "safetensors file",
+                     origin, length, size);
   VIADUCT_USER_CHECK(length > 0 && start.size() > 8 && start[8] == '{',
                      "{}: byte 8 should begin a JSON header with {{; not a safetensors file", origin);
   std::string text = start.substr(8, length);

@@ -13,25 +13,25 @@ namespace viaduct::formats {
 
 /// A file's header may have this many bytes, as in the reference implementation.
 inline constexpr uint64_t kMaxSafetensorsHeader = 100'000'000;
-/// A file may list this many tensors, and this many entries of metadata: far more than any model has, and few enough
-/// that a hostile header cannot fill the memory.
+/// A file may list this many tensors, and this many entries of metadata: far more than any model has, and few
+/// enough that a hostile header cannot fill the memory.
 inline constexpr size_t kMaxSafetensorsTensors = 250'000;
 
 /// What a header says.
 struct SafetensorsHeader {
-  std::string text;                   // the JSON text byte for byte, padding blanks at its end included
-  uint64_t data_start = 0;            // offset of the first data byte in the file
+  std::string text;         // the JSON text byte for byte, padding blanks at its end included
+  uint64_t data_start = 0;  // offset of the first data byte in the file
   uint64_t data_size = 0;
-  std::vector<std::pair<std::string, std::string>> metadata;   // of "__metadata__", in order
+  std::vector<std::pair<std::string, std::string>> metadata;  // of "__metadata__", in order
   std::vector<StoredTensor> tensors;  // by data offset; one chunk each, file 0, absolute byte offsets
 };
 
 /// True for the element types that the format has.
 bool safetensors_holds(DType dtype);
 
-/// Reads and checks the header of an open file. UserError naming file, tensor and byte offset for a length that does
-/// not fit the file, malformed JSON, text that is not UTF-8, an unknown dtype, a byte range that does not fit its
-/// shape, overlaps, gaps, duplicates and bytes behind the last tensor.
+/// Reads and checks the header of an open file. UserError naming file, tensor and byte offset for a length that
+/// does not fit the file, malformed JSON, text that is not UTF-8, an unknown dtype, a byte range that does not fit
+/// its shape, overlaps, gaps, duplicates and bytes behind the last tensor.
 SafetensorsHeader read_safetensors_header(const File& file);
 /// The same of a header in memory: `header` is the JSON text, `file_size` the whole file's. `origin` names it.
 SafetensorsHeader parse_safetensors_header(std::string header, uint64_t file_size, std::string_view origin);

@@ -43,7 +43,8 @@ void SafetensorsWriter::add(StoredTensor tensor) {
 
 void SafetensorsWriter::add(StoredTensor tensor, uint32_t shard) {
   VIADUCT_CHECK(shard < std::max<size_t>(options_.shards.size(), 1), "shard {}", shard);
-  VIADUCT_USER_CHECK(safetensors_holds(tensor.dtype), "tensor {}: safetensors has no {}", tensor.name, tensor.dtype);
+  VIADUCT_USER_CHECK(safetensors_holds(tensor.dtype), "tensor {}: safetensors has no {}", tensor.name,
+                     tensor.dtype);
   VIADUCT_USER_CHECK(tensor.name != "__metadata__", "safetensors cannot hold a tensor called __metadata__");
   VIADUCT_USER_CHECK(tensor.chunks.size() <= 1, "tensor {}: safetensors stores a tensor in one piece, not in {}",
                      tensor.name, tensor.chunks.size());
@@ -66,8 +67,9 @@ void SafetensorsWriter::assign_shards() {
   for (uint32_t i = 0; i <= shard; ++i) options_.shards.push_back({shard_name(i, shard + 1), ""});
 }
 
-// Readers view the bytes as elements in place: no tensor may begin off its element's size. Where the wanted order does
-// so (an odd number of bytes before a float), larger elements go first, as the reference implementation has them.
+// Readers view the bytes as elements in place: no tensor may begin off its element's size. Where the wanted order
+// does so (an odd number of bytes before a float), larger elements go first, as the reference implementation has
+// them.
 void SafetensorsWriter::align(std::vector<uint32_t>& tensors) const {
   const auto unit = [&](uint32_t id) { return info(tensors_[id].dtype).block_bytes; };
   uint64_t offset = 0;
@@ -139,7 +141,8 @@ bool describes(const std::string& header, const std::string& name, const std::ve
   return true;
 }
 
-// Does the source's index list exactly these tensors in these shards? Then its text, or what it says with this size.
+// Does the source's index list exactly these tensors in these shards? Then its text, or what it says with this
+// size.
 std::optional<std::string> kept_index(const std::string& text, const HfIndex& wanted, bool verbatim) {
   if (text.empty()) return std::nullopt;
   HfIndex source = parse_hf_index(text, "the source's index");
@@ -179,7 +182,7 @@ TargetLayout SafetensorsWriter::finish() {
       ids = order;
     } else {
       all_verbatim = false;
-      if (ids.empty() && options_.shards.size() > 1) continue;   // nothing of this shard is left
+      if (ids.empty() && options_.shards.size() > 1) continue;  // nothing of this shard is left
       align(ids);
       header = header_text(ids);
     }

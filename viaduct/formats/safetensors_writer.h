@@ -12,17 +12,17 @@ namespace viaduct::formats {
 
 /// A shard that is wanted as the source had it.
 struct SafetensorsShard {
-  std::string name;      // "model-00001-of-00003.safetensors"
-  std::string header;    // the source's header text; used when it describes exactly what the shard will hold
+  std::string name;    // "model-00001-of-00003.safetensors"
+  std::string header;  // the source's header text; used when it describes exactly what the shard will hold
 };
 
-/// How the tensors are spread over files, and what is kept of the source's own text. Own headers are padded so that the
-/// data begins at a multiple of 8; tensors keep the order in which they were added unless one would begin off its
-/// element's size.
+/// How the tensors are spread over files, and what is kept of the source's own text. Own headers are padded so that
+/// the data begins at a multiple of 8; tensors keep the order in which they were added unless one would begin off
+/// its element's size.
 struct SafetensorsWriterOptions {
-  std::vector<SafetensorsShard> shards;        // empty: shards are cut by size
-  uint64_t max_shard_size = 5'000'000'000;     // bytes of tensor data; a larger tensor has a shard of its own
-  std::string index_text;                      // the source's index; kept when it lists exactly the shards' tensors
+  std::vector<SafetensorsShard> shards;     // empty: shards are cut by size
+  uint64_t max_shard_size = 5'000'000'000;  // bytes of tensor data; a larger tensor has a shard of its own
+  std::string index_text;                   // the source's index; kept when it lists exactly the shards' tensors
   std::vector<std::pair<std::string, std::string>> metadata = {{"format", "pt"}};
 };
 

@@ -27,7 +27,8 @@ std::span<std::byte> rest(std::vector<std::byte>& bytes, int64_t from, int64_t s
 }
 
 // Copies one chunk's rows (runs along its last axis) into the whole tensor's row-major bytes.
-void read_chunk(const File& file, const StoredTensor& tensor, const StoredChunk& chunk, std::vector<std::byte>& whole) {
+void read_chunk(const File& file, const StoredTensor& tensor, const StoredChunk& chunk,
+                std::vector<std::byte>& whole) {
   const int rank = tensor.shape.rank();
   if (num_elements(chunk.size) == 0) return;
   if (rank == 0 || (chunk.size == tensor.shape && chunk.strides.empty())) {
@@ -58,8 +59,8 @@ void read_chunk(const File& file, const StoredTensor& tensor, const StoredChunk&
 
 std::vector<std::byte> read_tensor(const TensorReader& reader, const StoredTensor& tensor, uint64_t limit) {
   const auto size = static_cast<uint64_t>(num_bytes(tensor.dtype, num_elements(tensor.shape)));
-  VIADUCT_USER_CHECK(size <= limit, "tensor {} has {} bytes, more than the {} that can be read at once", tensor.name,
-                     size, limit);
+  VIADUCT_USER_CHECK(size <= limit, "tensor {} has {} bytes, more than the {} that can be read at once",
+                     tensor.name, size, limit);
   std::vector<std::byte> whole(size);
   for (const StoredChunk& chunk : tensor.chunks)
     read_chunk(File::open(reader.files().at(chunk.file), File::Mode::kRead), tensor, chunk, whole);

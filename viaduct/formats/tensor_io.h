@@ -1,8 +1,8 @@
 // TensorReader and TensorWriter: what every checkpoint format looks like to the rest of the program.
 //
 // A reader is an index: it says which tensors there are and in which bytes of which file each one lies. It moves no
-// tensor data. A writer is a layout: told which tensors will come, it decides files and offsets and yields the bytes
-// around the data (headers, zip records). Moving the data is bridge/'s business, for all formats alike.
+// tensor data. A writer is a layout: told which tensors will come, it decides files and offsets and yields the
+// bytes around the data (headers, zip records). Moving the data is bridge/'s business, for all formats alike.
 #pragma once
 
 #include <cstdint>
@@ -23,18 +23,18 @@ namespace viaduct::formats {
 
 /// A box of a tensor that is stored in one place.
 struct StoredChunk {
-  Shape offset;               // of the box in the tensor, in elements
-  Shape size;                 // of the box
-  uint32_t file = 0;          // index into the reader's files(), or the writer's
-  uint64_t byte_offset = 0;   // of the box's first element in that file
-  Shape strides;              // in elements; empty: row-major over `size` without gaps
+  Shape offset;              // of the box in the tensor, in elements
+  Shape size;                // of the box
+  uint32_t file = 0;         // index into the reader's files(), or the writer's
+  uint64_t byte_offset = 0;  // of the box's first element in that file
+  Shape strides;             // in elements; empty: row-major over `size` without gaps
 };
 
 struct StoredTensor {
   std::string name;
   DType dtype{};
-  Shape shape;                       // the whole tensor's
-  std::vector<StoredChunk> chunks;   // they cover the tensor; never overlap
+  Shape shape;                      // the whole tensor's
+  std::vector<StoredChunk> chunks;  // they cover the tensor; never overlap
 };
 
 /// A named run of bytes that is no tensor: DCP's bytes entries (_extra_state, common_state, rng_state).
@@ -70,8 +70,8 @@ std::vector<std::byte> read_tensor(const TensorReader& reader, const StoredTenso
 std::vector<std::byte> read_object(const TensorReader& reader, const StoredObject& object,
                                    uint64_t limit = 64u << 20);
 
-/// Constant bytes with one owner count: a layout of 100,000 zip records has few that differ, and equal ones are kept
-/// once. Reads like a string_view.
+/// Constant bytes with one owner count: a layout of 100,000 zip records has few that differ, and equal ones are
+/// kept once. Reads like a string_view.
 class SharedBytes {
  public:
   SharedBytes() = default;
@@ -102,23 +102,23 @@ struct Literal {
 struct CrcField {
   uint32_t file = 0;
   uint64_t offset = 0;
-  uint32_t tensor = 0;   // index into TargetLayout::tensors
-  uint32_t chunk = 0;    // index into its chunks
+  uint32_t tensor = 0;  // index into TargetLayout::tensors
+  uint32_t chunk = 0;   // index into its chunks
 };
 
 struct TargetFile {
-  std::string name;      // relative to the target directory, e.g. "model-00001-of-00002.safetensors"
-  uint64_t size = 0;     // final size in bytes
+  std::string name;   // relative to the target directory, e.g. "model-00001-of-00002.safetensors"
+  uint64_t size = 0;  // final size in bytes
 };
 
-/// Everything that a target directory will hold, with the places still to be filled by tensor data. Each byte of each
-/// file is either in a literal, in a chunk, in a CRC field or (gaps between DCP entries) zero.
+/// Everything that a target directory will hold, with the places still to be filled by tensor data. Each byte of
+/// each file is either in a literal, in a chunk, in a CRC field or (gaps between DCP entries) zero.
 struct TargetLayout {
   std::vector<TargetFile> files;
   std::vector<StoredTensor> tensors;
-  std::vector<Literal> literals;      // sorted by (file, offset)
-  std::vector<CrcField> crc_fields;   // sorted by (file, offset); inside literals, where the bytes are zero
-  bool gaps_are_zero = false;         // bytes that are in none of these are zero on purpose
+  std::vector<Literal> literals;     // sorted by (file, offset)
+  std::vector<CrcField> crc_fields;  // sorted by (file, offset); inside literals, where the bytes are zero
+  bool gaps_are_zero = false;        // bytes that are in none of these are zero on purpose
 };
 
 /// Decides how tensors are laid out in files of one format.
@@ -127,8 +127,8 @@ class TensorWriter {
   virtual ~TensorWriter() = default;
   virtual std::string_view format() const = 0;
   /// Declares the next tensor, in the order in which data should lie in the files. `tensor.chunks` holds offset and
-  /// size of each chunk (empty: one chunk, the whole tensor); places are decided by the writer. UserError for a chunk
-  /// grid or dtype that the format cannot hold.
+  /// size of each chunk (empty: one chunk, the whole tensor); places are decided by the writer. UserError for a
+  /// chunk grid or dtype that the format cannot hold.
   virtual void add(StoredTensor tensor) = 0;
   /// The layout of all tensors added. Called once.
   virtual TargetLayout finish() = 0;

@@ -135,7 +135,7 @@ void write_storage_meta(PickleWriter& to, std::string_view checkpoint_id) {
 std::string write_torch_dist_metadata(const TorchDistIndex& index, std::string_view checkpoint_id) {
   PickleWriter to(4);
   MetadataWriter writer(to, index);
-  constexpr size_t kChunkBytes = 192, kObjectBytes = 160;   // about what an entry takes, its place included
+  constexpr size_t kChunkBytes = 192, kObjectBytes = 160;  // about what an entry takes, its place included
   size_t bytes = 4096 + kObjectBytes * index.objects.size();
   for (const TorchDistTensor& tensor : index.tensors) bytes += kChunkBytes * (tensor.chunks.size() + 1);
   to.reserve(bytes);

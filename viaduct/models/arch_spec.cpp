@@ -32,12 +32,15 @@ void ArchSpec::validate() const {
     size(a.head_dim, "the head size" + where);
     size(layers[i].mlp.ffn_hidden_size, "the MLP size" + where);
     if (a.num_heads > 0 && a.num_query_groups > 0)
-      require(a.num_heads % a.num_query_groups == 0, fmt::format("{} attention heads{} do not divide among {} key-value "
-                                                                 "heads", a.num_heads, where, a.num_query_groups));
+      require(a.num_heads % a.num_query_groups == 0,
+              fmt::format("{} attention heads{} do not divide among {} key-value "
+                          "heads",
+                          a.num_heads, where, a.num_query_groups));
     if (layers[i].moe) {
       size(layers[i].moe->num_experts, "the number of experts" + where);
-      require(layers[i].moe->top_k >= 1 && layers[i].moe->top_k <= layers[i].moe->num_experts,
-              fmt::format("{} of {} experts are chosen{}", layers[i].moe->top_k, layers[i].moe->num_experts, where));
+      require(
+          layers[i].moe->top_k >= 1 && layers[i].moe->top_k <= layers[i].moe->num_experts,
+          fmt::format("{} of {} experts are chosen{}", layers[i].moe->top_k, layers[i].moe->num_experts, where));
     }
   }
   VIADUCT_USER_CHECK(problems.empty(), "the {} model's configuration does not add up:{}", family, problems);

@@ -1,4 +1,5 @@
-// What all decoders have in common between config.json, ArchSpec and the provider, written once. Families add theirs.
+// What all decoders have in common between config.json, ArchSpec and the provider, written once. Families add
+// theirs.
 #pragma once
 
 #include "viaduct/config/model_config.h"
@@ -14,8 +15,8 @@ struct DecoderDefaults {
   double rope_theta = 10000.0;
   int64_t max_positions = 2048;
   bool tied = false;
-  int64_t head_dim = 0;        // 0: hidden_size / num_attention_heads
-  int64_t kv_heads = 0;        // 0: num_attention_heads
+  int64_t head_dim = 0;  // 0: hidden_size / num_attention_heads
+  int64_t kv_heads = 0;  // 0: num_attention_heads
   const char* activation = "silu";
 };
 
@@ -31,8 +32,8 @@ ArchSpec read_decoder_provider(const config::ModelConfig& provider);
 Activation activation_named(const HfConfig& config, const std::string& name);
 std::string_view activation_name(Activation activation);
 
-/// Sets the window of the layers that config.json's layer_types calls "sliding_attention"; without layer_types, of the
-/// layers for which `sliding(index)` holds.
+/// Sets the window of the layers that config.json's layer_types calls "sliding_attention"; without layer_types, of
+/// the layers for which `sliding(index)` holds.
 template <class Sliding>
 void set_windows(const HfConfig& config, ArchSpec& arch, std::optional<int64_t> window, Sliding sliding);
 
@@ -43,8 +44,8 @@ template <class Sliding>
 void set_windows(const HfConfig& config, ArchSpec& arch, std::optional<int64_t> window, Sliding sliding) {
   const Json* types = config.has("layer_types") ? config.document().find("layer_types") : nullptr;
   if (types && static_cast<int64_t>(types->items().size()) != arch.num_layers())
-    config.fail(fmt::format("\"layer_types\" has {} entries for {} layers", types->items().size(),
-                            arch.num_layers()));
+    config.fail(
+        fmt::format("\"layer_types\" has {} entries for {} layers", types->items().size(), arch.num_layers()));
   for (size_t i = 0; i < arch.layers.size(); ++i) {
     const bool slides = types ? types->items()[i].as_string() == "sliding_attention" : sliding(i);
     if (slides) arch.layers[i].attention.window = window;

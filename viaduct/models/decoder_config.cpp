@@ -18,8 +18,10 @@ constexpr std::array<std::pair<std::string_view, Activation>, 6> kActivations = 
 Activation activation_named(const HfConfig& config, const std::string& name) {
   for (const auto& [known, activation] : kActivations)
     if (known == name) return activation;
-  config.fail(fmt::format("the activation \"{}\" has no Megatron form; known are silu, gelu, gelu_pytorch_tanh and "
-                          "relu2", name));
+  config.fail(
+      fmt::format("the activation \"{}\" has no Megatron form; known are silu, gelu, gelu_pytorch_tanh and "
+                  "relu2",
+                  name));
 }
 
 std::string_view activation_name(Activation activation) {
@@ -55,8 +57,10 @@ ArchSpec read_decoder_config(const HfConfig& config, const DecoderDefaults& defa
     attention.head_dim = defaults.head_dim;
   } else {
     if (arch.hidden_size % attention.num_heads != 0)
-      config.fail(fmt::format("without \"head_dim\", \"hidden_size\" {} must be a multiple of \"num_attention_heads\" "
-                              "{}", arch.hidden_size, attention.num_heads));
+      config.fail(
+          fmt::format("without \"head_dim\", \"hidden_size\" {} must be a multiple of \"num_attention_heads\" "
+                      "{}",
+                      arch.hidden_size, attention.num_heads));
     attention.head_dim = arch.hidden_size / attention.num_heads;
   }
   layer.mlp.ffn_hidden_size = arch.dense_ffn_hidden_size;

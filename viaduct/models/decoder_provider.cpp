@@ -173,7 +173,8 @@ ArchSpec read_decoder_provider(const ModelConfig& provider) {
   LayerSpec layer;
   AttentionSpec& attention = layer.attention;
   attention.num_heads = provider.num_attention_heads;
-  VIADUCT_USER_CHECK(attention.num_heads > 0, "run_config.yaml: model.num_attention_heads is {}", attention.num_heads);
+  VIADUCT_USER_CHECK(attention.num_heads > 0, "run_config.yaml: model.num_attention_heads is {}",
+                     attention.num_heads);
   attention.num_query_groups = provider.num_query_groups.value_or(attention.num_heads);
   attention.head_dim = provider.kv_channels.value_or(arch.hidden_size / attention.num_heads);
   attention.qkv_bias = provider.add_qkv_bias;
@@ -217,7 +218,8 @@ ArchSpec read_decoder_provider(const ModelConfig& provider) {
     moe.top_k = provider.moe_router_topk;
     moe.softmax_before_top_k = provider.moe_router_pre_softmax;
     moe.router_in_fp32 = provider.moe_router_dtype == "fp32";
-    if (const auto* coefficient = std::get_if<Number>(&provider.moe_aux_loss_coeff)) moe.aux_loss_coeff = *coefficient;
+    if (const auto* coefficient = std::get_if<Number>(&provider.moe_aux_loss_coeff))
+      moe.aux_loss_coeff = *coefficient;
     if (const auto* balancing = std::get_if<std::string>(&provider.moe_router_load_balancing_type))
       moe.balancing = *balancing == "seq_aux_loss" ? RouterBalancing::kSeqAuxLoss
                       : *balancing == "none"       ? RouterBalancing::kNone

@@ -1,4 +1,5 @@
-// Family: everything the program knows about one line of models, in one declarative file each (llama.cpp, qwen3.cpp ...).
+// Family: everything the program knows about one line of models, in one declarative file each (llama.cpp, qwen3.cpp
+// ...).
 #pragma once
 
 #include <string>
@@ -15,17 +16,17 @@ namespace viaduct::models {
 
 /// A published size: members of config.json that differ from the family's toy (`Family::toy_config`).
 struct KnownSize {
-  std::string_view name;      // "llama-3.2-1b"
-  std::string_view hf_id;     // "meta-llama/Llama-3.2-1B"
-  std::string_view config;    // a JSON object
+  std::string_view name;    // "llama-3.2-1b"
+  std::string_view hf_id;   // "meta-llama/Llama-3.2-1B"
+  std::string_view config;  // a JSON object
 };
 
 struct Family {
-  std::string_view name;            // "llama"
-  std::string_view title;           // "Llama 2, 3, 3.1, 3.2, 3.3"
-  std::string_view architecture;    // the class in config.json's "architectures"
-  std::string_view model_type;      // config.json's "model_type"
-  std::string_view toy_config;      // a config.json with tiny sizes, in transformers' own form
+  std::string_view name;          // "llama"
+  std::string_view title;         // "Llama 2, 3, 3.1, 3.2, 3.3"
+  std::string_view architecture;  // the class in config.json's "architectures"
+  std::string_view model_type;    // config.json's "model_type"
+  std::string_view toy_config;    // a config.json with tiny sizes, in transformers' own form
 
   /// config.json -> ArchSpec.
   ArchSpec (*read_config)(const HfConfig& config);

@@ -6,8 +6,9 @@ namespace viaduct::models {
 namespace {
 
 ArchSpec read_config(const HfConfig& config) {
-  ArchSpec arch = read_decoder_config(config, {.max_positions = 8192, .tied = true, .head_dim = 256, .kv_heads = 16,
-                                               .activation = "gelu_pytorch_tanh"});
+  ArchSpec arch = read_decoder_config(
+      config,
+      {.max_positions = 8192, .tied = true, .head_dim = 256, .kv_heads = 16, .activation = "gelu_pytorch_tanh"});
   arch.norm.zero_centered = true;
   arch.embedding.scaled_by_sqrt_hidden = true;
   for (LayerSpec& layer : arch.layers) {

@@ -39,7 +39,9 @@ int64_t HfConfig::integer_or(std::string_view key, int64_t fallback) const {
   return has(key) ? integer(key) : fallback;
 }
 
-double HfConfig::number_or(std::string_view key, double fallback) const { return has(key) ? number(key) : fallback; }
+double HfConfig::number_or(std::string_view key, double fallback) const {
+  return has(key) ? number(key) : fallback;
+}
 
 bool HfConfig::boolean_or(std::string_view key, bool fallback) const {
   if (!has(key)) return fallback;
@@ -119,7 +121,8 @@ RopeSpec HfConfig::rope(double default_theta) const {
     rope.mscale_all_dim = fields.optional_number("mscale_all_dim");
     if (fields.has("truncate")) rope.truncate = fields.boolean_or("truncate", true);
   } else {
-    fields.fail(fmt::format("rope type \"{}\" has no Megatron form; known are default, linear, llama3 and yarn", type));
+    fields.fail(
+        fmt::format("rope type \"{}\" has no Megatron form; known are default, linear, llama3 and yarn", type));
   }
   return rope;
 }

@@ -1,5 +1,5 @@
-// HfConfig: reads fields of a Hugging Face config.json, in the forms of transformers 4 and 5, and says what is wrong
-// with the file, key by key.
+// HfConfig: reads fields of a Hugging Face config.json, in the forms of transformers 4 and 5, and says what is
+// wrong with the file, key by key.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +39,8 @@ class HfConfig {
   std::string model_type() const { return text_or("model_type", ""); }
   /// "dtype" (transformers 5) or "torch_dtype"; none when the file says nothing.
   std::optional<DType> dtype() const;
-  /// rope_parameters (transformers 5), or rope_theta with rope_scaling. UserError for a scaling that is not known here.
+  /// rope_parameters (transformers 5), or rope_theta with rope_scaling. UserError for a scaling that is not known
+  /// here.
   RopeSpec rope(double default_theta) const;
 
   /// Throws a UserError "<file>: <message>".

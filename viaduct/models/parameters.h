@@ -1,5 +1,5 @@
-// Every parameter of the Megatron model that an ArchSpec describes: the one schema from which names, shapes, splits and
-// checkpoint keys are taken.
+// Every parameter of the Megatron model that an ArchSpec describes: the one schema from which names, shapes, splits
+// and checkpoint keys are taken.
 #pragma once
 
 #include <cstdint>
@@ -16,14 +16,14 @@ namespace viaduct::models {
 enum class Place : uint8_t { kFirstStage, kLayer, kLastStage };
 
 struct Parameter {
-  std::string name;        // Megatron Core's, global: "decoder.layers.3.mlp.experts.linear_fc1.weight7"
-  Shape shape;             // global
+  std::string name;  // Megatron Core's, global: "decoder.layers.3.mlp.experts.linear_fc1.weight7"
+  Shape shape;       // global
   DType dtype{};
-  layout::Split split;     // among the tensor-parallel ranks; of an expert among the expert-tensor-parallel ranks
+  layout::Split split;  // among the tensor-parallel ranks; of an expert among the expert-tensor-parallel ranks
   Place place = Place::kLayer;
-  int32_t layer = -1;      // global index
-  int32_t expert = -1;     // global index
-  bool vocabulary = false; // rows are vocabulary entries and may be padded
+  int32_t layer = -1;            // global index
+  int32_t expert = -1;           // global index
+  bool vocabulary = false;       // rows are vocabulary entries and may be padded
   bool has_extra_state = false;  // its module is a Transformer Engine layer with an _extra_state
 
   /// The name of the module that holds it ("decoder.layers.3.mlp.experts.linear_fc1" for an expert).

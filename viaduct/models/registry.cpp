@@ -57,8 +57,10 @@ const Family& family_of(const HfConfig& config) {
 const Family& family_of(const config::ModelConfig& provider) {
   for (const Family& family : families())
     if (family.recognises(provider)) return family;
-  throw UserError(fmt::format("no supported model family has a provider like {}; give --reference with the Hugging "
-                              "Face model that the checkpoint came from", provider.target));
+  throw UserError(
+      fmt::format("no supported model family has a provider like {}; give --reference with the Hugging "
+                  "Face model that the checkpoint came from",
+                  provider.target));
 }
 
 ArchSpec read_arch(const HfConfig& config) {

@@ -71,9 +71,9 @@ std::vector<std::string> extra_state_names(const std::vector<Parameter>& paramet
     if (!parameter.has_extra_state) continue;
     const StateKey key = state_key(parameter, arch, keys);
     const std::string module = key.key.substr(0, key.key.rfind('.'));
-    const std::string shard = key.prefix.empty() ? "0_1"
-                                                 : fmt::format("{}_{}", fmt::join(key.prefix, "."),
-                                                               fmt::join(key.prefix_sizes, "."));
+    const std::string shard =
+        key.prefix.empty() ? "0_1"
+                           : fmt::format("{}_{}", fmt::join(key.prefix, "."), fmt::join(key.prefix_sizes, "."));
     std::string name = fmt::format("{}._extra_state/shard_{}", module, shard);
     if (seen.insert(name).second) names.push_back(std::move(name));
   }

@@ -10,8 +10,8 @@
 
 namespace viaduct::models {
 
-/// Stacked: one key "decoder.layers.mlp.linear_fc2.weight" with a leading layer axis; per layer: one key a layer. When
-/// writing, the model's configuration decides (a dense or all-MoE model is stacked); when reading, the file.
+/// Stacked: one key "decoder.layers.mlp.linear_fc2.weight" with a leading layer axis; per layer: one key a layer.
+/// When writing, the model's configuration decides (a dense or all-MoE model is stacked); when reading, the file.
 enum class LayerKeys { kStacked, kPerLayer };
 
 LayerKeys layer_keys_for(const ArchSpec& arch);
@@ -28,8 +28,8 @@ struct StateKey {
 
 StateKey state_key(const Parameter& parameter, const ArchSpec& arch, LayerKeys keys);
 
-/// Other keys under which checkpoints hold the same tensor: norms that a layer spec without Transformer Engine keeps as
-/// modules of their own, or fuses where Transformer Engine does not.
+/// Other keys under which checkpoints hold the same tensor: norms that a layer spec without Transformer Engine
+/// keeps as modules of their own, or fuses where Transformer Engine does not.
 std::vector<std::string> alternative_keys(const std::string& key);
 
 /// Names of the `_extra_state` bytes entries, "<module key>._extra_state/shard_<offsets>_<sizes>", for every

@@ -23,8 +23,8 @@ struct RuleInput {
   const LayerSpec& layer() const { return arch.layers.at(static_cast<size_t>(parameter.layer)); }
 };
 
-/// In both patterns "*" stands for the layer's number, then the expert's; a Hugging Face pattern may have none of them.
-/// `make` may look at the layer's LayerSpec, not at its number: equal layers are evaluated once.
+/// In both patterns "*" stands for the layer's number, then the expert's; a Hugging Face pattern may have none of
+/// them. `make` may look at the layer's LayerSpec, not at its number: equal layers are evaluated once.
 struct WeightRule {
   std::string megatron;
   std::vector<std::string> hf;
@@ -41,10 +41,10 @@ WeightRule gate_and_up(std::string megatron, std::string gate, std::string up);
 /// A tensor that a Hugging Face checkpoint may hold although it follows from others. It has no Megatron parameter.
 struct DerivedTensor {
   enum class Kind {
-    kCopy,           // must have the bits of tensor `of`
-    kInverseFreq,    // rotary_emb.inv_freq: follows from the configuration; kept beside the checkpoint
+    kCopy,         // must have the bits of tensor `of`
+    kInverseFreq,  // rotary_emb.inv_freq: follows from the configuration; kept beside the checkpoint
   };
-  std::string hf;    // pattern; "*" is any number
+  std::string hf;  // pattern; "*" is any number
   Kind kind = Kind::kCopy;
   std::string of;
 };
@@ -57,8 +57,8 @@ class WeightTable {
   WeightTable& remove(std::string_view megatron);
   WeightTable& derived(DerivedTensor tensor);
 
-  /// The row for `parameter` with the numbers filled in. InternalError when there is none: a family's table must cover
-  /// every parameter of its ArchSpec.
+  /// The row for `parameter` with the numbers filled in. InternalError when there is none: a family's table must
+  /// cover every parameter of its ArchSpec.
   struct Match {
     const WeightRule* rule;
     std::vector<std::string> names;
@@ -80,11 +80,11 @@ class WeightTable {
 std::string name_pattern(const Parameter& parameter);
 
 /// The rows that all decoders of Llama's shape share (embedding, output layer, norms, attention, dense MLP), with
-/// "model.layers.*." as the layer's prefix. Bias and query-key-norm rows are included; they are used where the ArchSpec
-/// has such parameters.
+/// "model.layers.*." as the layer's prefix. Bias and query-key-norm rows are included; they are used where the
+/// ArchSpec has such parameters.
 std::vector<WeightRule> decoder_rules();
-/// The rows of mixture-of-experts layers whose experts are stored one by one below `experts` ("mlp.experts.*."), with
-/// the router at `router` ("mlp.gate.weight").
+/// The rows of mixture-of-experts layers whose experts are stored one by one below `experts` ("mlp.experts.*."),
+/// with the router at `router` ("mlp.gate.weight").
 std::vector<WeightRule> expert_rules(std::string_view router = "mlp.gate.weight",
                                      std::string_view experts = "mlp.experts.*.");
 

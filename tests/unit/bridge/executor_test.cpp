@@ -121,7 +121,7 @@ PlanWithSource column_split(int64_t rows, int64_t columns, int64_t parts) {
     maker.add_literal(file, 70);
     maker.add_target(file, DType::kBF16, {rows, columns / parts});
     maker.add_transfer(source, {layout::Box::dense({0, p * (columns / parts)}, {rows, columns / parts}),
-                        layout::Box::whole({rows, columns / parts}), layout::AxisMap::identity(2)});
+                                layout::Box::whole({rows, columns / parts}), layout::AxisMap::identity(2)});
   }
   return maker.finish();
 }
@@ -172,7 +172,8 @@ TEST(Executor, TransposesLargerThanTheMemory) {
     turned[0] = 1;
     turned[1] = 0;
     maker.add_transfer(layout::kNoTensor, {{}, layout::Box::dense({0, 0}, {7001, 10}), {}});
-    maker.add_transfer(source, {layout::Box::whole({3000, 7001}), layout::Box::dense({0, 10}, {7001, 3000}), turned});
+    maker.add_transfer(source,
+                       {layout::Box::whole({3000, 7001}), layout::Box::dense({0, 10}, {7001, 3000}), turned});
     const PlanWithSource given = maker.finish();
     expect_equal(run_in_memory(given, small_memory()), expected_files(given));
   }
@@ -200,7 +201,7 @@ TEST(Executor, PackedFormats) {
     const int32_t source = maker.add_source(maker.add_source_file(), dtype, {50, columns}, {}, 3);
     maker.add_target(maker.add_target_file(), dtype, {20, columns});
     maker.add_transfer(source, {layout::Box::dense({7, part}, {20, columns - part}),
-                        layout::Box::dense({0, 0}, {20, columns - part}), layout::AxisMap::identity(2)});
+                                layout::Box::dense({0, 0}, {20, columns - part}), layout::AxisMap::identity(2)});
     maker.add_transfer(layout::kNoTensor, {{}, layout::Box::dense({0, columns - part}, {20, part}), {}});
     const PlanWithSource given = maker.finish();
     const std::vector<Bytes> files = run_in_memory(given, {});
@@ -234,7 +235,8 @@ TEST(Executor, IncompleteTransfersAreADefect) {
   PlanMaker maker(12);
   const int32_t source = maker.add_source(maker.add_source_file(), DType::kF32, {10});
   maker.add_target(maker.add_target_file(), DType::kF32, {11});
-  maker.add_transfer(source, {layout::Box::whole({10}), layout::Box::dense({0}, {10}), layout::AxisMap::identity(1)});
+  maker.add_transfer(source,
+                     {layout::Box::whole({10}), layout::Box::dense({0}, {10}), layout::AxisMap::identity(1)});
   const PlanWithSource given = maker.finish();
   EXPECT_THAT([&] { run_in_memory(given, {}); }, ThrowsMessage<InternalError>(HasSubstr("do not make")));
 }

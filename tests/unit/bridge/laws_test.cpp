@@ -1,5 +1,5 @@
-// Laws of conversion, for every family under random sizes and layouts: there and back is the identity, and the layout a
-// checkpoint was cut for makes no difference to what is read from it.
+// Laws of conversion, for every family under random sizes and layouts: there and back is the identity, and the
+// layout a checkpoint was cut for makes no difference to what is read from it.
 #include <gtest/gtest.h>
 #include <unistd.h>
 

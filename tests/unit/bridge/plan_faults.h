@@ -18,8 +18,8 @@ struct PlanFault {
 /// The same plan with a region for every transfer: a fault in one must not reach another.
 TransferPlan with_own_regions(TransferPlan plan);
 
-/// For the plan `with_own_regions` of the import of the llama2 fixture cut for four tensor-parallel ranks: 250 rows of vocabulary in 4 chunks
-/// of 64.
+/// For the plan `with_own_regions` of the import of the llama2 fixture cut for four tensor-parallel ranks: 250 rows
+/// of vocabulary in 4 chunks of 64.
 const std::vector<PlanFault>& plan_faults();
 
 }  // namespace viaduct::bridge

@@ -50,7 +50,7 @@ bool is_nan(DType dtype, uint64_t bits) {
     case DType::kBF16: return (bits & 0x7FFF) > 0x7F80;
     case DType::kF8E4M3: return (bits & 0x7F) == 0x7F;
     case DType::kF8E5M2: return (bits & 0x7F) > 0x7C;
-    default: return bits == 0x80;   // the two FNUZ formats
+    default: return bits == 0x80;  // the two FNUZ formats
   }
 }
 
@@ -112,15 +112,18 @@ TEST(Convert, Fp4LowNibbleFirst) {
   uint8_t codes[8];
   for (int i = 0; i < 8; ++i) codes[i] = static_cast<uint8_t>((2 * i) | (2 * i + 1) << 4);
   float found[16];
-  convert(DType::kF4, reinterpret_cast<const std::byte*>(codes), DType::kF32, reinterpret_cast<std::byte*>(found), 16);
-  for (int i = 0; i < 16; ++i) EXPECT_EQ(std::bit_cast<uint32_t>(found[i]), std::bit_cast<uint32_t>(values[i])) << i;
+  convert(DType::kF4, reinterpret_cast<const std::byte*>(codes), DType::kF32, reinterpret_cast<std::byte*>(found),
+          16);
+  for (int i = 0; i < 16; ++i)
+    EXPECT_EQ(std::bit_cast<uint32_t>(found[i]), std::bit_cast<uint32_t>(values[i])) << i;
 }
 
 TEST(Convert, ANanKeepsItsSignAndUpperPayload) {
   EXPECT_EQ(to_bfloat16_bits(std::bit_cast<float>(0xFFA1FFFFu)), 0xFFE1u);
-  EXPECT_EQ(to_bfloat16_bits(std::bit_cast<float>(0x7F800001u)), 0x7FC0u);   // never rounded to infinity
+  EXPECT_EQ(to_bfloat16_bits(std::bit_cast<float>(0x7F800001u)), 0x7FC0u);  // never rounded to infinity
   EXPECT_EQ(std::bit_cast<uint32_t>(to_float32(uint16_t{0xFFA1})), 0xFFA10000u);
-  for (DType to : {DType::kF16, DType::kBF16, DType::kF8E4M3, DType::kF8E5M2, DType::kF8E4M3FNUZ, DType::kF8E5M2FNUZ})
+  for (DType to :
+       {DType::kF16, DType::kBF16, DType::kF8E4M3, DType::kF8E5M2, DType::kF8E4M3FNUZ, DType::kF8E5M2FNUZ})
     for (uint32_t bits : {0x7F800001u, 0xFFFFFFFFu, 0x7FC00000u})
       EXPECT_TRUE(is_nan(to, one_cast(std::bit_cast<float>(bits), to))) << name(to) << " " << bits;
   // Equal types copy every bit.
@@ -134,8 +137,9 @@ TEST(Convert, RefusesPairsThatItDoesNotKnow) {
   EXPECT_TRUE(can_convert(DType::kF6E2M3, DType::kF6E2M3));
   int32_t from = 1;
   float to;
-  EXPECT_THROW(convert(DType::kI32, reinterpret_cast<std::byte*>(&from), DType::kF32, reinterpret_cast<std::byte*>(&to), 1),
-               UserError);
+  EXPECT_THROW(
+      convert(DType::kI32, reinterpret_cast<std::byte*>(&from), DType::kF32, reinterpret_cast<std::byte*>(&to), 1),
+      UserError);
 }
 
 TEST(Convert, LongRunsEqualSingleElements) {
@@ -143,8 +147,8 @@ TEST(Convert, LongRunsEqualSingleElements) {
   std::vector<float> from(5000);
   for (size_t i = 0; i < from.size(); ++i) from[i] = std::sin(static_cast<float>(i)) * 300;
   std::vector<uint8_t> to(from.size());
-  convert(DType::kF32, reinterpret_cast<std::byte*>(from.data()), DType::kF8E4M3, reinterpret_cast<std::byte*>(to.data()),
-          static_cast<int64_t>(from.size()));
+  convert(DType::kF32, reinterpret_cast<std::byte*>(from.data()), DType::kF8E4M3,
+          reinterpret_cast<std::byte*>(to.data()), static_cast<int64_t>(from.size()));
   for (size_t i = 0; i < from.size(); ++i) EXPECT_EQ(to[i], one_cast(from[i], DType::kF8E4M3)) << i;
 }
 

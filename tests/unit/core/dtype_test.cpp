@@ -40,7 +40,8 @@ TEST(DType, Sizes) {
 }
 
 TEST(DType, Kinds) {
-  for (DType dtype : {DType::kF64, DType::kBF16, DType::kF8E8M0, DType::kF4, DType::kQ4_1}) EXPECT_TRUE(is_floating(dtype));
+  for (DType dtype : {DType::kF64, DType::kBF16, DType::kF8E8M0, DType::kF4, DType::kQ4_1})
+    EXPECT_TRUE(is_floating(dtype));
   for (DType dtype : {DType::kI64, DType::kU8, DType::kBool, DType::kC64}) EXPECT_FALSE(is_floating(dtype));
   EXPECT_TRUE(is_block_quantized(DType::kQ8_0));
   EXPECT_FALSE(is_block_quantized(DType::kF6E3M2));

@@ -1,8 +1,8 @@
 #include "viaduct/core/file.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -36,7 +36,7 @@ TEST_F(FileTest, ReadsAndWritesAtOffsets) {
     file.write(4, bytes_of("abc"));
     EXPECT_EQ(file.size(), 10u);
   }
-  File::open(path, File::Mode::kWrite).write(0, bytes_of("Z"));   // opening never truncates
+  File::open(path, File::Mode::kWrite).write(0, bytes_of("Z"));  // opening never truncates
   EXPECT_EQ(read_text_file(path), std::string("Z\0\0\0abc\0\0\0", 10));
   const File file = File::open(path, File::Mode::kRead);
   std::string some(8, '?');
@@ -46,7 +46,8 @@ TEST_F(FileTest, ReadsAndWritesAtOffsets) {
     file.read(4, std::as_writable_bytes(std::span(some)));
     FAIL() << "a read beyond the end";
   } catch (const UserError& error) {
-    EXPECT_THAT(error.what(), AllOf(HasSubstr(path.string()), HasSubstr("offset 4"), HasSubstr("8 bytes"), HasSubstr("6 are there")));
+    EXPECT_THAT(error.what(), AllOf(HasSubstr(path.string()), HasSubstr("offset 4"), HasSubstr("8 bytes"),
+                                    HasSubstr("6 are there")));
   }
 }
 
@@ -77,7 +78,7 @@ TEST_F(FileTest, SmallFilesHaveALimit) {
   write_file(folder_ / "text", "12345");
   EXPECT_EQ(read_text_file(folder_ / "text", 5), "12345");
   EXPECT_THROW(read_text_file(folder_ / "text", 4), UserError);
-  write_file(folder_ / "text", "1");   // shorter than before
+  write_file(folder_ / "text", "1");  // shorter than before
   EXPECT_EQ(read_text_file(folder_ / "text"), "1");
 }
 

@@ -32,7 +32,8 @@ TEST(Hash, RunsHashAsOne) {
   std::string text(10'000, 'x');
   text[5000] = 'y';
   Xxh3Stream stream;
-  for (size_t at = 0; at < text.size(); at += 777) stream.add(bytes_of(text).subspan(at, std::min<size_t>(777, text.size() - at)));
+  for (size_t at = 0; at < text.size(); at += 777)
+    stream.add(bytes_of(text).subspan(at, std::min<size_t>(777, text.size() - at)));
   EXPECT_EQ(stream.value(), xxh3_64(std::string_view(text)));
   EXPECT_EQ(Xxh3Stream().value(), xxh3_64(std::string_view("")));
 }

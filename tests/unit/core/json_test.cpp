@@ -81,8 +81,10 @@ TEST(Json, WritesNumbersAsPythonDoes) {
 }
 
 TEST(Json, Values) {
-  const Json json = Json::parse(R"({"i": 3, "whole": 3.0, "f": 2.5, "e": 1e2, "big": 9223372036854775807, "bigger": 9223372036854775808,
-                                   "inf": Infinity, "nan": NaN, "s": "\u00e9\ud83c\udf89\/", "b": false, "tiny": 1e-400})", "test");
+  const Json json = Json::parse(
+      R"({"i": 3, "whole": 3.0, "f": 2.5, "e": 1e2, "big": 9223372036854775807, "bigger": 9223372036854775808,
+                                   "inf": Infinity, "nan": NaN, "s": "\u00e9\ud83c\udf89\/", "b": false, "tiny": 1e-400})",
+      "test");
   EXPECT_EQ(json.at("i").as_int(), 3);
   EXPECT_TRUE(json.at("i").is_integer());
   EXPECT_EQ(json.at("whole").as_int(), 3);
@@ -130,8 +132,9 @@ TEST(Json, EqualityIsByValue) {
 }
 
 TEST(Json, RefusesWhatIsNotJson) {
-  for (const char* text : {"", "{", "[1,]", "{\"a\":}", "{'a': 1}", "nul", "01", "1.", "+1", "\"\\x\"", "\"a", "[1] 2", "{\"a\" 1}",
-                           "\"\x01\"", "\"\\ud800\"", "\"\\udc00\"", "{\"\\udc00\": 1}", "\"\\ud800\\u0041\""})
+  for (const char* text :
+       {"", "{", "[1,]", "{\"a\":}", "{'a': 1}", "nul", "01", "1.", "+1", "\"\\x\"", "\"a", "[1] 2", "{\"a\" 1}",
+        "\"\x01\"", "\"\\ud800\"", "\"\\udc00\"", "{\"\\udc00\": 1}", "\"\\ud800\\u0041\""})
     EXPECT_THAT(error_of(text), AllOf(HasSubstr("config.json"), HasSubstr("byte"))) << text;
   EXPECT_THAT(error_of("[\"\xFF\"]"), HasSubstr("UTF-8"));
   EXPECT_THAT(error_of(R"({"a": {"k": 1, "k": 2}})"), AllOf(HasSubstr("\"k\""), HasSubstr("twice")));

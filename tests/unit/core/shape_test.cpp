@@ -35,12 +35,12 @@ TEST(Shape, CopiesAndMovesAtEveryRank) {
       copy = shape;
       EXPECT_EQ(copy, shape);
       if (rank > 0) copy[rank - 1] = 7;
-      EXPECT_EQ(shape.rank() ? shape[rank - 1] : 0, rank);   // a copy has values of its own
+      EXPECT_EQ(shape.rank() ? shape[rank - 1] : 0, rank);  // a copy has values of its own
       Shape moved = Shape::filled(other, 9);
       Shape from = shape;
       moved = std::move(from);
       EXPECT_EQ(moved, shape);
-      from = moved;   // what was moved from can be given a value again
+      from = moved;  // what was moved from can be given a value again
       EXPECT_EQ(from, shape);
     }
   }
@@ -48,7 +48,7 @@ TEST(Shape, CopiesAndMovesAtEveryRank) {
 
 TEST(Shape, RowMajorStrides) {
   EXPECT_EQ(row_major_strides({2, 3, 4}), Shape({12, 4, 1}));
-  EXPECT_EQ(row_major_strides({2, 0, 4}), Shape({4, 4, 1}));   // as numpy counts an empty axis
+  EXPECT_EQ(row_major_strides({2, 0, 4}), Shape({4, 4, 1}));  // as numpy counts an empty axis
   EXPECT_EQ(row_major_strides({}), Shape{});
   EXPECT_EQ(to_string(Shape{2, 3}), "[2, 3]");
   EXPECT_EQ(to_string(Shape{}), "[]");

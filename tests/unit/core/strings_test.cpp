@@ -39,11 +39,13 @@ TEST(Strings, Nearest) {
 }
 
 TEST(Strings, Utf8) {
-  for (const char* text : {"", "ascii", "ü", "日本語", "\xF0\x9F\x8E\x89", "\xED\x9F\xBF", "\xEE\x80\x80", "\xF4\x8F\xBF\xBF"})
+  for (const char* text :
+       {"", "ascii", "ü", "日本語", "\xF0\x9F\x8E\x89", "\xED\x9F\xBF", "\xEE\x80\x80", "\xF4\x8F\xBF\xBF"})
     EXPECT_TRUE(is_utf8(text)) << text;
   // A lone continuation, cut sequences, overlong forms, surrogates, beyond U+10FFFF.
-  for (const char* text : {"\x80", "\xC3", "a\xC3(", "\xC0\x80", "\xC1\xBF", "\xE0\x80\x80", "\xE2\x82", "\xED\xA0\x80", "\xF0\x80\x80\x80",
-                           "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xFF", "\xF0\x9F\x8E"})
+  for (const char* text :
+       {"\x80", "\xC3", "a\xC3(", "\xC0\x80", "\xC1\xBF", "\xE0\x80\x80", "\xE2\x82", "\xED\xA0\x80",
+        "\xF0\x80\x80\x80", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xFF", "\xF0\x9F\x8E"})
     EXPECT_FALSE(is_utf8(text)) << testing::PrintToString(std::string(text));
 }
 

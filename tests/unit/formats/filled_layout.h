@@ -1,5 +1,5 @@
-// Files of a TargetLayout with the tensors' bytes filled in, as bridge/ does it for real ones; and the proof that the
-// layout says every byte once.
+// Files of a TargetLayout with the tensors' bytes filled in, as bridge/ does it for real ones; and the proof that
+// the layout says every byte once.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -25,23 +25,27 @@ inline std::vector<std::string> fill(const TargetLayout& layout, const BytesOf& 
     std::string bytes;
   };
   std::vector<Run> runs;
-  for (const Literal& literal : layout.literals) runs.push_back({literal.file, literal.offset, std::string(literal.bytes.view())});
+  for (const Literal& literal : layout.literals)
+    runs.push_back({literal.file, literal.offset, std::string(literal.bytes.view())});
   for (const StoredTensor& tensor : layout.tensors) {
     const std::vector<std::byte> bytes = bytes_of(tensor);
     EXPECT_EQ(tensor.chunks.size(), 1u) << tensor.name;
-    EXPECT_EQ(bytes.size(), static_cast<size_t>(num_bytes(tensor.dtype, num_elements(tensor.shape)))) << tensor.name;
+    EXPECT_EQ(bytes.size(), static_cast<size_t>(num_bytes(tensor.dtype, num_elements(tensor.shape))))
+        << tensor.name;
     if (!bytes.empty())
       runs.push_back({tensor.chunks.at(0).file, tensor.chunks.at(0).byte_offset,
                       std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size())});
   }
-  std::stable_sort(runs.begin(), runs.end(),
-                   [](const Run& a, const Run& b) { return std::tie(a.file, a.begin) < std::tie(b.file, b.begin); });
+  std::stable_sort(runs.begin(), runs.end(), [](const Run& a, const Run& b) {
+    return std::tie(a.file, a.begin) < std::tie(b.file, b.begin);
+  });
   std::vector<std::string> files(layout.files.size());
   for (const Run& run : runs) {
     EXPECT_EQ(run.begin, files.at(run.file).size()) << layout.files.at(run.file).name;
     files.at(run.file) += run.bytes;
   }
-  for (size_t i = 0; i < files.size(); ++i) EXPECT_EQ(files[i].size(), layout.files[i].size) << layout.files[i].name;
+  for (size_t i = 0; i < files.size(); ++i)
+    EXPECT_EQ(files[i].size(), layout.files[i].size) << layout.files[i].name;
   return files;
 }
 

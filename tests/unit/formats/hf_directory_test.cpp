@@ -51,7 +51,7 @@ TEST(HfDirectory, ReadsTheShardsThatTheIndexLists) {
   folder.file(kHfIndexName, kTwoShards);
   const auto directory = open_hf_directory(folder.path());
   EXPECT_EQ(directory->format(), "safetensors");
-  EXPECT_THAT(directory->shard_names(), ElementsAre("m-9.safetensors", "m-10.safetensors"));   // as people count
+  EXPECT_THAT(directory->shard_names(), ElementsAre("m-9.safetensors", "m-10.safetensors"));  // as people count
   EXPECT_THAT(names_of(*directory), ElementsAre("b", "a", "c"));
   EXPECT_EQ(directory->find("c")->chunks[0].file, 1u);
   EXPECT_EQ(directory->files().at(1), folder / "m-10.safetensors");
@@ -73,8 +73,8 @@ TEST(HfDirectory, NamesWhatTheIndexAndTheShardsDisagreeOn) {
     const ScratchFolder folder;
     folder.file(kHfIndexName, kTwoShards);
     folder.file("m-9.safetensors", shard_of({"b", "a"}));
-    EXPECT_THAT(open_error(folder), AllOf(HasSubstr(kHfIndexName), HasSubstr("m-10.safetensors"), HasSubstr("missing"),
-                                          Not(HasSubstr("m-9."))));
+    EXPECT_THAT(open_error(folder), AllOf(HasSubstr(kHfIndexName), HasSubstr("m-10.safetensors"),
+                                          HasSubstr("missing"), Not(HasSubstr("m-9."))));
     folder.file("m-10.safetensors", shard_of({"d"}));
     EXPECT_THAT(open_error(folder), AllOf(HasSubstr("lists 1 tensor "), HasSubstr("c (m-10.safetensors)")));
     folder.file("m-10.safetensors", shard_of({"c", "d"}));
@@ -102,7 +102,8 @@ TEST(HfDirectory, WithoutAnIndex) {
     EXPECT_EQ(all->index_text(), "");
     EXPECT_TRUE(all->index().weight_map.empty());
     folder.file("again.safetensors", shard_of({"c", "b"}));
-    EXPECT_THAT(open_error(folder), AllOf(HasSubstr("\"b\""), HasSubstr("again.safetensors"), HasSubstr("more.safetensors")));
+    EXPECT_THAT(open_error(folder),
+                AllOf(HasSubstr("\"b\""), HasSubstr("again.safetensors"), HasSubstr("more.safetensors")));
     folder.file("model.safetensors", shard_of({"m"}));
     EXPECT_THAT(names_of(*open_hf_directory(folder.path())), ElementsAre("m"));
   }
@@ -173,17 +174,20 @@ TEST(HfIndex, RefusesWhatIsNoIndex) {
       {R"({"weight_map":{"\udc00":"f"}})", "UTF-8"},
       {R"({"weight_map":{"a":"f"})", "byte"},
       {"{\"weight_map\":{\"\xFF\":\"f\"}}", "UTF-8"},
-      {"{\"metadata\":" + std::string(100'000, '[') + std::string(100'000, ']') + ",\"weight_map\":{\"a\":\"f\"}}", "deeper"},
+      {"{\"metadata\":" + std::string(100'000, '[') + std::string(100'000, ']') + ",\"weight_map\":{\"a\":\"f\"}}",
+       "deeper"},
   };
   for (const auto& [text, says] : cases)
-    EXPECT_THAT(error_of([&] { parse_hf_index(text, "x.index.json"); }), AllOf(HasSubstr("x.index.json"), HasSubstr(says)))
+    EXPECT_THAT(error_of([&] { parse_hf_index(text, "x.index.json"); }),
+                AllOf(HasSubstr("x.index.json"), HasSubstr(says)))
         << text.substr(0, 80);
 }
 
 TEST(HfIndex, IsWrittenAsTransformersWritesIt) {
-  const std::string text = "{\n  \"metadata\": {\n    \"total_parameters\": 3,\n    \"total_size\": 6\n  },\n"
-                           "  \"weight_map\": {\n    \"a.weight\": \"model-00002-of-00002.safetensors\",\n"
-                           "    \"b.weight\": \"model-00001-of-00002.safetensors\"\n  }\n}\n";
+  const std::string text =
+      "{\n  \"metadata\": {\n    \"total_parameters\": 3,\n    \"total_size\": 6\n  },\n"
+      "  \"weight_map\": {\n    \"a.weight\": \"model-00002-of-00002.safetensors\",\n"
+      "    \"b.weight\": \"model-00001-of-00002.safetensors\"\n  }\n}\n";
   HfIndex index = parse_hf_index(text, "test");
   EXPECT_EQ(hf_index_text(index), text);
   std::swap(index.weight_map[0], index.weight_map[1]);

@@ -33,11 +33,13 @@ TEST(Registry, OpensEachFormatByLookingAtIt) {
 
 TEST(Registry, SaysWhatItLookedFor) {
   const ScratchFolder scratch;
-  EXPECT_THAT(error_of([&] { open_reader(scratch / "nowhere"); }), AllOf(HasSubstr("nowhere"), HasSubstr("not exist")));
-  const auto known = AllOf(HasSubstr("safetensors"), HasSubstr("GGUF"), HasSubstr("torch.save"), HasSubstr("torch_dist"),
-                           HasSubstr("Hugging Face"));
+  EXPECT_THAT(error_of([&] { open_reader(scratch / "nowhere"); }),
+              AllOf(HasSubstr("nowhere"), HasSubstr("not exist")));
+  const auto known = AllOf(HasSubstr("safetensors"), HasSubstr("GGUF"), HasSubstr("torch.save"),
+                           HasSubstr("torch_dist"), HasSubstr("Hugging Face"));
   EXPECT_THAT(error_of([&] { open_reader(scratch.path()); }), AllOf(HasSubstr(scratch.path().string()), known));
-  EXPECT_THAT(error_of([&] { open_reader(scratch.file("notes.txt", "hello")); }), AllOf(HasSubstr("notes.txt"), known));
+  EXPECT_THAT(error_of([&] { open_reader(scratch.file("notes.txt", "hello")); }),
+              AllOf(HasSubstr("notes.txt"), known));
   EXPECT_THAT(error_of([&] { open_reader(scratch.file("empty", "")); }), known);
 }
 

@@ -57,7 +57,8 @@ TEST(Safetensors, ReadsWhatTheReferenceLibraryReads) {
   }
   const auto& metadata = expected.at("metadata").members();
   ASSERT_EQ(file.header().metadata.size(), metadata.size());
-  for (const auto& [key, value] : file.header().metadata) EXPECT_EQ(expected.at("metadata").at(key).as_string(), value);
+  for (const auto& [key, value] : file.header().metadata)
+    EXPECT_EQ(expected.at("metadata").at(key).as_string(), value);
 }
 
 TEST(Safetensors, KeepsTheHeaderTextAndOrdersByOffset) {
@@ -72,9 +73,10 @@ TEST(Safetensors, KeepsTheHeaderTextAndOrdersByOffset) {
 
 TEST(Safetensors, AcceptsWhatTheFormatAllows) {
   // Any order in the header, empty tensors where two others meet, sub-byte types, no tensors at all, null metadata.
-  const std::string text = R"({"b":{"shape":[2],"dtype":"F4","data_offsets":[6,7]}, "empty":{"dtype":"F32","shape":[0,3],)"
-                           R"("data_offsets":[3,3]},"a":{"dtype":"F6_E2M3","shape":[4],"data_offsets":[0,3]},)"
-                           R"("c":{"dtype":"U8","shape":[3],"data_offsets":[3,6]},"__metadata__":null}   )";
+  const std::string text =
+      R"({"b":{"shape":[2],"dtype":"F4","data_offsets":[6,7]}, "empty":{"dtype":"F32","shape":[0,3],)"
+      R"("data_offsets":[3,3]},"a":{"dtype":"F6_E2M3","shape":[4],"data_offsets":[0,3]},)"
+      R"("c":{"dtype":"U8","shape":[3],"data_offsets":[3,6]},"__metadata__":null}   )";
   const SafetensorsHeader header = parse_safetensors_header(text, 8 + text.size() + 7, "test");
   ASSERT_EQ(header.tensors.size(), 4u);
   EXPECT_EQ(header.tensors[0].name, "a");
@@ -99,19 +101,37 @@ TEST(Safetensors, RefusesDamagedHeadersByName) {
       {"truncated data", "{" + a + "}", 3, {"\"a\"", "[0, 4]", "3 data bytes"}},
       {"bytes behind", "{" + a + "}", 6, {"2 bytes behind", "ends at byte"}},
       {"gap", R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}})", 6, {"\"a\"", "belong to no tensor"}},
-      {"overlap", "{" + a + R"(,"b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}})", 6, {"\"a\"", "\"b\"", "overlap"}},
-      {"size", R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})", 4, {"\"a\"", "F32 [2]", "8 bytes", "give 4"}},
+      {"overlap",
+       "{" + a + R"(,"b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}})",
+       6,
+       {"\"a\"", "\"b\"", "overlap"}},
+      {"size",
+       R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})",
+       4,
+       {"\"a\"", "F32 [2]", "8 bytes", "give 4"}},
       {"twice", "{" + a + R"(,"a":{"dtype":"U8","shape":[2],"data_offsets":[4,6]}})", 6, {"\"a\"", "twice"}},
-      {"field twice", R"({"a":{"dtype":"U8","dtype":"U8","shape":[4],"data_offsets":[0,4]}})", 4, {"\"dtype\" stands twice"}},
+      {"field twice",
+       R"({"a":{"dtype":"U8","dtype":"U8","shape":[4],"data_offsets":[0,4]}})",
+       4,
+       {"\"dtype\" stands twice"}},
       {"metadata twice", R"({"__metadata__":{"k":"1","k":"2"},)" + a + "}", 4, {"\"k\"", "twice"}},
       {"two metadatas", R"({"__metadata__":{},"__metadata__":{},)" + a + "}", 4, {"__metadata__", "twice"}},
       {"metadata value", R"({"__metadata__":{"k":1},)" + a + "}", 4, {"\"k\"", "a number"}},
       {"backwards", R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[4,0]}})", 4, {"\"a\"", "[4, 0]"}},
       {"negative", R"({"a":{"dtype":"U8","shape":[-4],"data_offsets":[0,4]}})", 4, {"\"a\"", "shape"}},
       {"fraction", R"({"a":{"dtype":"U8","shape":[4.0],"data_offsets":[0,4]}})", 4, {"\"a\"", "whole number"}},
-      {"beyond 64 bits", R"({"a":{"dtype":"U8","shape":[18446744073709551616],"data_offsets":[0,4]}})", 4, {"\"a\""}},
-      {"overflow", R"({"a":{"dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", 0, {"\"a\"", "63 bits"}},
-      {"bytes overflow", R"({"a":{"dtype":"F64","shape":[2305843009213693952],"data_offsets":[0,0]}})", 0, {"\"a\""}},
+      {"beyond 64 bits",
+       R"({"a":{"dtype":"U8","shape":[18446744073709551616],"data_offsets":[0,4]}})",
+       4,
+       {"\"a\""}},
+      {"overflow",
+       R"({"a":{"dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,0]}})",
+       0,
+       {"\"a\"", "63 bits"}},
+      {"bytes overflow",
+       R"({"a":{"dtype":"F64","shape":[2305843009213693952],"data_offsets":[0,0]}})",
+       0,
+       {"\"a\""}},
       {"part of a byte", R"({"a":{"dtype":"F4","shape":[3],"data_offsets":[0,2]}})", 2, {"\"a\"", "F4 [3]"}},
       {"rank", R"({"a":{"dtype":"U8","shape":[1,1,1,1,1,1,1,1,1],"data_offsets":[0,1]}})", 1, {"\"a\"", "8 axes"}},
       {"dtype", R"({"a":{"dtype":"F33","shape":[4],"data_offsets":[0,4]}})", 4, {"\"a\"", "F33"}},
@@ -119,7 +139,10 @@ TEST(Safetensors, RefusesDamagedHeadersByName) {
       {"no dtype", R"({"a":{"shape":[4],"data_offsets":[0,4]}})", 4, {"\"a\"", "lacks \"dtype\""}},
       {"no shape", R"({"a":{"dtype":"U8","data_offsets":[0,4]}})", 4, {"\"a\"", "lacks \"shape\""}},
       {"one offset", R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[4]}})", 4, {"\"a\"", "data_offsets"}},
-      {"three offsets", R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4,4]}})", 4, {"\"a\"", "more than two"}},
+      {"three offsets",
+       R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4,4]}})",
+       4,
+       {"\"a\"", "more than two"}},
       {"unknown field", R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4],"x":1}})", 4, {"\"a\"", "\"x\""}},
       {"not an object", R"({"a":7})", 0, {"\"a\"", "a number"}},
       {"nested", R"({"a":{"dtype":{},"shape":[4],"data_offsets":[0,4]}})", 4, {"\"a\"", "an object"}},
@@ -134,7 +157,8 @@ TEST(Safetensors, RefusesDamagedHeadersByName) {
   };
   for (const Refused& refused : cases) {
     const uint64_t size = 8 + refused.header.size() + refused.data;
-    const std::string error = error_of([&] { parse_safetensors_header(refused.header, size, "dir/x.safetensors"); });
+    const std::string error =
+        error_of([&] { parse_safetensors_header(refused.header, size, "dir/x.safetensors"); });
     EXPECT_THAT(error, HasSubstr("dir/x.safetensors")) << refused.what;
     for (const char* says : refused.says) EXPECT_THAT(error, HasSubstr(says)) << refused.what;
   }
@@ -151,7 +175,8 @@ TEST(Safetensors, RefusesLengthsThatDoNotFitTheFile) {
   }
   std::string huge = good;
   huge[7] = '\x7F';
-  EXPECT_THAT(error_of([&] { SafetensorsFile(scratch.file("huge.safetensors", huge)); }), HasSubstr("bytes 0 to 8"));
+  EXPECT_THAT(error_of([&] { SafetensorsFile(scratch.file("huge.safetensors", huge)); }),
+              HasSubstr("bytes 0 to 8"));
   // Within the file but beyond what the reference implementation reads.
   std::string above = good;
   const uint64_t length = kMaxSafetensorsHeader + 1;
@@ -184,10 +209,10 @@ TEST(Safetensors, FindIsSafeFromSeveralThreads) {
 
 TEST(SafetensorsWriter, WhatItLaysOutReadsBackTheSame) {
   const std::vector<StoredTensor> tensors = {
-      tensor_of("w", DType::kBF16, {3, 5}),      tensor_of("scalar", DType::kF32, {}),
-      tensor_of("empty", DType::kF16, {0, 7}),   tensor_of("fp8 \"q\"\n", DType::kF8E4M3, {3, 3}),
-      tensor_of("ünï", DType::kI64, {2}),        tensor_of("f4", DType::kF4, {4, 2}),
-      tensor_of("f6", DType::kF6E3M2, {8}),      tensor_of("c", DType::kC64, {1}),
+      tensor_of("w", DType::kBF16, {3, 5}),    tensor_of("scalar", DType::kF32, {}),
+      tensor_of("empty", DType::kF16, {0, 7}), tensor_of("fp8 \"q\"\n", DType::kF8E4M3, {3, 3}),
+      tensor_of("ünï", DType::kI64, {2}),      tensor_of("f4", DType::kF4, {4, 2}),
+      tensor_of("f6", DType::kF6E3M2, {8}),    tensor_of("c", DType::kC64, {1}),
   };
   SafetensorsWriter writer({});
   for (const StoredTensor& tensor : tensors) writer.add(tensor);
@@ -216,7 +241,8 @@ std::vector<std::string> names_in_order(const TargetLayout& layout) {
   std::vector<const StoredTensor*> tensors;
   for (const StoredTensor& tensor : layout.tensors) tensors.push_back(&tensor);
   std::sort(tensors.begin(), tensors.end(), [](const auto* a, const auto* b) {
-    return std::pair(a->chunks[0].file, a->chunks[0].byte_offset) < std::pair(b->chunks[0].file, b->chunks[0].byte_offset);
+    return std::pair(a->chunks[0].file, a->chunks[0].byte_offset) <
+           std::pair(b->chunks[0].file, b->chunks[0].byte_offset);
   });
   std::vector<std::string> names;
   for (const StoredTensor* tensor : tensors) names.push_back(tensor->name);
@@ -240,7 +266,8 @@ TEST(SafetensorsWriter, SplitsBySizeWithTransformersNames) {
   SafetensorsWriter writer(options);
   // 40 + 40 | 40 | 120 (larger than a shard, alone) | 60 + 40 (exactly full)
   int i = 0;
-  for (int64_t bytes : {40, 40, 40, 120, 60, 40}) writer.add(tensor_of("t" + std::to_string(i++), DType::kU8, {bytes}));
+  for (int64_t bytes : {40, 40, 40, 120, 60, 40})
+    writer.add(tensor_of("t" + std::to_string(i++), DType::kU8, {bytes}));
   const TargetLayout layout = writer.finish();
   ASSERT_EQ(layout.files.size(), 4u);
   EXPECT_EQ(layout.files[0].name, "model-00001-of-00004.safetensors");
@@ -264,11 +291,15 @@ struct Source {
 Source two_shards() {
   Source source;
   source.options.shards = {
-      {"b.safetensors", R"({"y":{"dtype":"BF16","shape":[2],"data_offsets":[2,6]},"x":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}})"},
-      {"a.safetensors", R"({"__metadata__":{"format":"pt","by":"someone"},"z":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}} )"}};
-  source.options.index_text = "{\"weight_map\": {\"z\": \"a.safetensors\",\n \"y\": \"b.safetensors\", \"x\": \"b.safetensors\"}, "
-                              "\"metadata\": {\"total_parameters\": 4, \"total_size\": 10}}";
-  source.tensors = {{tensor_of("x", DType::kBF16, {1}), 0}, {tensor_of("y", DType::kBF16, {2}), 0},
+      {"b.safetensors",
+       R"({"y":{"dtype":"BF16","shape":[2],"data_offsets":[2,6]},"x":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}})"},
+      {"a.safetensors",
+       R"({"__metadata__":{"format":"pt","by":"someone"},"z":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}} )"}};
+  source.options.index_text =
+      "{\"weight_map\": {\"z\": \"a.safetensors\",\n \"y\": \"b.safetensors\", \"x\": \"b.safetensors\"}, "
+      "\"metadata\": {\"total_parameters\": 4, \"total_size\": 10}}";
+  source.tensors = {{tensor_of("x", DType::kBF16, {1}), 0},
+                    {tensor_of("y", DType::kBF16, {2}), 0},
                     {tensor_of("z", DType::kF32, {1}), 1}};
   return source;
 }
@@ -301,8 +332,10 @@ TEST(SafetensorsWriter, ReplacesTheSourcesTextWhereItNoLongerHolds) {
     for (const auto& [tensor, shard] : source.tensors) writer.add(tensor, shard);
     const TargetLayout layout = writer.finish();
     const std::vector<std::string> files = fill(layout, made_up_bytes);
-    EXPECT_NE(files[0].substr(8, source.options.shards[0].header.size()), source.options.shards[0].header) << change;
-    EXPECT_EQ(files[1].substr(8, source.options.shards[1].header.size()), source.options.shards[1].header) << change;
+    EXPECT_NE(files[0].substr(8, source.options.shards[0].header.size()), source.options.shards[0].header)
+        << change;
+    EXPECT_EQ(files[1].substr(8, source.options.shards[1].header.size()), source.options.shards[1].header)
+        << change;
     const HfIndex index = parse_hf_index(writer.index_text(), "index");
     // Same names in the same shards: the index keeps what else it says.
     EXPECT_EQ(index.metadata.contains("total_parameters"), change < 2) << change;
@@ -326,7 +359,8 @@ TEST(SafetensorsWriter, LeavesOutAShardWithoutTensors) {
 
 TEST(SafetensorsWriter, RefusesWhatTheFormatCannotHold) {
   SafetensorsWriter writer({});
-  EXPECT_THAT(error_of([&] { writer.add(tensor_of("q", DType::kQ8_0, {32})); }), AllOf(HasSubstr("q"), HasSubstr("Q8_0")));
+  EXPECT_THAT(error_of([&] { writer.add(tensor_of("q", DType::kQ8_0, {32})); }),
+              AllOf(HasSubstr("q"), HasSubstr("Q8_0")));
   EXPECT_THAT(error_of([&] { writer.add(tensor_of("c", DType::kC128, {1})); }), HasSubstr("C128"));
   EXPECT_THAT(error_of([&] { writer.add(tensor_of("__metadata__", DType::kU8, {1})); }), HasSubstr("__metadata__"));
   StoredTensor two = tensor_of("two", DType::kU8, {2});

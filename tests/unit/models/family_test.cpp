@@ -62,9 +62,9 @@ TEST_P(EveryFamily, ConfigGoesThroughArchSpecAndBack) {
   // What the toy says, the written configuration says as well.
   const Json toy = toy_config(family()).document();
   for (const auto& [key, value] : toy.members()) {
-    static const std::set<std::string> kNotOfTheArchitecture = {
-        "bos_token_id",          "eos_token_id", "pad_token_id", "output_router_logits", "max_window_layers",
-        "sliding_window"};
+    static const std::set<std::string> kNotOfTheArchitecture = {"bos_token_id",      "eos_token_id",
+                                                                "pad_token_id",      "output_router_logits",
+                                                                "max_window_layers", "sliding_window"};
     if (kNotOfTheArchitecture.contains(key)) continue;
     const Json* other = written.find(key);
     ASSERT_NE(other, nullptr) << key;
@@ -150,10 +150,14 @@ TEST(HfConfig, ReadsBothFormsOfRope) {
     "original_max_position_embeddings": 8192, "rope_type": "llama3")";
   const ArchSpec v4 = read_arch(HfConfig(
       Json::parse("{" + common + ", \"torch_dtype\": \"float16\", \"rope_theta\": 500000.0, \"rope_scaling\": {" +
-                  scaling + "}}", "v4"), "v4"));
+                      scaling + "}}",
+                  "v4"),
+      "v4"));
   const ArchSpec v5 = read_arch(HfConfig(
       Json::parse("{" + common + ", \"dtype\": \"float16\", \"rope_parameters\": {\"rope_theta\": 500000.0, " +
-                  scaling + "}}", "v5"), "v5"));
+                      scaling + "}}",
+                  "v5"),
+      "v5"));
   EXPECT_EQ(hf_config_for(v4), hf_config_for(v5));
   EXPECT_EQ(v4.dtype, DType::kF16);
   EXPECT_EQ(v4.rope.scaling, RopeScaling::kLlama3);
