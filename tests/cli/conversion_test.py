@@ -37,6 +37,15 @@ class EveryFamily(CliCase):
         self.viaduct("verify", hf, self.folder / "m")
         self.viaduct("export", self.folder / "m", self.folder / "back")
         self.assertEqual(model_files(self.folder / "back"), model_files(hf))
+        # Moved apart, as by training: the two are no longer one tensor, and a reference says so.
+        untied = self.toy("olmoe", name="untied")
+        self.viaduct("import", untied, self.folder / "trained")
+        kept = self.folder / "trained/iter_0000000/viaduct/source/config.json"
+        kept.write_text(kept.read_text().replace('"tie_word_embeddings": false', '"tie_word_embeddings": true'))
+        self.fails("export", self.folder / "trained", self.folder / "x",
+                   says=["output_layer.weight", "embedding.word_embeddings.weight", "tie_word_embeddings"])
+        self.viaduct("export", self.folder / "trained", self.folder / "x", "--reference", untied)
+        self.assertEqual(model_files(self.folder / "x"), model_files(untied))
 
     def test_inspect_and_toy_agree(self):
         for family in families():
