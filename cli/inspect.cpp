@@ -124,11 +124,12 @@ std::string format_text(const Facts& facts) {
 }
 
 std::string size_text(const models::ArchSpec& arch) {
-  const models::LayerSpec& layer = arch.layers.at(0);
+  const models::LayerSpec& layer = arch.attention_layer();
   std::string text = fmt::format("{} layers, hidden {}, {} heads in {} groups of {}, ffn {}", arch.num_layers(),
                                  arch.hidden_size, layer.attention.num_heads, layer.attention.num_query_groups,
                                  layer.attention.head_dim, layer.mlp.ffn_hidden_size);
-  if (layer.moe) text += fmt::format(", {} experts (top {})", layer.moe->num_experts, layer.moe->top_k);
+  if (const models::LayerSpec* routed = arch.moe_layer())
+    text += fmt::format(", {} experts (top {})", routed->moe->num_experts, routed->moe->top_k);
   return text + fmt::format(", vocabulary {}", arch.embedding.vocab_size);
 }
 
@@ -229,7 +230,7 @@ Json facts_json(const Facts& facts, const InspectOptions& options) {
   json.set("known", facts.known != nullptr);
   if (facts.known) {
     const models::ArchSpec& arch = facts.known->arch();
-    const models::LayerSpec& layer = arch.layers.at(0);
+    const models::LayerSpec& layer = arch.attention_layer();
     json.set("family", arch.family);
     json.set("architecture", models::family_named(arch.family).architecture);
     json.set("parameters", Json(models::count_parameters(arch)));
@@ -241,7 +242,7 @@ Json facts_json(const Facts& facts, const InspectOptions& options) {
     json.set("num_heads", Json(layer.attention.num_heads));
     json.set("num_query_groups", Json(layer.attention.num_query_groups));
     json.set("head_dim", Json(layer.attention.head_dim));
-    json.set("num_experts", layer.moe ? Json(layer.moe->num_experts) : Json());
+    json.set("num_experts", arch.moe_layer() ? Json(arch.moe_layer()->moe->num_experts) : Json());
     json.set("vocab_size", Json(arch.embedding.vocab_size));
     json.set("origin", facts.known->record().origin);
     Json unused = Json::array();

@@ -255,7 +255,8 @@ std::vector<std::pair<uint32_t, StoredTensor>> assign_shards(const bridge::Weigh
   uint32_t shard = 0;
   for (const layout::Expr::Input& input : graph.hf_tensors) {
     // What is tied is not stored.
-    if (graph.arch.embedding.output_is_copy && graph.family->weights.find_derived(input.name)) continue;
+    if (graph.arch.embedding.output_is_copy && graph.family->table(graph.arch.form).find_derived(input.name))
+      continue;
     StoredTensor tensor;
     tensor.name = input.name;
     tensor.dtype = graph.arch.dtype;

@@ -12,7 +12,13 @@ import pathlib
 import sys
 import tarfile
 
-FAMILIES = "llama llama2 mistral mistral_small qwen2 qwen3 gemma gemma2 qwen3_moe olmoe".split()
+FAMILIES = """
+    llama llama2
+    mistral mistral_small
+    qwen2 qwen3 qwen3_moe
+    gemma gemma2
+    olmoe
+""".split()
 RUNS = ("llama_tp2_pp2 llama_pp2_vpp2 llama_tp2_dp2_fpsave llama_tp2_dp2_nofpsave qwen3_moe_tp2_pp2_ep2 "
         "qwen3_moe_ep2_nofpsave qwen3_moe_tp2_ep2_etp2 gena_core014_llama_tp2 mlm_torch_dist_llama_tp2").split()
 MODELS_OF_RUNS = "llama llama4 llama_tied qwen3_moe".split()

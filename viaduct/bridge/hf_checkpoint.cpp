@@ -46,6 +46,7 @@ class HfCheckpoint : public Checkpoint {
   void open_gguf_file();
 
  private:
+  const models::WeightTable& table() const { return graph_.family->table(graph_.arch.form); }
   void locate(const formats::TensorReader& reader);
   void check_derived(const formats::TensorReader& reader, const StoredTensor& tensor, const DerivedTensor& derived,
                      int32_t id);
@@ -82,6 +83,11 @@ void HfCheckpoint::open_folder() {
     const StoredTensor& first = reader->tensors().at(0);
     if (is_floating(first.dtype)) arch.dtype = first.dtype;
   }
+  const models::Family& family = models::family_named(arch.family);
+  arch.form = family.find_form(config, arch, [&](std::string_view name) -> std::optional<Shape> {
+    const StoredTensor* tensor = reader->find(name);
+    return tensor ? std::optional(tensor->shape) : std::nullopt;
+  });
   graph_ = build_weight_graph(arch);
   record_.config = config.document();
   record_.side_files = find_side_files(path_);
@@ -107,8 +113,7 @@ void HfCheckpoint::locate(const formats::TensorReader& reader) {
   for (size_t i = 0; i < graph_.hf_tensors.size(); ++i) {
     const layout::Expr::Input& wanted = graph_.hf_tensors[i];
     const StoredTensor* stored = reader.find(wanted.name);
-    const DerivedTensor* tied =
-        graph_.arch.embedding.output_is_copy ? graph_.family->weights.find_derived(wanted.name) : nullptr;
+    const DerivedTensor* tied = graph_.arch.embedding.output_is_copy ? table().find_derived(wanted.name) : nullptr;
     if (!stored && tied) {
       own_[i] = own_[static_cast<size_t>(graph_.hf_ids.at(tied->of))];
       continue;
@@ -128,7 +133,7 @@ void HfCheckpoint::locate(const formats::TensorReader& reader) {
   if (count) fail(count, problems);
   for (const StoredTensor& stored : reader.tensors()) {
     if (graph_.hf_ids.contains(stored.name)) continue;
-    const DerivedTensor* derived = graph_.family->weights.find_derived(stored.name);
+    const DerivedTensor* derived = table().find_derived(stored.name);
     if (!derived) {
       report(fmt::format("unknown: {} {} is not part of this architecture", stored.name, stored.shape));
       continue;
@@ -145,13 +150,19 @@ void HfCheckpoint::check_derived(const formats::TensorReader& reader, const Stor
   if (derived.kind == DerivedTensor::Kind::kCopy) {
     const StoredTensor* original = reader.find(derived.of);
     VIADUCT_CHECK(original, "{}", derived.of);
-    VIADUCT_USER_CHECK(
-        original->shape == tensor.shape && original->dtype == tensor.dtype,
-        "{}: {} {} {} should be a copy of {} {} {}, since config.json says that the embeddings are tied",
-        path_.string(), tensor.name, tensor.dtype, tensor.shape, derived.of, original->dtype, original->shape);
+    VIADUCT_USER_CHECK(original->shape == tensor.shape && original->dtype == tensor.dtype,
+                       "{}: {} {} {} should be a copy of {} {} {}, which the model uses in its place",
+                       path_.string(), tensor.name, tensor.dtype, tensor.shape, derived.of, original->dtype,
+                       original->shape);
     ties_.push_back({id, own_[static_cast<size_t>(graph_.hf_ids.at(derived.of))]});
     record_.copies.emplace_back(tensor.name, derived.of);
-    unused_.push_back({tensor.name, fmt::format("a copy of {} (config.json ties them)", derived.of)});
+    unused_.push_back({tensor.name, fmt::format("a copy of {}", derived.of)});
+    return;
+  }
+  kept_.push_back(id);
+  record_.kept_tensors.push_back(tensor.name);
+  if (derived.kind == DerivedTensor::Kind::kKept) {
+    unused_.push_back({tensor.name, "a buffer without a place in Megatron; kept beside the checkpoint"});
     return;
   }
   const std::vector<std::byte> bytes = read_tensor(reader, tensor, 16u << 20);
@@ -160,8 +171,6 @@ void HfCheckpoint::check_derived(const formats::TensorReader& reader, const Stor
       "{}: {} does not hold the rotary frequencies that config.json's rope_theta {} gives; one of the "
       "two is wrong",
       path_.string(), tensor.name, graph_.arch.rope.theta);
-  kept_.push_back(id);
-  record_.kept_tensors.push_back(tensor.name);
   unused_.push_back({tensor.name, "follows from config.json; kept beside the checkpoint"});
 }
 

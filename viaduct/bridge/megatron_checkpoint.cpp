@@ -155,7 +155,16 @@ models::ArchSpec MegatronCheckpoint::find_arch(const OpenOptions& options) {
   if (record_.config) {
     const std::string origin = options.reference ? (*options.reference / "config.json").string()
                                                  : (iteration_ / kRecordFolder / "source/config.json").string();
-    return models::read_arch(models::HfConfig(*record_.config, origin));
+    const models::HfConfig config(*record_.config, origin);
+    models::ArchSpec arch = models::read_arch(config);
+    std::unordered_map<std::string_view, const Shape*> listed;
+    for (const ListedTensor& tensor : record_.tensors) listed.emplace(tensor.name, &tensor.shape);
+    arch.form = models::family_named(arch.family)
+                    .find_form(config, arch, [&](std::string_view name) -> std::optional<Shape> {
+                      const auto it = listed.find(name);
+                      return it == listed.end() ? std::nullopt : std::optional(*it->second);
+                    });
+    return arch;
   }
   const Path config = iteration_ / "run_config.yaml";
   VIADUCT_USER_CHECK(fs::exists(config),
@@ -181,8 +190,8 @@ void MegatronCheckpoint::locate() {
   LayerKeys keys = models::layer_keys_for(graph_.arch);
   for (const Parameter& parameter : graph_.parameters) {
     if (parameter.layer < 0) continue;
-    const bool stacked = find_key(state_key(parameter, graph_.arch, LayerKeys::kStacked).key);
-    const bool single = find_key(state_key(parameter, graph_.arch, LayerKeys::kPerLayer).key);
+    const bool stacked = find_key(state_keys(parameter, graph_.arch, LayerKeys::kStacked)[0].key);
+    const bool single = find_key(state_keys(parameter, graph_.arch, LayerKeys::kPerLayer)[0].key);
     if (stacked != single) keys = stacked ? LayerKeys::kStacked : LayerKeys::kPerLayer;
     break;
   }
@@ -193,13 +202,13 @@ void MegatronCheckpoint::locate() {
   const auto report = [&](std::string problem) {
     if (++count <= 20) problems.push_back(std::move(problem));
   };
-  for (const Parameter& parameter : graph_.parameters) {
-    const models::StateKey key = state_key(parameter, graph_.arch, keys);
+  // The stored tensor, or the slice of a stacked one, that holds a parameter or one component of it; -1 and a
+  // report when it is not there as the model wants it.
+  const auto locate_part = [&](const Parameter& parameter, const models::StateKey& key) -> int32_t {
     const StoredTensor* stored = find_key(key.key);
-    own_.push_back(-1);
     if (!stored) {
       report(fmt::format("missing: {} ({})", key.key, parameter.name));
-      continue;
+      return -1;
     }
     const Shape wanted = key.stored_shape(parameter.shape);
     bool fits = stored->shape.rank() == wanted.rank();
@@ -211,24 +220,41 @@ void MegatronCheckpoint::locate() {
     if (!fits) {
       report(fmt::format("wrong shape: {} has {}, the model's configuration gives {}", key.key, stored->shape,
                          wanted));
-      continue;
+      return -1;
     }
     const auto index = indexes.try_emplace(stored, *stored, key.prefix.rank()).first;
-    const auto id = static_cast<int32_t>(stored_.tensors.size());
     stored_.tensors.push_back(index->second.slice(key.prefix));
-    own_.back() = id;
+    return static_cast<int32_t>(stored_.tensors.size()) - 1;
+  };
+  int32_t embedding = -1, output = -1;
+  for (const Parameter& parameter : graph_.parameters) {
+    const std::vector<models::StateKey> parts = state_keys(parameter, graph_.arch, keys);
+    own_.push_back(-1);
+    if (parts.size() == 1) {
+      own_.back() = locate_part(parameter, parts[0]);
+      if (parameter.vocabulary) (parameter.place == models::Place::kFirstStage ? embedding : output) = own_.back();
+      continue;
+    }
+    layout::Pieces& pieces = made_of_[own_.size() - 1];
+    for (const models::StateKey& part : parts) {
+      const int32_t id = locate_part(parameter, part);
+      if (id < 0) continue;
+      layout::Piece piece = whole_piece(id, part.part_shape(parameter.shape));
+      piece.to.offset[0] = part.begin;
+      pieces.push_back(std::move(piece));
+    }
   }
-  if (graph_.arch.embedding.output_is_copy) ties_.push_back({own_.back(), own_.front()});
+  if (graph_.arch.embedding.output_is_copy) ties_.push_back({output, embedding});
   for (const StoredTensor& tensor : reader_->tensors()) {
     if (indexes.contains(&tensor)) continue;
     if (auto reason = reason_unused(tensor.name)) {
       unused_.push_back({tensor.name, *reason});
-    } else if (tensor.name == "output_layer.weight" && graph_.arch.embedding.tied) {
+    } else if (tensor.name == graph_.arch.language_module + "output_layer.weight" && graph_.arch.embedding.tied) {
       // A tied model's surplus copy: it must be one.
-      unused_.push_back({tensor.name, "a copy of embedding.word_embeddings.weight (the embeddings are tied)"});
+      unused_.push_back({tensor.name, "a copy of the embedding (they are tied)"});
       const auto id = static_cast<int32_t>(stored_.tensors.size());
       stored_.tensors.push_back(ChunkIndex(tensor, 0).slice({}));
-      ties_.push_back({id, own_[0] < 0 ? id : own_[0]});
+      ties_.push_back({id, embedding < 0 ? id : embedding});
     } else {
       report(fmt::format("unknown: {} {} is not part of this architecture", tensor.name, tensor.shape));
     }
@@ -236,8 +262,8 @@ void MegatronCheckpoint::locate() {
   VIADUCT_USER_CHECK(
       count == 0, "{} does not hold the {} model that its configuration describes; {} problem{}:\n  {}",
       iteration_.string(), graph_.arch.family, count, count == 1 ? "" : "s", fmt::join(problems, "\n  "));
-  if (graph_.arch.dtype != stored_.tensors[0].dtype && is_floating(stored_.tensors[0].dtype))
-    graph_.arch.dtype = stored_.tensors[0].dtype;
+  const DType dtype = stored_.tensors[static_cast<size_t>(embedding)].dtype;
+  if (is_floating(dtype)) graph_.arch.dtype = dtype;
 }
 
 // Derived tensors that import has kept for the way back.

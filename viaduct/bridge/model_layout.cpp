@@ -19,41 +19,142 @@ int64_t padded_vocab_size(int64_t vocab_size, int64_t divisor, int tp) {
   return (vocab_size + multiple - 1) / multiple * multiple;
 }
 
-std::vector<std::string> check_layout(const ArchSpec& arch, const Parallelism& parallel) {
-  std::vector<std::string> problems, notes;
-  const auto add = [](std::vector<std::string>& list, std::string text) {
-    if (std::find(list.begin(), list.end(), text) == list.end()) list.push_back(std::move(text));
-  };
-  const auto divides = [&](int64_t parts, int64_t whole, const char* flag, const std::string& what) {
+topology::PipelineOptions pipeline_options(const ArchSpec& arch, const Parallelism& parallel) {
+  topology::PipelineOptions options;
+  const auto layers = static_cast<int>(arch.num_layers());
+  options.num_layers = layers;
+  options.mtp_num_layers = arch.mtp ? static_cast<int>(arch.mtp->depth) : 0;
+  options.pipeline_model_parallel_size = parallel.pp;
+  options.virtual_pipeline_model_parallel_size = parallel.vpp;
+  const int chunks = parallel.pp * parallel.vpp;
+  if (layers % chunks == 0 || layers < chunks) return options;
+  const int most = (layers + chunks - 1) / chunks;
+  const bool filled = most * (chunks - 1) < layers;  // the last one gets something too
+  topology::StageList& stages = options.pipeline_model_parallel_layout.emplace();
+  int left = layers;
+  for (int i = 0; i < chunks; ++i) {
+    const int count = filled ? std::min(most, left) : most - (i < layers % chunks ? 0 : 1);
+    stages.emplace_back(static_cast<size_t>(count), topology::LayerKind::kTransformer);
+    left -= count;
+  }
+  stages.front().insert(stages.front().begin(), topology::LayerKind::kEmbedding);
+  stages.back().insert(stages.back().end(), static_cast<size_t>(options.mtp_num_layers), topology::LayerKind::kMtp);
+  stages.back().push_back(topology::LayerKind::kLoss);
+  return options;
+}
+
+namespace {
+
+class LayoutCheck {
+ public:
+  explicit LayoutCheck(const Parallelism& parallel) : parallel_(parallel) {}
+
+  void check_layer(const models::LayerSpec& layer, int64_t hidden_size) {
+    switch (layer.mixer) {
+      case models::Mixer::kAttention: check_attention(layer.attention); break;
+      case models::Mixer::kMamba:
+        by_tp(layer.mamba->num_heads, "the number of Mamba heads");
+        by_tp(layer.mamba->num_groups, "the number of Mamba groups");
+        break;
+      case models::Mixer::kDeltaNet:
+        by_tp(layer.delta_net->num_key_heads, "the number of linear attention's key heads");
+        by_tp(layer.delta_net->num_value_heads, "the number of linear attention's value heads");
+        break;
+      case models::Mixer::kLinear: by_tp(hidden_size, "the hidden size"); break;
+      case models::Mixer::kNone: break;
+    }
+    if (layer.feed_forward == models::FeedForward::kLinear) by_tp(hidden_size, "the hidden size");
+    if (!layer.has_mlp()) return;
+    if (!layer.moe) return by_tp(layer.mlp.ffn_hidden_size, "the MLP size");
+    divides(parallel_.ep, layer.moe->num_experts, "--ep", "the number of experts");
+    divides(parallel_.etp, layer.mlp.ffn_hidden_size, "--etp", "the experts' MLP size");
+    if (layer.moe->shared_ffn_size) by_tp(*layer.moe->shared_ffn_size, "the size of the shared experts");
+  }
+
+  void check_vision(const models::VisionSpec& vision) {
+    using enum models::VisionTower;
+    if (vision.tower == kSiglip) by_tp(vision.output_size, "the projector's output size");
+    if (vision.tower != kQwen3 && vision.tower != kRadio) return;
+    by_tp(vision.num_heads * vision.head_dim, "the width of the vision tower's attention");
+    by_tp(vision.ffn_hidden_size, "the vision tower's MLP size");
+    by_tp(vision.hidden_size * vision.merge_size * vision.merge_size, "the width of merged patches");
+    if (vision.tower == kRadio) {
+      by_tp(vision.projector_ffn_size, "the projector's MLP size");
+      by_tp(vision.hidden_size, "the vision tower's width");
+    }
+  }
+
+  void by_tp(int64_t whole, const char* what) { divides(parallel_.tp, whole, "--tp", what); }
+  void divides(int64_t parts, int64_t whole, const char* flag, const char* what) {
     if (whole % parts != 0) add(problems, fmt::format("{} {} does not divide {} {}", flag, parts, what, whole));
-  };
-  for (const models::LayerSpec& layer : arch.layers) {
-    const models::AttentionSpec& attention = layer.attention;
+  }
+  static void add(std::vector<std::string>& list, std::string text) {
+    if (std::find(list.begin(), list.end(), text) == list.end()) list.push_back(std::move(text));
+  }
+
+  std::vector<std::string> problems, notes;
+
+ private:
+  void check_attention(const models::AttentionSpec& attention) {
+    const int64_t heads = attention.num_heads;
+    if (attention.mla) {
+      by_tp(heads * attention.mla->v_head_dim, "the attention's width");
+      by_tp(heads * (attention.mla->nope_head_dim + attention.mla->rope_head_dim), "the rows of the query");
+      by_tp(heads * (attention.mla->nope_head_dim + attention.mla->v_head_dim), "the rows of key and value");
+      if (heads % parallel_.tp != 0)
+        add(notes,
+            fmt::format("Megatron cannot run this model with --tp {}, which does not divide its {} attention "
+                        "heads; the checkpoint loads under every layout that does",
+                        parallel_.tp, heads));
+      return;
+    }
     const int64_t groups = attention.num_query_groups;
-    divides(parallel.tp, attention.num_heads * attention.head_dim, "--tp", "the attention's width");
-    divides(parallel.tp, (attention.num_heads + 2 * groups) * attention.head_dim, "--tp",
-            "the rows of query, key and value");
-    if (attention.num_heads % parallel.tp != 0 || (groups % parallel.tp != 0 && parallel.tp % groups != 0))
+    by_tp(heads * attention.head_dim, "the attention's width");
+    by_tp((heads * (attention.output_gate ? 2 : 1) + 2 * groups) * attention.head_dim,
+          "the rows of query, key and value");
+    if (attention.sinks) by_tp(heads, "the number of attention sinks");
+    if (heads % parallel_.tp != 0 || (groups % parallel_.tp != 0 && parallel_.tp % groups != 0))
       add(notes,
           fmt::format("Megatron cannot run this model with --tp {}, which does not fit its {} attention heads in "
                       "{} groups; the checkpoint loads under every layout that does",
-                      parallel.tp, attention.num_heads, groups));
-    if (layer.moe) {
-      divides(parallel.ep, layer.moe->num_experts, "--ep", "the number of experts");
-      divides(parallel.etp, layer.mlp.ffn_hidden_size, "--etp", "the experts' MLP size");
-    } else {
-      divides(parallel.tp, layer.mlp.ffn_hidden_size, "--tp", "the MLP size");
-    }
+                      parallel_.tp, heads, groups));
   }
+
+  const Parallelism& parallel_;
+};
+
+}  // namespace
+
+std::vector<std::string> check_layout(const ArchSpec& arch, const Parallelism& parallel) {
+  LayoutCheck check(parallel);
+  const models::LayerSpec* last = nullptr;
+  for (const models::LayerSpec& layer : arch.layers) {
+    if (!last || !(*last == layer)) check.check_layer(layer, arch.hidden_size);
+    last = &layer;
+  }
+  if (arch.mtp) {
+    check.by_tp(arch.hidden_size, "the hidden size");
+    for (const models::LayerSpec& layer : arch.mtp->layers) check.check_layer(layer, arch.hidden_size);
+  }
+  if (arch.vision) check.check_vision(*arch.vision);
   if (!arch.has_moe() && parallel.ep != 1)
-    add(problems, fmt::format("--ep {} wants experts, and this model has none", parallel.ep));
-  divides(int64_t{parallel.pp} * parallel.vpp, arch.num_layers(), parallel.vpp > 1 ? "--pp times --vpp," : "--pp",
-          "the number of layers");
+    check.add(check.problems, fmt::format("--ep {} wants experts, and this model has none", parallel.ep));
+  const int64_t chunks = int64_t{parallel.pp} * parallel.vpp;
+  const char* flag = parallel.vpp > 1 ? "--pp times --vpp," : "--pp";
+  if (arch.num_layers() < chunks)
+    check.add(check.problems,
+              fmt::format("{} {}, is more than the number of layers {}", flag, chunks, arch.num_layers()));
+  else if (arch.num_layers() % chunks != 0)
+    check.add(check.notes,
+              fmt::format("{} {} does not divide the number of layers {}: run_config.yaml spreads them by "
+                          "pipeline_model_parallel_layout {}",
+                          flag, chunks, arch.num_layers(),
+                          topology::to_string(*pipeline_options(arch, parallel).pipeline_model_parallel_layout)));
   if (parallel.vpp != 1 && parallel.pp == 1)
-    add(problems, fmt::format("--vpp {} wants pipeline stages: --pp is 1", parallel.vpp));
-  VIADUCT_USER_CHECK(problems.empty(), "the parallel layout does not fit the {} model:\n  {}", arch.family,
-                     fmt::join(problems, "\n  "));
-  return notes;
+    check.add(check.problems, fmt::format("--vpp {} wants pipeline stages: --pp is 1", parallel.vpp));
+  VIADUCT_USER_CHECK(check.problems.empty(), "the parallel layout does not fit the {} model:\n  {}", arch.family,
+                     fmt::join(check.problems, "\n  "));
+  return check.notes;
 }
 
 Shape shape_in_layout(const Parameter& parameter, const Parallelism& parallel) {

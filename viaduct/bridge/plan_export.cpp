@@ -46,7 +46,8 @@ class ExportPlanner {
  private:
   // Hugging Face ties it, so that its source need not store it; that the bits are equal is checked with the ties.
   bool left_out(const std::string& name) const {
-    return source_.arch().embedding.output_is_copy && source_.graph().family->weights.find_derived(name);
+    return source_.arch().embedding.output_is_copy &&
+           source_.graph().family->table(source_.arch().form).find_derived(name);
   }
   Wanted tensor(const std::string& name, std::optional<DType> listed);
   DType choose_dtype(DType stored, std::optional<DType> listed, size_t hf_tensor);
@@ -65,6 +66,9 @@ DType ExportPlanner::choose_dtype(DType stored, std::optional<DType> listed, siz
     // The parameter has the widest type of its Hugging Face parts: if one of them had the stored type, the values
     // of the narrower ones are exact in theirs.
     const int32_t parameter = source_.graph().parameters_of(hf_tensor).at(0);
+    // Megatron's type of this parameter is fixed: the source had its own.
+    if (source_.graph().parameters[static_cast<size_t>(parameter)].stored_type == models::StoredType::kFloat32)
+      return *listed;
     for (const int32_t part : source_.graph().tensors_of(static_cast<size_t>(parameter))) {
       const auto sibling = listed_.find(source_.graph().hf_tensors[static_cast<size_t>(part)].name);
       if (sibling != listed_.end() && sibling->second == stored) return *listed;

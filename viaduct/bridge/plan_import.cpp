@@ -25,9 +25,20 @@ namespace {
 
 // A parameter as the target holds it.
 struct Planned {
-  Shape shape;    // vocabulary rows padded
-  DType dtype{};  // of the source
+  Shape shape;     // vocabulary rows padded
+  DType stored{};  // the source's element type
+  DType dtype{};   // the target's
 };
+
+// The element type that the target gets.
+DType target_dtype(const Checkpoint& source, const Parameter& parameter, DType stored, std::optional<DType> cast) {
+  if (!is_floating(stored)) return stored;
+  if (source.world() == World::kHuggingFace && parameter.stored_type == models::StoredType::kModel)
+    stored = source.arch().dtype;
+  if (source.world() == World::kHuggingFace && parameter.stored_type == models::StoredType::kFloat32)
+    return DType::kF32;
+  return cast && parameter.stored_type != models::StoredType::kFloat32 ? *cast : stored;
+}
 
 // A chunk of the target, before it has a place.
 struct Unit {
@@ -54,14 +65,16 @@ Pieces planned_pieces(const Checkpoint& source, size_t parameter, const Shape& s
 }
 
 // Chunks in the order in which their bytes lie in the source, so that both sides are read and written in sequence.
-std::vector<Unit> ordered_units(const Checkpoint& source, const topology::Parallelism& parallel,
+std::vector<Unit> ordered_units(const Checkpoint& source, const MegatronTarget& target,
                                 std::vector<Planned>& planned) {
   const WeightGraph& graph = source.graph();
+  const topology::Parallelism& parallel = target.parallel;
   std::vector<Unit> units;
   for (size_t p = 0; p < graph.parameters.size(); ++p) {
     const Shape shape = shape_in_layout(graph.parameters[p], parallel);
     const Pieces pieces = planned_pieces(source, p, shape);
-    planned.push_back({shape, source.dtype_of(pieces)});
+    const DType stored = source.dtype_of(pieces);
+    planned.push_back({shape, stored, target_dtype(source, graph.parameters[p], stored, target.dtype)});
     const std::vector<Box> boxes = chunk_boxes(graph.parameters[p], shape, parallel);
     for (size_t b = 0; b < boxes.size(); ++b) {
       Pieces parts;
@@ -84,6 +97,17 @@ int num_files(const MegatronTarget& target, const std::vector<Planned>& planned)
   return static_cast<int>(std::clamp<uint64_t>((bytes + (uint64_t{4} << 30) - 1) >> 32, 1, 256));
 }
 
+// The key that a chunk of a parameter belongs to: each component that is stored for itself has its own chunks.
+models::StateKey key_of(const Parameter& parameter, const models::ArchSpec& arch, models::LayerKeys keys,
+                        const Box& box) {
+  std::vector<models::StateKey> parts = state_keys(parameter, arch, keys);
+  if (parts.size() == 1) return std::move(parts[0]);
+  for (models::StateKey& part : parts)
+    if (box.offset[0] >= part.begin && box.offset[0] + box.size[0] <= part.begin + part.rows)
+      return std::move(part);
+  throw InternalError(fmt::format("a chunk of {} lies in no one component of it", parameter.name));
+}
+
 config::ModelConfig provider_in_layout(const Checkpoint& source, const MegatronTarget& target) {
   models::ArchSpec arch = source.arch();
   if (target.dtype) arch.dtype = *target.dtype;
@@ -96,6 +120,8 @@ config::ModelConfig provider_in_layout(const Checkpoint& source, const MegatronT
   provider.expert_model_parallel_size = parallel.ep;
   provider.expert_tensor_parallel_size = parallel.etp;
   if (parallel.pp > 1) provider.pipeline_dtype = provider.params_dtype;
+  if (const auto layout = pipeline_options(arch, parallel).pipeline_model_parallel_layout)
+    provider.pipeline_model_parallel_layout = config::Yaml(topology::to_string(*layout));
   const int64_t vocab = arch.embedding.vocab_size;
   provider.should_pad_vocab = padded_vocab_size(vocab, config::vocab_divisor(vocab), parallel.tp) != vocab;
   provider.hf_model_id = source.record().origin;
@@ -148,7 +174,7 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
   conversion.notes = notes;
 
   std::vector<Planned> planned;
-  const std::vector<Unit> units = ordered_units(source, target.parallel, planned);
+  const std::vector<Unit> units = ordered_units(source, target, planned);
   formats::TorchDistWriter writer({.num_files = num_files(target, planned)});
   PlanBuilder builder(source.stored());
   std::unordered_map<std::string, uint32_t> tensor_ids;  // the writer's tensors, in order of first use
@@ -156,16 +182,15 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
   bool casts = false;
   for (const Unit& unit : units) {
     const Parameter& parameter = graph.parameters[unit.parameter];
-    const models::StateKey key = state_key(parameter, graph.arch, keys);
-    const auto& [shape, stored] = planned[unit.parameter];
+    const auto& [shape, stored, dtype] = planned[unit.parameter];
     const Box box = chunk_boxes(parameter, shape, target.parallel)[unit.box];
-    const DType dtype = target.dtype && is_floating(stored) ? *target.dtype : stored;
-    casts |= dtype != stored;
+    const models::StateKey key = key_of(parameter, graph.arch, keys, box);
+    casts |= target.dtype && dtype != stored;
     formats::StoredChunk chunk;
     chunk.offset = key.prefix;
     chunk.size = Shape::filled(key.prefix.rank(), 1);
     for (int axis = 0; axis < shape.rank(); ++axis) {
-      chunk.offset.push_back(box.offset[axis]);
+      chunk.offset.push_back(box.offset[axis] - (axis == 0 ? key.begin : 0));
       chunk.size.push_back(box.size[axis]);
     }
     const auto [it, fresh] = tensor_ids.try_emplace(key.key, static_cast<uint32_t>(num_chunks.size()));

@@ -18,14 +18,6 @@ using topology::Parallelism;
 
 namespace {
 
-topology::Pipeline pipeline_of(const ArchSpec& arch, const Parallelism& parallel) {
-  topology::PipelineOptions options;
-  options.num_layers = static_cast<int>(arch.num_layers());
-  options.pipeline_model_parallel_size = parallel.pp;
-  options.virtual_pipeline_model_parallel_size = parallel.vpp;
-  return topology::Pipeline(options);
-}
-
 // The part of a parameter that rank `rank` of the `ranks` that cut it holds.
 ShardedTensor shard(const Parameter& parameter, const Parallelism& parallel, int ranks, int rank) {
   const Shape padded = shape_in_layout(parameter, parallel);
@@ -49,16 +41,19 @@ std::vector<ShardedTensor> shards(const Parameter& parameter, const Parallelism&
 bool holds_stage(const Parameter& parameter, const ArchSpec& arch, const topology::Pipeline& pipeline, int pp) {
   switch (parameter.place) {
     case Place::kFirstStage:
-      return pp == pipeline.embedding().pp_rank || (arch.embedding.tied && pp == pipeline.loss().pp_rank);
+      // The output layer of tied embeddings, and multi-token prediction, have the embedding once more.
+      return pp == pipeline.embedding().pp_rank ||
+             (parameter.vocabulary && arch.embedding.tied && pp == pipeline.loss().pp_rank) ||
+             (parameter.vocabulary && arch.mtp && pp == pipeline.mtp().value().pp_rank);
     case Place::kLayer: return pp == pipeline.place_of(parameter.layer).chunk.pp_rank;
-    case Place::kLastStage: return pp == pipeline.final_norm().pp_rank;
+    case Place::kLastStage: return pp == pipeline.loss().pp_rank;
   }
   return false;
 }
 
 bool holds_expert(const Parameter& parameter, const ArchSpec& arch, const Parallelism& parallel, int ep) {
   if (parameter.expert < 0) return true;
-  const int64_t experts = arch.layers.at(static_cast<size_t>(parameter.layer)).moe->num_experts;
+  const int64_t experts = parameter.layer_in(arch)->moe->num_experts;
   return parameter.expert / (experts / parallel.ep) == ep;
 }
 
@@ -68,7 +63,7 @@ std::vector<RankTensors> rank_tensors(const ArchSpec& arch, const Parallelism& p
                                       topology::RankOrder order) {
   const topology::RankGrid grid(parallel, order);
   check_layout(arch, parallel);
-  const topology::Pipeline pipeline = pipeline_of(arch, parallel);
+  const topology::Pipeline pipeline(pipeline_options(arch, parallel));
   std::vector<Coordinates> places;
   for (int rank = 0; rank < grid.world_size(); ++rank) places.push_back(grid.coordinates(rank));
 

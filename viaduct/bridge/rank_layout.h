@@ -15,11 +15,11 @@ namespace viaduct::bridge {
 /// the model's own (models::megatron_parameters), the same for every layout; rows that pad the vocabulary are fills
 /// of the rank's tensor. So the tensors of two layouts with other paddings can be planned against each other.
 ///
-/// Layers are spread evenly over pp * vpp model chunks, vpp chunks a rank. The embedding is on the first stage,
-/// final norm and output layer are on the last; of tied embeddings the last stage holds a copy, under the
-/// embedding's name. Experts are dealt out in runs over the expert-parallel ranks and cut among the
-/// expert-tensor-parallel ones, other parameters among the tensor-parallel ones. All else (context and data
-/// parallel) are replicas.
+/// Layers are spread over pp * vpp model chunks, vpp chunks a rank (model_layout.h's pipeline_options). Embedding
+/// and vision tower are on the first stage, final norm, multi-token prediction and output layer on the last; of
+/// tied embeddings, and for multi-token prediction, the last stage holds a copy, under the embedding's name.
+/// Experts are dealt out in runs over the expert-parallel ranks and cut among the expert-tensor-parallel ones,
+/// other parameters among the tensor-parallel ones. All else (context and data parallel) are replicas.
 ///
 /// UserError when the layout does not fit the model (model_layout.h) or its sizes do not fit each other.
 std::vector<layout::RankTensors> rank_tensors(const models::ArchSpec& arch, const topology::Parallelism& parallel,

@@ -32,6 +32,16 @@ Pieces WeightGraph::to_hf(size_t hf_tensor) const {
   return pieces;
 }
 
+float WeightGraph::add_of_parameter(size_t parameter) const {
+  const auto it = adds_.find(parameter);
+  return it == adds_.end() ? 0 : it->second;
+}
+
+float WeightGraph::add_of_hf(size_t hf_tensor) const {
+  if (adds_.empty() || first_use_[hf_tensor] == first_use_[hf_tensor + 1]) return 0;
+  return add_of_parameter(static_cast<size_t>(uses_[first_use_[hf_tensor]].parameter));
+}
+
 std::vector<int32_t> WeightGraph::tensors_of(size_t parameter) const {
   const Made& made = made_[parameter];
   std::vector<int32_t> result;
@@ -60,9 +70,13 @@ struct Evaluated {
   std::vector<Shape> shapes;    // of the inputs
 };
 
-bool same_kind(const models::ArchSpec& arch, const Parameter& a, const Parameter& b) {
-  return a.shape == b.shape && (a.layer < 0) == (b.layer < 0) &&
-         (a.layer < 0 || arch.layers[static_cast<size_t>(a.layer)] == arch.layers[static_cast<size_t>(b.layer)]);
+// Is the row's expression for both the same but for the names?
+bool same_kind(const models::ArchSpec& arch, const models::WeightRule& rule, const Parameter& a,
+               const Parameter& b) {
+  if ((rule.by_expert && a.expert != b.expert) || a.shape != b.shape) return false;
+  const models::LayerSpec *layer_a = a.layer_in(arch), *layer_b = b.layer_in(arch);
+  if (layer_a == layer_b) return true;
+  return layer_a && layer_b && *layer_a == *layer_b;
 }
 
 }  // namespace
@@ -77,7 +91,7 @@ WeightGraph build_weight_graph(const models::ArchSpec& arch, const models::Famil
   graph.family = &family;
   graph.parameters = models::megatron_parameters(arch);
   graph.made_.reserve(graph.parameters.size());
-  const models::WeightTable& table = graph.family->weights;
+  const models::WeightTable& table = graph.family->table(arch.form);
   std::map<const models::WeightRule*, std::vector<Evaluated>> evaluated;
   const auto add_input = [&](std::string name, const Shape& shape) {
     const auto [it, fresh] =
@@ -91,8 +105,9 @@ WeightGraph build_weight_graph(const models::ArchSpec& arch, const models::Famil
     models::WeightTable::Match match = table.match(arch, parameter);
     std::vector<Evaluated>& known = evaluated[match.rule];
     const auto first_input = static_cast<uint32_t>(graph.inputs_.size());
+    if (match.rule->add != 0) graph.adds_.emplace(graph.made_.size(), match.rule->add);
     const auto same = std::find_if(known.begin(), known.end(), [&](const Evaluated& each) {
-      return same_kind(arch, *each.example, parameter);
+      return same_kind(arch, *match.rule, *each.example, parameter);
     });
     if (same != known.end()) {
       for (size_t i = 0; i < same->names.size(); ++i) add_input(match.names[same->names[i]], same->shapes[i]);

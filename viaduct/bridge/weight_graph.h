@@ -24,6 +24,10 @@ class WeightGraph {
   layout::Pieces to_parameter(size_t parameter) const;
   /// The other direction, derived: pieces with source = parameter, target = 0.
   layout::Pieces to_hf(size_t hf_tensor) const;
+  /// The value step of a parameter's rule: its values are Hugging Face's plus this (usually 0). Of a Hugging Face
+  /// tensor: of the parameters that it is a part of.
+  float add_of_parameter(size_t parameter) const;
+  float add_of_hf(size_t hf_tensor) const;
   /// The Hugging Face tensors that a parameter is made of, each once, and the parameters that hold a part of a
   /// Hugging Face tensor, each once.
   std::vector<int32_t> tensors_of(size_t parameter) const;
@@ -45,11 +49,12 @@ class WeightGraph {
   void index_uses();
   void prove_one_to_one() const;
 
-  std::vector<layout::Pieces> patterns_;  // source counts the parameter's inputs
-  std::vector<Made> made_;                // [parameter]
-  std::vector<int32_t> inputs_;           // indices into hf_tensors
-  std::vector<Use> uses_;                 // grouped by Hugging Face tensor
-  std::vector<uint32_t> first_use_;       // [Hugging Face tensor]: start in uses_; one more at the end
+  std::vector<layout::Pieces> patterns_;    // source counts the parameter's inputs
+  std::vector<Made> made_;                  // [parameter]
+  std::vector<int32_t> inputs_;             // indices into hf_tensors
+  std::unordered_map<size_t, float> adds_;  // [parameter], where it is not 0
+  std::vector<Use> uses_;                   // grouped by Hugging Face tensor
+  std::vector<uint32_t> first_use_;         // [Hugging Face tensor]: start in uses_; one more at the end
 };
 
 /// Evaluates the rules and proves them: every element of every parameter comes from exactly one element of the

@@ -31,8 +31,6 @@ std::string_view activation_name(Activation activation) {
 }
 
 ArchSpec read_decoder_config(const HfConfig& config, const DecoderDefaults& defaults) {
-  if (config.has("quantization_config"))
-    config.fail("the weights are quantised (\"quantization_config\"); convert the unquantised model");
   ArchSpec arch;
   arch.hidden_size = config.integer("hidden_size");
   arch.max_positions = config.integer_or("max_position_embeddings", defaults.max_positions);
@@ -44,6 +42,8 @@ ArchSpec read_decoder_config(const HfConfig& config, const DecoderDefaults& defa
   arch.init_std = config.number_or("initializer_range", 0.02);
   arch.attention_dropout = config.number_or("attention_dropout", 0.0);
   arch.dense_ffn_hidden_size = config.integer("intermediate_size");
+  if (const auto depth = config.optional_integer("num_nextn_predict_layers"); depth && *depth > 0)
+    arch.mtp = MtpSpec{*depth, false, {}};  // the family fills in its layers
 
   LayerSpec layer;
   AttentionSpec& attention = layer.attention;
@@ -101,7 +101,7 @@ Json rope_json(const RopeSpec& rope) {
 }  // namespace
 
 Json write_decoder_config(const ArchSpec& arch) {
-  const LayerSpec& layer = arch.layers.at(0);
+  const LayerSpec& layer = arch.attention_layer();
   const Json rope = rope_json(arch.rope);
   Json config = Json::object();
   config.set("architectures", Json());

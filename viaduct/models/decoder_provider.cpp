@@ -11,21 +11,16 @@ using config::Number;
 namespace {
 
 // Upstream's functions by the last word of their path, which is what other releases keep.
-constexpr std::array<std::pair<Activation, const char*>, 4> kActivations = {{
+constexpr std::array<std::pair<Activation, const char*>, 5> kActivations = {{
     {Activation::kSilu, "torch.nn.functional.silu"},
     {Activation::kGelu, "torch.nn.functional.gelu"},
     {Activation::kGeluTanh, "megatron.core.activations.fast_gelu"},
     {Activation::kSquaredRelu, "megatron.core.activations.squared_relu"},
+    {Activation::kQuickGelu, "megatron.core.fusions.fused_bias_geglu.quick_gelu"},
 }};
 
-const LayerSpec* first_moe_layer(const ArchSpec& arch) {
-  for (const LayerSpec& layer : arch.layers)
-    if (layer.moe) return &layer;
-  return nullptr;
-}
-
 void set_experts(const ArchSpec& arch, ModelConfig& provider) {
-  const LayerSpec* routed = first_moe_layer(arch);
+  const LayerSpec* routed = arch.moe_layer();
   if (!routed) return;
   const MoeSpec& moe = *routed->moe;
   provider.num_moe_experts = moe.num_experts;
@@ -34,18 +29,71 @@ void set_experts(const ArchSpec& arch, ModelConfig& provider) {
   provider.moe_router_pre_softmax = moe.softmax_before_top_k;
   if (moe.router_in_fp32) provider.moe_router_dtype = "fp32";
   provider.moe_aux_loss_coeff = Number(moe.aux_loss_coeff);
-  static constexpr const char* kBalancing[] = {"none", "aux_loss", "seq_aux_loss"};
+  static constexpr const char* kBalancing[] = {"none", "aux_loss", "seq_aux_loss", "global_aux_loss"};
   provider.moe_router_load_balancing_type = std::string(kBalancing[static_cast<int>(moe.balancing)]);
+  if (moe.score == RouterScore::kSigmoid) provider.moe_router_score_function = "sigmoid";
+  provider.moe_router_enable_expert_bias = moe.expert_bias;
+  provider.moe_router_num_groups = moe.groups;
+  provider.moe_router_group_topk = moe.group_top_k;
+  if (moe.scaling_factor) provider.moe_router_topk_scaling_factor = Number(*moe.scaling_factor);
+  provider.moe_shared_expert_intermediate_size = moe.shared_ffn_size;
+  provider.moe_shared_expert_gate = moe.shared_gate;
+  provider.moe_latent_size = moe.latent_size;
   provider.moe_grouped_gemm = true;
   provider.moe_permute_fusion = true;
   provider.moe_token_dispatcher_type = "alltoall";
   config::Ints pattern;
   for (const LayerSpec& layer : arch.layers) pattern.push_back(layer.moe ? 1 : 0);
   // A list makes Megatron write per-layer keys, so an all-MoE model keeps the plain 1.
-  if (std::find(pattern.begin(), pattern.end(), 0) != pattern.end()) provider.moe_layer_freq = std::move(pattern);
+  if (!arch.hybrid && (arch.per_layer_keys || std::find(pattern.begin(), pattern.end(), 0) != pattern.end()))
+    provider.moe_layer_freq = std::move(pattern);
+}
+
+// MLA's provider has yarn's fields under names of its own, and no other scaling.
+void set_latent_attention(const ArchSpec& arch, const MlaSpec& mla, ModelConfig& provider) {
+  const RopeSpec& rope = arch.rope;
+  provider.multi_latent_attention = true;
+  provider.qk_layernorm = true;
+  provider.q_lora_rank = mla.q_lora_rank;
+  provider.kv_lora_rank = mla.kv_lora_rank;
+  provider.qk_head_dim = mla.nope_head_dim;
+  provider.qk_pos_emb_head_dim = mla.rope_head_dim;
+  provider.v_head_dim = mla.v_head_dim;
+  provider.rotary_base = Number(rope.theta);
+  if (rope.scaling != RopeScaling::kYarn) return;
+  provider.rotary_scaling_factor = Number(rope.factor);
+  provider.original_max_position_embeddings = rope.original_max_positions;
+  provider.beta_fast = Number(rope.beta_fast);
+  provider.beta_slow = Number(rope.beta_slow);
+  provider.mscale = Number(rope.mscale.value_or(1.0));
+  provider.mscale_all_dim = Number(rope.mscale_all_dim.value_or(1.0));
+}
+
+void read_latent_attention(const ModelConfig& provider, ArchSpec& arch, AttentionSpec& attention) {
+  MlaSpec& mla = attention.mla.emplace();
+  mla.q_lora_rank = provider.q_lora_rank;
+  mla.kv_lora_rank = provider.kv_lora_rank;
+  mla.nope_head_dim = provider.qk_head_dim;
+  mla.rope_head_dim = provider.qk_pos_emb_head_dim;
+  mla.v_head_dim = provider.v_head_dim;
+  attention.qk_norm = QkNorm::kNone;
+  attention.head_dim = mla.nope_head_dim + mla.rope_head_dim;
+  RopeSpec& rope = arch.rope;
+  rope.factor = provider.rotary_scaling_factor.value_or(Number(1.0));
+  if (rope.factor == 1.0) return;
+  rope.scaling = RopeScaling::kYarn;
+  rope.original_max_positions = provider.original_max_position_embeddings;
+  rope.beta_fast = provider.beta_fast;
+  rope.beta_slow = provider.beta_slow;
+  rope.mscale = provider.mscale;
+  rope.mscale_all_dim = provider.mscale_all_dim;
 }
 
 void set_rope(const RopeSpec& rope, ModelConfig& provider) {
+  if (!rope.enabled) {
+    provider.position_embedding_type = "none";
+    return;
+  }
   provider.rotary_base = Number(rope.theta);
   provider.rotary_percent = Number(rope.rotary_percent);
   switch (rope.scaling) {
@@ -70,6 +118,7 @@ void set_rope(const RopeSpec& rope, ModelConfig& provider) {
 
 RopeSpec read_rope(const ModelConfig& provider) {
   RopeSpec rope;
+  rope.enabled = provider.position_embedding_type != "none";
   if (const auto* base = std::get_if<Number>(&provider.rotary_base)) rope.theta = *base;
   rope.rotary_percent = provider.rotary_percent;
   if (provider.rope_scaling) {
@@ -111,7 +160,7 @@ void set_provider_window(ModelConfig& provider, std::optional<int64_t> window) {
 }
 
 void set_decoder_provider(const ArchSpec& arch, ModelConfig& provider) {
-  const LayerSpec& layer = arch.layers.at(0);
+  const LayerSpec& layer = arch.attention_layer();
   const AttentionSpec& attention = layer.attention;
   provider.num_layers = arch.num_layers();
   provider.hidden_size = arch.hidden_size;
@@ -135,12 +184,23 @@ void set_decoder_provider(const ArchSpec& arch, ModelConfig& provider) {
   provider.init_method_std = arch.init_std;
   provider.attention_dropout = arch.attention_dropout;
   provider.hidden_dropout = 0.0;
-  set_rope(arch.rope, provider);
+  if (attention.mla) {
+    set_latent_attention(arch, *attention.mla, provider);
+  } else {
+    set_rope(arch.rope, provider);
+  }
+  provider.attention_output_gate = attention.output_gate;
+  if (attention.sinks) provider.softmax_type = "learnable";
+  if (arch.mtp) {
+    provider.mtp_num_layers = arch.mtp->depth;
+    provider.mtp_use_repeated_layer = arch.mtp->repeated;
+  }
   set_experts(arch, provider);
   // A window on all layers is window_size alone; on some, a list says on which.
   std::optional<int64_t> window;
   config::Ints windowed;
   for (const LayerSpec& each : arch.layers) {
+    if (!each.has_attention()) continue;
     if (each.attention.window) window = each.attention.window;
     windowed.push_back(each.attention.window ? 1 : 0);
   }
@@ -180,6 +240,9 @@ ArchSpec read_decoder_provider(const ModelConfig& provider) {
   attention.qkv_bias = provider.add_qkv_bias;
   attention.output_bias = provider.add_bias_linear;
   attention.qk_norm = provider.qk_layernorm ? QkNorm::kPerHead : QkNorm::kNone;
+  attention.output_gate = provider.attention_output_gate;
+  attention.sinks = provider.softmax_type == "learnable";
+  if (provider.multi_latent_attention) read_latent_attention(provider, arch, attention);
   layer.mlp.gated = provider.gated_linear_unit;
   layer.mlp.bias = provider.add_bias_linear;
   layer.mlp.ffn_hidden_size = ffn;
@@ -218,14 +281,27 @@ ArchSpec read_decoder_provider(const ModelConfig& provider) {
     moe.top_k = provider.moe_router_topk;
     moe.softmax_before_top_k = provider.moe_router_pre_softmax;
     moe.router_in_fp32 = provider.moe_router_dtype == "fp32";
+    if (provider.moe_router_score_function == "sigmoid") moe.score = RouterScore::kSigmoid;
+    moe.expert_bias = provider.moe_router_enable_expert_bias;
+    moe.groups = provider.moe_router_num_groups;
+    moe.group_top_k = provider.moe_router_group_topk;
+    if (provider.moe_router_topk_scaling_factor) moe.scaling_factor = *provider.moe_router_topk_scaling_factor;
+    moe.shared_ffn_size = provider.moe_shared_expert_intermediate_size;
+    moe.shared_gate = provider.moe_shared_expert_gate;
+    moe.latent_size = provider.moe_latent_size;
     if (const auto* coefficient = std::get_if<Number>(&provider.moe_aux_loss_coeff))
       moe.aux_loss_coeff = *coefficient;
     if (const auto* balancing = std::get_if<std::string>(&provider.moe_router_load_balancing_type))
-      moe.balancing = *balancing == "seq_aux_loss" ? RouterBalancing::kSeqAuxLoss
-                      : *balancing == "none"       ? RouterBalancing::kNone
-                                                   : RouterBalancing::kAuxLoss;
+      moe.balancing = *balancing == "seq_aux_loss"      ? RouterBalancing::kSeqAuxLoss
+                      : *balancing == "global_aux_loss" ? RouterBalancing::kGlobalAuxLoss
+                      : *balancing == "none"            ? RouterBalancing::kNone
+                                                        : RouterBalancing::kAuxLoss;
     each.mlp.ffn_hidden_size = provider.moe_ffn_hidden_size.value_or(ffn);
   }
+  // A list of routed layers makes Megatron keep one key a layer.
+  arch.per_layer_keys = provider.num_moe_experts && std::holds_alternative<config::Ints>(provider.moe_layer_freq);
+  if (provider.mtp_num_layers && *provider.mtp_num_layers > 0)
+    arch.mtp = MtpSpec{*provider.mtp_num_layers, provider.mtp_use_repeated_layer, {arch.layers.back()}};
   return arch;
 }
 

@@ -2,6 +2,8 @@
 // ...).
 #pragma once
 
+#include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -19,6 +21,19 @@ struct KnownSize {
   std::string_view name;    // "llama-3.2-1b"
   std::string_view hf_id;   // "meta-llama/Llama-3.2-1B"
   std::string_view config;  // a JSON object
+};
+
+/// The shape of a checkpoint's tensor by its name as it is stored; nullopt when the checkpoint has none of that
+/// name.
+using TensorShapes = std::function<std::optional<Shape>(std::string_view name)>;
+
+/// Another form in which the same model's tensors are found: other names, or experts together in one tensor.
+struct WeightForm {
+  std::string_view name;  // "transformers 4", "fused experts"
+  WeightTable weights;
+  /// Does the checkpoint with these tensors have this form? Asked in order; the usual form is taken when no other
+  /// says yes.
+  bool (*matches)(const HfConfig& config, const ArchSpec& arch, const TensorShapes& shapes);
 };
 
 struct Family {
@@ -39,8 +54,28 @@ struct Family {
   /// Provider -> what read_decoder_provider cannot know.
   void (*read_provider)(const config::ModelConfig& provider, ArchSpec& arch);
 
-  WeightTable weights;
+  WeightTable weights;  // of the usual form, 0
   std::vector<KnownSize> sizes;
+  std::vector<WeightForm> other_forms;  // form i + 1
+  /// For list-models and the documentation: the forms in which the weights may come beyond bf16, fp16 and fp32
+  /// tensors, and what the tests hold the family against.
+  std::string_view sources = "safetensors, pytorch_model*.bin, torch_dist";
+  std::string_view proven =
+      "import, export and configuration against Megatron Bridge 0.6.2, loading in transformers";
+  /// Is this config.json the family's although another family has its architecture? Asked before the architecture's
+  /// own family.
+  bool (*claims)(const HfConfig& config) = nullptr;
+
+  /// The table of ArchSpec::form.
+  const WeightTable& table(int form) const {
+    return form == 0 ? weights : other_forms.at(static_cast<size_t>(form - 1)).weights;
+  }
+  /// The form of a checkpoint with these tensors.
+  int find_form(const HfConfig& config, const ArchSpec& arch, const TensorShapes& shapes) const {
+    for (size_t i = 0; i < other_forms.size(); ++i)
+      if (other_forms[i].matches(config, arch, shapes)) return static_cast<int>(i + 1);
+    return 0;
+  }
 };
 
 }  // namespace viaduct::models

@@ -63,6 +63,25 @@ std::optional<double> HfConfig::optional_number(std::string_view key) const {
   return number(key);
 }
 
+HfConfig HfConfig::child(std::string_view key) const {
+  if (!has(key) || !document_.at(key).is_object())
+    fail(fmt::format("\"{}\" is missing or no object; this model cannot be converted without it", key));
+  return {document_.at(key), fmt::format("{}: \"{}\"", origin_, key)};
+}
+
+std::vector<int64_t> HfConfig::integers(std::string_view key) const {
+  if (!has(key)) return {};
+  return get(key, [](const Json& value) {
+    std::vector<int64_t> result;
+    if (value.is_array()) {
+      for (const Json& each : value.items()) result.push_back(each.as_int());
+    } else {
+      result.push_back(value.as_int());
+    }
+    return result;
+  });
+}
+
 std::string HfConfig::architecture() const {
   if (has("auto_map")) {
     const Json& map = document_.at("auto_map");

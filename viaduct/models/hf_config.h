@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "viaduct/core/json.h"
 #include "viaduct/models/arch_spec.h"
@@ -37,6 +38,10 @@ class HfConfig {
   /// architectures[0], or the class that auto_map names for causal language models; empty when there is neither.
   std::string architecture() const;
   std::string model_type() const { return text_or("model_type", ""); }
+  /// A configuration inside of this one ("text_config"); UserError when it is absent or no object.
+  HfConfig child(std::string_view key) const;
+  /// A list of integers; empty when the key is absent or null.
+  std::vector<int64_t> integers(std::string_view key) const;
   /// "dtype" (transformers 5) or "torch_dtype"; none when the file says nothing.
   std::optional<DType> dtype() const;
   /// rope_parameters (transformers 5), or rope_theta with rope_scaling. UserError for a scaling that is not known

@@ -33,6 +33,8 @@ const Family& family_named(std::string_view name) {
 }
 
 const Family* find_family(const HfConfig& config) {
+  for (const Family& family : families())
+    if (family.claims && family.claims(config)) return &family;
   const std::string architecture = config.architecture();
   for (const Family& family : families())
     if (family.architecture == architecture) return &family;

@@ -11,28 +11,6 @@ using layout::Expr;
 
 namespace {
 
-// Part of the parameter's shape with another number of rows.
-Shape with_rows(const Shape& shape, int64_t rows) {
-  Shape result = shape;
-  result[0] = rows;
-  return result;
-}
-
-Expr make_same(const RuleInput& in) { return Expr::input(in.names[0], in.parameter.shape); }
-
-Expr make_query_key_value(const RuleInput& in) {
-  const AttentionSpec& attention = in.layer().attention;
-  const Shape query = with_rows(in.parameter.shape, attention.num_heads * attention.head_dim);
-  const Shape key = with_rows(in.parameter.shape, attention.num_query_groups * attention.head_dim);
-  return interleave_query_groups(Expr::input(in.names[0], query), Expr::input(in.names[1], key),
-                                 Expr::input(in.names[2], key), attention.num_query_groups);
-}
-
-Expr make_gate_and_up(const RuleInput& in) {
-  const Shape half = with_rows(in.parameter.shape, in.parameter.shape[0] / 2);
-  return Expr::concat(0, {Expr::input(in.names[0], half), Expr::input(in.names[1], half)});
-}
-
 // Does `text` match `pattern`, whose "*" are runs of digits?
 bool matches(std::string_view pattern, std::string_view text) {
   size_t i = 0, j = 0;
@@ -51,16 +29,56 @@ bool matches(std::string_view pattern, std::string_view text) {
   return j == text.size();
 }
 
-}  // namespace
-
-WeightRule same(std::string megatron, std::string hf) { return {std::move(megatron), {std::move(hf)}, make_same}; }
-
-WeightRule query_key_value(std::string megatron, std::string q, std::string k, std::string v) {
-  return {std::move(megatron), {std::move(q), std::move(k), std::move(v)}, make_query_key_value};
+// Calls visit(first, last) with the words of a dotted name.
+template <class Visit>
+void for_each_word(std::string_view name, Visit&& visit) {
+  for (size_t begin = 0; begin <= name.size();) {
+    const size_t end = std::min(name.find('.', begin), name.size());
+    visit(begin, end);
+    begin = end + 1;
+  }
 }
 
-WeightRule gate_and_up(std::string megatron, std::string gate, std::string up) {
-  return {std::move(megatron), {std::move(gate), std::move(up)}, make_gate_and_up};
+bool is_number(std::string_view word) {
+  return !word.empty() && std::all_of(word.begin(), word.end(), [](char c) { return c >= '0' && c <= '9'; });
+}
+
+// The name with its expert's number cut off.
+std::string_view without_expert(const Parameter& parameter) {
+  std::string_view name = parameter.name;
+  if (parameter.expert >= 0) name.remove_suffix(std::to_string(parameter.expert).size());
+  return name;
+}
+
+}  // namespace
+
+std::string name_pattern(const Parameter& parameter) {
+  const std::string_view name = without_expert(parameter);
+  std::string pattern;
+  for_each_word(name, [&](size_t begin, size_t end) {
+    if (begin > 0) pattern += '.';
+    const std::string_view word = name.substr(begin, end - begin);
+    pattern += is_number(word) ? "*" : word;
+  });
+  if (parameter.expert >= 0) pattern += '*';
+  return pattern;
+}
+
+std::vector<int64_t> name_numbers(const Parameter& parameter) {
+  const std::string_view name = without_expert(parameter);
+  std::vector<int64_t> numbers;
+  for_each_word(name, [&](size_t begin, size_t end) {
+    const std::string_view word = name.substr(begin, end - begin);
+    if (is_number(word)) numbers.push_back(std::stoll(std::string(word)));
+  });
+  if (parameter.expert >= 0) numbers.push_back(parameter.expert);
+  return numbers;
+}
+
+std::vector<int64_t> after_layers(const ArchSpec& arch, std::span<const int64_t> numbers) {
+  std::vector<int64_t> result(numbers.begin(), numbers.end());
+  if (!result.empty()) result[0] += arch.num_layers();
+  return result;
 }
 
 WeightTable& WeightTable::add(WeightRule rule) {
@@ -87,31 +105,45 @@ WeightTable& WeightTable::remove(std::string_view megatron) {
   return add(kept);
 }
 
+WeightTable& WeightTable::subtree(std::string megatron, std::string hf) {
+  subtrees_.push_back(same(std::move(megatron), std::move(hf)));
+  return *this;
+}
+
 WeightTable& WeightTable::derived(DerivedTensor tensor) {
   derived_.push_back(std::move(tensor));
   return *this;
 }
 
-std::string name_pattern(const Parameter& parameter) {
-  std::string pattern = parameter.name;
-  if (parameter.expert >= 0) {
-    const size_t digits = std::to_string(parameter.expert).size();
-    pattern.replace(pattern.size() - digits, digits, "*");
+WeightTable WeightTable::renamed(std::span<const std::pair<std::string, std::string>> prefixes) const {
+  const auto rename = [&](std::string& name) {
+    const std::pair<std::string, std::string>* best = nullptr;
+    for (const auto& each : prefixes)
+      if (name.starts_with(each.first) && (!best || each.first.size() > best->first.size())) best = &each;
+    if (best) name.replace(0, best->first.size(), best->second);
+  };
+  WeightTable table = *this;
+  for (std::vector<WeightRule>* rules : {&table.rules_, &table.subtrees_})
+    for (WeightRule& rule : *rules)
+      for (std::string& name : rule.hf) rename(name);
+  for (DerivedTensor& tensor : table.derived_) {
+    rename(tensor.hf);
+    rename(tensor.of);
   }
-  if (parameter.layer >= 0) {
-    const std::string number = fmt::format(".{}.", parameter.layer);
-    pattern.replace(pattern.find(number), number.size(), ".*.");
-  }
-  return pattern;
+  return table;
 }
 
 WeightTable::Match WeightTable::match(const ArchSpec& arch, const Parameter& parameter) const {
   const auto it = by_pattern_.find(name_pattern(parameter));
-  VIADUCT_CHECK(it != by_pattern_.end(), "the {} family has no rule for {}", arch.family, parameter.name);
+  if (it == by_pattern_.end()) {
+    for (const WeightRule& tree : subtrees_)
+      if (parameter.name.starts_with(tree.megatron))
+        return {&tree, {tree.hf[0] + parameter.name.substr(tree.megatron.size())}};
+    throw InternalError(fmt::format("the {} family has no rule for {}", arch.family, parameter.name));
+  }
   const WeightRule& rule = rules_[it->second];
-  std::vector<int64_t> numbers;
-  if (parameter.layer >= 0) numbers.push_back(parameter.layer);
-  if (parameter.expert >= 0) numbers.push_back(parameter.expert);
+  std::vector<int64_t> numbers = name_numbers(parameter);
+  if (rule.numbers) numbers = rule.numbers(arch, numbers);
   std::vector<std::string> names;
   names.reserve(rule.hf.size());
   for (const std::string& pattern : rule.hf) {
@@ -130,39 +162,6 @@ const DerivedTensor* WeightTable::find_derived(std::string_view hf_name) const {
   for (const DerivedTensor& tensor : derived_)
     if (matches(tensor.hf, hf_name)) return &tensor;
   return nullptr;
-}
-
-std::vector<WeightRule> decoder_rules() {
-  const std::string mega = "decoder.layers.*.", hf = "model.layers.*.";
-  const std::string qkv = mega + "self_attention.linear_qkv.", attn = hf + "self_attn.";
-  return {
-      same("embedding.word_embeddings.weight", "model.embed_tokens.weight"),
-      same("output_layer.weight", "lm_head.weight"),
-      same("decoder.final_layernorm.weight", "model.norm.weight"),
-      same(qkv + "layer_norm_weight", hf + "input_layernorm.weight"),
-      query_key_value(qkv + "weight", attn + "q_proj.weight", attn + "k_proj.weight", attn + "v_proj.weight"),
-      query_key_value(qkv + "bias", attn + "q_proj.bias", attn + "k_proj.bias", attn + "v_proj.bias"),
-      same(mega + "self_attention.q_layernorm.weight", attn + "q_norm.weight"),
-      same(mega + "self_attention.k_layernorm.weight", attn + "k_norm.weight"),
-      same(mega + "self_attention.linear_proj.weight", attn + "o_proj.weight"),
-      same(mega + "self_attention.linear_proj.bias", attn + "o_proj.bias"),
-      same(mega + "mlp.linear_fc1.layer_norm_weight", hf + "post_attention_layernorm.weight"),
-      gate_and_up(mega + "mlp.linear_fc1.weight", hf + "mlp.gate_proj.weight", hf + "mlp.up_proj.weight"),
-      gate_and_up(mega + "mlp.linear_fc1.bias", hf + "mlp.gate_proj.bias", hf + "mlp.up_proj.bias"),
-      same(mega + "mlp.linear_fc2.weight", hf + "mlp.down_proj.weight"),
-      same(mega + "mlp.linear_fc2.bias", hf + "mlp.down_proj.bias"),
-  };
-}
-
-std::vector<WeightRule> expert_rules(std::string_view router, std::string_view experts) {
-  const std::string mega = "decoder.layers.*.", hf = "model.layers.*.";
-  const std::string each = hf + std::string(experts);
-  return {
-      same(mega + "pre_mlp_layernorm.weight", hf + "post_attention_layernorm.weight"),
-      same(mega + "mlp.router.weight", hf + std::string(router)),
-      gate_and_up(mega + "mlp.experts.linear_fc1.weight*", each + "gate_proj.weight", each + "up_proj.weight"),
-      same(mega + "mlp.experts.linear_fc2.weight*", each + "down_proj.weight"),
-  };
 }
 
 }  // namespace viaduct::models

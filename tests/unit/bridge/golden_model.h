@@ -47,7 +47,7 @@ inline GoldenModel read_golden_model(const std::string& name) {
     model.stored[tensor.name] = {tensor.dtype, tensor.shape, formats::read_tensor(*megatron, tensor)};
   const models::LayerKeys keys = models::layer_keys_for(model.arch);
   for (const models::Parameter& parameter : models::megatron_parameters(model.arch)) {
-    const models::StateKey key = models::state_key(parameter, model.arch, keys);
+    const models::StateKey key = models::state_keys(parameter, model.arch, keys)[0];
     const GoldenModel::Tensor& stored = model.stored.at(key.key);
     // The prepended axes lie outermost, so the parameter is one run of the stored tensor.
     int64_t index = 0;

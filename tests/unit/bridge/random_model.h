@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
 #include <random>
+#include <string_view>
 
 #include "viaduct/bridge/model_layout.h"
 #include "viaduct/core/error.h"
@@ -28,22 +30,38 @@ class RandomModel {
   }
   uint64_t bits() { return random_(); }
 
-  /// A config.json of the family.
+  /// A config.json of the family: its toy with other sizes.
   Json config() {
     Json config = toy_config(family_);
-    const int64_t groups = one_of({1, 2, 3, 4}), heads = groups * one_of({1, 2, 3});
-    config.set("num_key_value_heads", groups);
-    config.set("num_attention_heads", heads);
-    // OLMoE has no head_dim of its own.
-    const int64_t head_dim = one_of({4, 6, 8, 12});
-    config.set("hidden_size", family_.name == "olmoe" ? heads * head_dim : one_of({20, 28, 40}));
-    config.set("head_dim", head_dim);
-    config.set("intermediate_size", one_of({12, 24, 36, 60}));
-    config.set("num_hidden_layers", one_of({2, 4, 6}));
-    config.set("vocab_size", one_of({97, 100, 101, 128}));
-    if (config.contains("moe_intermediate_size")) config.set("moe_intermediate_size", one_of({12, 24}));
-    if (config.contains("num_experts")) config.set("num_experts", one_of({2, 4, 6}));
+    vary_decoder(config);
+    if (const auto it = varied().find(family_.name); it != varied().end()) it->second(*this, config);
     return config;
+  }
+
+  /// Other sizes for what every decoder has; only keys that are there change.
+  void vary_decoder(Json& config) {
+    const auto set = [&](const char* key, int64_t value) {
+      if (config.contains(key)) config.set(key, value);
+    };
+    const int64_t groups = one_of({1, 2, 3, 4}), heads = groups * one_of({1, 2, 3}),
+                  head_dim = one_of({4, 6, 8, 12});
+    set("num_key_value_heads", groups);
+    set("num_attention_heads", heads);
+    // Without a head_dim of its own the width follows.
+    set("hidden_size", config.contains("head_dim") ? one_of({20, 28, 40}) : heads * head_dim);
+    set("head_dim", head_dim);
+    set("intermediate_size", one_of({12, 24, 36, 60}));
+    set("num_hidden_layers", one_of({2, 4, 6}));
+    set("vocab_size", one_of({97, 100, 101, 128}));
+    set("moe_intermediate_size", one_of({12, 24}));
+    for (const char* key : {"num_experts", "n_routed_experts", "num_local_experts"}) set(key, one_of({2, 4, 6}));
+  }
+
+  /// What else varies in a family's config.json, by the family's name.
+  using Vary = void (*)(RandomModel& random, Json& config);
+  static const std::map<std::string_view, Vary>& varied() {
+    static const std::map<std::string_view, Vary> kVaried = {};
+    return kVaried;
   }
 
   /// A layout that cuts the model, pipeline and (with experts) expert parallel among it.

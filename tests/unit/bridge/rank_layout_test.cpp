@@ -245,7 +245,7 @@ TEST_P(RankLayoutOfRuns, EachRankHoldsTheChunksThatItWrote) {
           for (const layout::Box& box : cut_at_components(parameter, piece.from))
             ours[to_string(box)].insert(static_cast<int>(rank));
 
-    const models::StateKey key = models::state_key(parameter, arch, models::layer_keys_for(arch));
+    const models::StateKey key = models::state_keys(parameter, arch, models::layer_keys_for(arch))[0];
     const formats::StoredTensor* stored = find_stored(*reader, key.key);
     ASSERT_NE(stored, nullptr) << key.key;
     size_t chunks = 0;
