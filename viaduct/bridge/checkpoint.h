@@ -23,7 +23,7 @@ struct PlainTensor {
     SourceChunk place;  // place.size is the chunk's box
   };
   std::string name;  // as stored, for messages
-  DType dtype{};
+  DType dtype{};     // of its values; that of its places differs where they hold codes
   Shape shape;
   std::vector<Chunk> chunks;
 };
@@ -35,6 +35,8 @@ PlainTensor plain_tensor(const formats::StoredTensor& stored);
 struct StoredTensors {
   std::vector<Path> files;
   std::vector<PlainTensor> tensors;
+  std::vector<Scales> scales;  // SourceChunk::scales counts here
+  std::vector<ScaledForm> forms;
 };
 
 enum class World { kHuggingFace, kMegatron };

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "viaduct/bridge/move_loops.h"
+#include "viaduct/bridge/scaled_move.h"
 #include "viaduct/core/convert.h"
 #include "viaduct/core/error.h"
 
@@ -45,31 +47,6 @@ const std::byte* SourceView::at(uint32_t file, uint64_t offset, size_t size, std
 
 namespace {
 
-// Calls visit(target byte, source position) for every combination of the axes that `used` does not name.
-template <class Visit>
-void for_each_outer(const Move& move, uint32_t used, Visit&& visit) {
-  std::array<int, Shape::kMaxRank + 1> outer{};
-  std::array<int64_t, Shape::kMaxRank + 1> index{};
-  int count = 0;
-  for (int a = move.rank; a-- > 0;)
-    if (!(used >> a & 1)) outer[count++] = a;  // the inner ones turn first
-  int64_t target = move.target, source = move.source;
-  while (true) {
-    visit(target, source);
-    int k = 0;
-    for (; k < count; ++k) {
-      const MoveAxis& axis = move.axes[outer[k]];
-      target += axis.target_step;
-      source += axis.source_step;
-      if (++index[k] < axis.count) break;
-      target -= axis.count * axis.target_step;
-      source -= axis.count * axis.source_step;
-      index[k] = 0;
-    }
-    if (k == count) return;
-  }
-}
-
 void fill_zeros(const Move& move, std::byte* out) {
   const bool runs = move.is_runs();
   const auto size = static_cast<size_t>(runs ? move.axes[move.rank - 1].count : move.target_unit);
@@ -84,37 +61,10 @@ void copy_runs(const Move& move, SourceView& source, std::byte* out) {
   });
 }
 
-template <size_t kSize>
-void copy_strided(const std::byte* from, int64_t from_step, std::byte* to, int64_t to_step, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) std::memcpy(to + i * to_step, from + i * from_step, kSize);
-}
-
-void copy_strided(int size, const std::byte* from, int64_t from_step, std::byte* to, int64_t to_step,
-                  int64_t count) {
-  switch (size) {
-    case 1: return copy_strided<1>(from, from_step, to, to_step, count);
-    case 2: return copy_strided<2>(from, from_step, to, to_step, count);
-    case 4: return copy_strided<4>(from, from_step, to, to_step, count);
-    case 8: return copy_strided<8>(from, from_step, to, to_step, count);
-    case 16: return copy_strided<16>(from, from_step, to, to_step, count);
-    default: VIADUCT_CHECK(false, "elements of {} bytes", size);
-  }
-}
-
-MoveAxis axis_or_single(const Move& move, int axis) { return axis < 0 ? MoveAxis{1, 0, 0} : move.axes[axis]; }
-
 // How many elements at `step` are fetched together: neither more scratch nor many unused bytes.
 int64_t batch_of(int64_t step, int size, int64_t most) {
   const int64_t fitting = (static_cast<int64_t>(CopyScratch::kBytes) - size) / std::max<int64_t>(step, 1) + 1;
   return std::clamp<int64_t>(fitting, 1, most);
-}
-
-// The axis along which the source's elements lie closest, -1 for a single element.
-int nearest_source_axis(const Move& move) {
-  int nearest = -1;
-  for (int a = 0; a < move.rank; ++a)
-    if (nearest < 0 || move.axes[a].source_step <= move.axes[nearest].source_step) nearest = a;
-  return nearest;
 }
 
 // Elements of equal format along one axis that is the nearest on both sides (interleaved rows, say).
@@ -179,6 +129,11 @@ void copy_transposed(const Move& move, int lines, SourceView& source, CopyScratc
   });
 }
 
+void convert_elements(const Move& move, const std::byte* from, std::byte* to, int64_t count) {
+  if (move.add == 0) return convert(move.from, from, move.to, to, count);
+  convert_and_add(move.from, from, move.to, to, count, move.add);
+}
+
 // Elements that change their format, along the target's inner axis.
 void convert_lines(const Move& move, SourceView& source, CopyScratch& scratch, std::byte* out) {
   constexpr int64_t kBatch = 4096;  // 4096 elements of 16 bytes fill a scratch buffer
@@ -203,7 +158,7 @@ void convert_lines(const Move& move, SourceView& source, CopyScratch& scratch, s
             (skipped + count + format.block_elements - 1) / format.block_elements * format.block_elements;
         const std::byte* from = source.at(move.file, move.source_byte(first - skipped),
                                           static_cast<size_t>(num_bytes(move.from, covered)), scratch.lines());
-        convert(move.from, from, move.to, scratch.converted(), covered);
+        convert_elements(move, from, scratch.converted(), covered);
         values = scratch.converted() + skipped * target_size;
       } else {
         const std::byte* from = nullptr;
@@ -217,7 +172,7 @@ void convert_lines(const Move& move, SourceView& source, CopyScratch& scratch, s
           from = scratch.gathered();
         }
         std::byte* const place = dense_target ? to : scratch.converted();
-        convert(move.from, from, move.to, place, count);
+        convert_elements(move, from, place, count);
         if (!dense_target) values = place;
       }
       if (values)
@@ -234,6 +189,8 @@ uint64_t copy_move(const Move& move, SourceView& source, CopyScratch& scratch, s
     if (move.axes[a].count == 0) return 0;
   if (move.fill) {
     fill_zeros(move, out);
+  } else if (move.form) {
+    copy_scaled(move, source, scratch, out);
   } else if (move.converts) {
     convert_lines(move, source, scratch, out);
   } else if (move.is_runs()) {

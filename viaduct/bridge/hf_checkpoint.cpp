@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "viaduct/bridge/quantized_source.h"
 #include "viaduct/core/convert.h"
 #include "viaduct/core/error.h"
 #include "viaduct/formats/gguf.h"
@@ -47,7 +48,7 @@ class HfCheckpoint : public Checkpoint {
 
  private:
   const models::WeightTable& table() const { return graph_.family->table(graph_.arch.form); }
-  void locate(const formats::TensorReader& reader);
+  void locate(const formats::TensorReader& reader, const LogicalTensors& logical);
   void check_derived(const formats::TensorReader& reader, const StoredTensor& tensor, const DerivedTensor& derived,
                      int32_t id);
   [[noreturn]] void fail(size_t count, const std::vector<std::string>& problems) const;
@@ -81,7 +82,7 @@ void HfCheckpoint::open_folder() {
   if (!config.dtype()) {
     // The file says nothing: the weights do.
     const StoredTensor& first = reader->tensors().at(0);
-    if (is_floating(first.dtype)) arch.dtype = first.dtype;
+    if (first.dtype <= DType::kBF16) arch.dtype = first.dtype;
   }
   const models::Family& family = models::family_named(arch.family);
   arch.form = family.find_form(config, arch, [&](std::string_view name) -> std::optional<Shape> {
@@ -92,7 +93,8 @@ void HfCheckpoint::open_folder() {
   record_.config = config.document();
   record_.side_files = find_side_files(path_);
   fill_record(record_, path_, *reader);
-  locate(*reader);
+  const std::vector<NamedTensor> listed = named_tensors(*reader);
+  locate(*reader, logical_tensors(listed, read_quantization(record_), path_.string()));
 }
 
 void HfCheckpoint::fail(size_t count, const std::vector<std::string>& problems) const {
@@ -101,8 +103,9 @@ void HfCheckpoint::fail(size_t count, const std::vector<std::string>& problems) 
                               fmt::join(problems, "\n  "), count > problems.size() ? "\n  ..." : ""));
 }
 
-void HfCheckpoint::locate(const formats::TensorReader& reader) {
+void HfCheckpoint::locate(const formats::TensorReader& reader, const LogicalTensors& logical) {
   stored_.files = reader.files();
+  stored_.forms = logical.forms;
   std::vector<std::string> problems;
   size_t count = 0;
   const auto report = [&](std::string problem) {
@@ -112,7 +115,7 @@ void HfCheckpoint::locate(const formats::TensorReader& reader) {
   own_.assign(graph_.hf_tensors.size(), -1);
   for (size_t i = 0; i < graph_.hf_tensors.size(); ++i) {
     const layout::Expr::Input& wanted = graph_.hf_tensors[i];
-    const StoredTensor* stored = reader.find(wanted.name);
+    const LogicalTensor* stored = logical.find(wanted.name);
     const DerivedTensor* tied = graph_.arch.embedding.output_is_copy ? table().find_derived(wanted.name) : nullptr;
     if (!stored && tied) {
       own_[i] = own_[static_cast<size_t>(graph_.hf_ids.at(tied->of))];
@@ -127,13 +130,14 @@ void HfCheckpoint::locate(const formats::TensorReader& reader) {
       continue;
     }
     own_[i] = static_cast<int32_t>(stored_.tensors.size());
-    stored_.tensors.push_back(plain_tensor(*stored));
+    stored_.tensors.push_back(plain_tensor(*stored, reader, stored_));
     if (tied) ties_.push_back({own_[i], own_[static_cast<size_t>(graph_.hf_ids.at(tied->of))]});
   }
   if (count) fail(count, problems);
-  for (const StoredTensor& stored : reader.tensors()) {
-    if (graph_.hf_ids.contains(stored.name)) continue;
-    const DerivedTensor* derived = table().find_derived(stored.name);
+  for (const LogicalTensor& surplus : logical.tensors) {
+    const StoredTensor& stored = reader.tensors()[static_cast<size_t>(surplus.stored)];
+    if (graph_.hf_ids.contains(std::string(surplus.name))) continue;
+    const DerivedTensor* derived = table().find_derived(surplus.name);
     if (!derived) {
       report(fmt::format("unknown: {} {} is not part of this architecture", stored.name, stored.shape));
       continue;
@@ -143,6 +147,12 @@ void HfCheckpoint::locate(const formats::TensorReader& reader) {
     check_derived(reader, stored, *derived, id);
   }
   if (count) fail(count, problems);
+  for (const int32_t id : logical.beside) {
+    const StoredTensor& stored = reader.tensors()[static_cast<size_t>(id)];
+    kept_.push_back(static_cast<int32_t>(stored_.tensors.size()));
+    record_.kept_tensors.push_back(stored.name);
+    stored_.tensors.push_back(plain_tensor(stored));
+  }
 }
 
 void HfCheckpoint::check_derived(const formats::TensorReader& reader, const StoredTensor& tensor,

@@ -11,7 +11,7 @@ void find_needs(const TransferPlan& plan, const TargetChunk& chunk, uint64_t beg
                 std::vector<SourceNeed>& needs) {
   needs.clear();
   for_each_move(plan, chunk, begin, end, [&](const Move& move) {
-    source_ranges(move, [&](uint64_t from, uint64_t to) { add_range(needs, move.file, from, to); });
+    source_ranges(move, [&](uint32_t file, uint64_t from, uint64_t to) { add_range(needs, file, from, to); });
   });
   merge_needs(needs);
 }
@@ -48,7 +48,8 @@ class Planner {
     const size_t blocks = needs_.size();
     const bool must_cut = blocks > most_ && by_element(plan_.targets[id]);
     if (blocks > wide_ && (end - begin > kSmallest || must_cut)) {
-      const uint64_t step = end - begin > 8192 ? 4096 : 16;
+      const uint64_t element = static_cast<uint64_t>(info(plan_.targets[id].dtype).block_bytes);
+      const uint64_t step = end - begin > 8192 ? 4096 : end - begin > 64 ? 16 : element;
       const uint64_t middle = begin + ((end - begin) / 2 + step - 1) / step * step;
       VIADUCT_CHECK(middle < end, "{} bytes of a tensor need {} source blocks", end - begin, blocks);
       find_needs(plan_, plan_.targets[id], begin, middle, needs_);
@@ -75,8 +76,8 @@ class Planner {
     for (uint32_t t = 0; t < chunk.num_transfers; ++t) {
       const int32_t source = plan_.transfers[chunk.first_transfer + t].source;
       if (source == layout::kNoTensor) continue;
-      const DType from = plan_.sources[static_cast<size_t>(source)].dtype;
-      if (from != chunk.dtype && !is_byte_sized(from)) return true;
+      const SourceChunk& from = plan_.sources[static_cast<size_t>(source)];
+      if (from.is_scaled() || (from.dtype != chunk.dtype && !is_byte_sized(from.dtype))) return true;
     }
     return false;
   }

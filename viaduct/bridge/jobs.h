@@ -29,7 +29,7 @@ struct JobList {
 
 /// Jobs for every block that is not done yet. A job needs at most `wide_blocks` source blocks where cutting it to
 /// smaller ones helps. One that needs more than `most_blocks` all the same (a large transpose) must be able to take
-/// them in turns, which it cannot where a source's elements share bytes.
+/// them in turns, which it cannot where a source's elements share bytes or scales.
 JobList plan_jobs(const TransferPlan& plan, const std::vector<std::vector<BlockSum>>& sums, size_t wide_blocks,
                   size_t most_blocks);
 
@@ -40,10 +40,7 @@ void for_each_move(const TransferPlan& plan, const TargetChunk& chunk, uint64_t 
   for (uint32_t t = 0; t < chunk.num_transfers; ++t) {
     const Transfer& transfer = plan.transfers[chunk.first_transfer + t];
     if (chunk.num_transfers > 1 && !reaches(plan.region_of(transfer), chunk, strides, begin, end)) continue;
-    const SourceChunk* source =
-        transfer.source == layout::kNoTensor ? nullptr : &plan.sources[static_cast<size_t>(transfer.source)];
-    clip(compile(plan.region_of(transfer), source, chunk), static_cast<int64_t>(begin), static_cast<int64_t>(end),
-         emit);
+    clip(compile(plan, transfer, chunk), static_cast<int64_t>(begin), static_cast<int64_t>(end), emit);
   }
 }
 

@@ -70,7 +70,10 @@ uint64_t Move::source_byte(int64_t position, bool up) const {
   return source_base + static_cast<uint64_t>(position / format.block_elements * format.block_bytes);
 }
 
-Move compile(const Region& region, const SourceChunk* source, const TargetChunk& chunk) {
+Move compile(const TransferPlan& plan, const Transfer& transfer, const TargetChunk& chunk) {
+  const Region& region = plan.region_of(transfer);
+  const SourceChunk* source =
+      transfer.source == layout::kNoTensor ? nullptr : &plan.sources[static_cast<size_t>(transfer.source)];
   Move move;
   move.fill = source == nullptr;
   move.to = chunk.dtype;
@@ -99,16 +102,25 @@ Move compile(const Region& region, const SourceChunk* source, const TargetChunk&
   }
   merge_axes(move);
 
-  move.converts = move.from != move.to && !move.fill;
+  const DType value = source ? source->value_dtype() : chunk.dtype;
+  const bool scaled = source && source->is_scaled();
+  if (scaled) {
+    move.codes = source;
+    move.scales = &plan.scales[source->scales];
+    move.form = &plan.forms[move.scales->form];
+  }
+  move.add = chunk.add;
+  move.converts = !move.fill && (value != move.to || scaled || move.add != 0);
   if (!move.converts && !is_byte_sized(move.to)) {
     pack_steps(move, region, chunk);
     merge_axes(move);
     return move;
   }
-  VIADUCT_USER_CHECK(is_byte_sized(move.to) && can_convert(move.from, move.to), "values of {} cannot be cast to {}",
-                     move.from, move.to);
+  VIADUCT_USER_CHECK(is_byte_sized(move.to) && can_convert(value, move.to), "values of {} cannot be cast to {}",
+                     value, move.to);
+  VIADUCT_USER_CHECK(move.add == 0 || can_add(value, move.to), "nothing can be added to values of {}", value);
   const int target_size = element_size(move.to);
-  move.by_element = !is_byte_sized(move.from);
+  move.by_element = scaled || !is_byte_sized(move.from);
   const int source_size = move.by_element ? 1 : element_size(move.from);
   move.target_unit = target_size;
   move.source_unit = source_size;
@@ -129,6 +141,27 @@ Move compile(const Region& region, const SourceChunk* source, const TargetChunk&
   inner = {inner.count * target_size, 1, 1};
   move.target_unit = move.source_unit = 1;
   return move;
+}
+
+std::pair<uint64_t, uint64_t> scale_range(const Move& move, int64_t first, int64_t end) {
+  const Shape& size = move.codes->size;
+  const Shape strides = row_major_strides(size), steps = row_major_strides(move.form->grid(size));
+  const int64_t last = end - 1;
+  int64_t from = 0, count = 1, rest_first = first, rest_last = last;
+  for (int axis = 0; axis < size.rank(); ++axis) {
+    const int64_t a = rest_first / strides[axis], b = rest_last / strides[axis];
+    rest_first %= strides[axis];
+    rest_last %= strides[axis];
+    const int64_t block_a = a / move.form->block[axis], block_b = b / move.form->block[axis];
+    from += block_a * steps[axis];
+    // From the first axis on along which the two differ, everything between them may be needed.
+    count = (block_b - block_a + 1) * steps[axis];
+    if (a != b) break;
+    count = 1;
+  }
+  const int64_t unit = element_size(move.form->scale_dtype);
+  const uint64_t base = move.scales->byte_offset;
+  return {base + static_cast<uint64_t>(from * unit), base + static_cast<uint64_t>((from + count) * unit)};
 }
 
 bool reaches(const Region& region, const TargetChunk& chunk, const Shape& strides, uint64_t begin, uint64_t end) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "viaduct/bridge/transfer.h"
@@ -22,8 +23,12 @@ struct MoveAxis {
 struct Move {
   bool fill = false;        // zeros; the source fields mean nothing
   bool converts = false;    // from `from` to `to`
-  bool by_element = false;  // the source packs elements in blocks: source positions count elements, not bytes
+  bool by_element = false;  // codes, or elements packed in blocks: source positions count elements, not bytes
   DType from{}, to{};
+  float add = 0;                       // to each value, before it is rounded to `to`
+  const SourceChunk* codes = nullptr;  // of a scaled source: the tensor's codes, their scales and what both mean
+  const Scales* scales = nullptr;
+  const ScaledForm* form = nullptr;
   uint32_t file = 0;
   uint64_t source_base = 0;  // byte of the source file that positions count from
   int64_t source = 0;        // position of the first unit
@@ -45,8 +50,9 @@ struct Move {
   int64_t target_bytes() const;
 };
 
-/// UserError when the transfer cuts through elements that share bytes, or the dtypes do not convert.
-Move compile(const Region& region, const SourceChunk* source, const TargetChunk& chunk);
+/// The move points into the plan. UserError when the transfer cuts through elements that share bytes, or the dtypes
+/// do not convert.
+Move compile(const TransferPlan& plan, const Transfer& transfer, const TargetChunk& chunk);
 
 /// Could the transfer write bytes of [begin, end) of a chunk with these strides (in elements)? Quick; may say yes
 /// too often.
@@ -128,10 +134,10 @@ void clip_source(const Move& move, uint64_t begin, uint64_t end, Emit&& emit) {
   descend(move, 0, descend);
 }
 
-/// Calls `visit(first byte, last byte + 1)` with the stretches of the source file that a move reads. Gaps of less
-/// than a page count as read.
+/// Calls `visit(first, last + 1)` with the stretches of source positions that a move reads. Gaps of less than a
+/// page count as read.
 template <class Visit>
-void source_ranges(const Move& move, Visit&& visit) {
+void source_stretches(const Move& move, Visit&& visit) {
   if (move.fill) return;
   const DTypeInfo& format = info(move.from);
   const int64_t page = move.by_element ? int64_t{4096} / format.block_bytes * format.block_elements : 4096;
@@ -147,7 +153,7 @@ void source_ranges(const Move& move, Visit&& visit) {
   std::array<int64_t, Shape::kMaxRank + 1> index{};
   int64_t position = move.source;
   while (true) {
-    visit(move.source_byte(position), move.source_byte(position + cover, true));
+    visit(position, position + cover);
     int a = loops;
     for (; a < move.rank; ++a) {  // the smallest step turns first
       position += axes[a].source_step;
@@ -157,6 +163,22 @@ void source_ranges(const Move& move, Visit&& visit) {
     }
     if (a == move.rank) return;
   }
+}
+
+/// The bytes of the file of scales that elements [first, end) of a scaled source need, as one stretch.
+std::pair<uint64_t, uint64_t> scale_range(const Move& move, int64_t first, int64_t end);
+
+/// Calls `visit(file, first byte, last byte + 1)` with all stretches of source files that a move reads.
+template <class Visit>
+void source_ranges(const Move& move, Visit&& visit) {
+  source_stretches(move, [&](int64_t first, int64_t end) {
+    visit(move.file, move.source_byte(first), move.source_byte(end, true));
+  });
+  if (!move.scales) return;
+  source_stretches(move, [&](int64_t first, int64_t end) {
+    const auto [from, to] = scale_range(move, first, end);
+    visit(move.scales->file, from, to);
+  });
 }
 
 }  // namespace viaduct::bridge

@@ -31,6 +31,8 @@ uint64_t hash_of(const Region& region) {
 
 PlanBuilder::PlanBuilder(const StoredTensors& source) : source_(source) {
   plan_.source_files = source.files;
+  plan_.scales = source.scales;
+  plan_.forms = source.forms;
   size_t chunks = 0;
   for (const PlainTensor& tensor : source.tensors) chunks += tensor.chunks.size();
   first_chunk_.reserve(source.tensors.size());
@@ -42,12 +44,13 @@ PlanBuilder::PlanBuilder(const StoredTensors& source) : source_(source) {
 }
 
 void PlanBuilder::add(const Shape& offset, const Shape& size, DType dtype, const Pieces& pieces, uint32_t tensor,
-                      uint32_t chunk) {
+                      uint32_t chunk, float add) {
   TargetChunk target;
   target.dtype = dtype;
   target.size = size;
   target.tensor = tensor;
   target.chunk = chunk;
+  target.add = add;
   target.first_transfer = static_cast<uint32_t>(plan_.transfers.size());
   const Box box = Box::dense(offset, size);
   const auto shift = [](Box moved, const Shape& origin) {

@@ -16,9 +16,10 @@ class PlanBuilder {
   explicit PlanBuilder(const StoredTensors& source);
 
   /// Adds the next target chunk: the box of shape `size` at `offset` of a tensor that `pieces` (source ids index
-  /// source.tensors, coordinates of the whole tensor) make. Its place is filled in by finish().
+  /// source.tensors, coordinates of the whole tensor) make. `add` is added to every value. Its place is filled in
+  /// by finish().
   void add(const Shape& offset, const Shape& size, DType dtype, const layout::Pieces& pieces, uint32_t tensor,
-           uint32_t chunk);
+           uint32_t chunk, float add = 0);
 
   /// The plan, with the places that `target` gives to the chunks.
   TransferPlan finish(formats::TargetLayout target);

@@ -7,6 +7,7 @@
 
 #include "viaduct/bridge/conversion.h"
 #include "viaduct/bridge/plan_builder.h"
+#include "viaduct/bridge/quantized_source.h"
 #include "viaduct/core/error.h"
 #include "viaduct/core/strings.h"
 #include "viaduct/formats/safetensors_writer.h"
@@ -38,8 +39,13 @@ struct Wanted {
 class ExportPlanner {
  public:
   ExportPlanner(const Checkpoint& source, const HfTarget& target) : source_(source), target_(target) {
-    for (const ListedTensor& tensor : source.record().tensors) listed_.emplace(tensor.name, tensor.dtype);
+    named_ = named_tensors(source.record());
+    logical_ = logical_tensors(named_, read_quantization(source.record()), source.path().string());
+    for (const LogicalTensor& tensor : logical_.tensors) listed_.emplace(tensor.name, tensor.dtype);
   }
+
+  /// Some of the source's weights are stored as codes, and come out as numbers here.
+  bool dequantises() const { return !logical_.forms.empty(); }
 
   std::vector<Wanted> tensors(Conversion& conversion);
 
@@ -49,11 +55,13 @@ class ExportPlanner {
     return source_.arch().embedding.output_is_copy &&
            source_.graph().family->table(source_.arch().form).find_derived(name);
   }
-  Wanted tensor(const std::string& name, std::optional<DType> listed);
+  Wanted tensor(std::string_view name, std::optional<DType> listed);
   DType choose_dtype(DType stored, std::optional<DType> listed, size_t hf_tensor);
 
   const Checkpoint& source_;
   const HfTarget& target_;
+  std::vector<NamedTensor> named_;
+  LogicalTensors logical_;                              // of the source
   std::unordered_map<std::string_view, DType> listed_;  // the source's types
   bool widened_ = false;
 };
@@ -78,11 +86,11 @@ DType ExportPlanner::choose_dtype(DType stored, std::optional<DType> listed, siz
   return stored;
 }
 
-Wanted ExportPlanner::tensor(const std::string& name, std::optional<DType> listed) {
+Wanted ExportPlanner::tensor(std::string_view name, std::optional<DType> listed) {
   const WeightGraph& graph = source_.graph();
   Wanted wanted;
   wanted.name = name;
-  if (const auto it = graph.hf_ids.find(name); it != graph.hf_ids.end()) {
+  if (const auto it = graph.hf_ids.find(std::string(name)); it != graph.hf_ids.end()) {
     const auto id = static_cast<size_t>(it->second);
     wanted.shape = graph.hf_tensors[id].shape;
     wanted.pieces = source_.hf_pieces(id);
@@ -99,7 +107,7 @@ Wanted ExportPlanner::tensor(const std::string& name, std::optional<DType> liste
   for (const int32_t id : source_.kept()) {
     const PlainTensor& kept = source_.stored().tensors[static_cast<size_t>(id)];
     if (kept.name != name) continue;
-    return {name, kept.dtype, kept.shape, {whole_piece(id, kept.shape)}, -1, 0};
+    return {std::string(name), kept.dtype, kept.shape, {whole_piece(id, kept.shape)}, -1, 0};
   }
   throw UserError(
       fmt::format("{}: the source listed the tensor {}, which the {} model does not have; use "
@@ -112,9 +120,9 @@ std::vector<Wanted> ExportPlanner::tensors(Conversion& conversion) {
   std::vector<Wanted> result;
   if (!record.tensors.empty()) {
     std::vector<std::string> wrong;
-    for (const ListedTensor& listed : record.tensors) {
+    for (const LogicalTensor& listed : logical_.tensors) {
       Wanted wanted = tensor(listed.name, listed.dtype);
-      wanted.shard = listed.shard;
+      wanted.shard = record.tensors[static_cast<size_t>(listed.stored)].shard;
       if (wanted.shape != listed.shape)
         wrong.push_back(fmt::format("{}: {} here, {} in the source", listed.name, wanted.shape, listed.shape));
       result.push_back(std::move(wanted));
@@ -141,13 +149,14 @@ std::vector<Wanted> ExportPlanner::tensors(Conversion& conversion) {
 }
 
 // config.json as the source had it, with what the conversion changed.
-std::string config_text(const SourceRecord& record, DType dtype) {
+std::string config_text(const SourceRecord& record, DType dtype, bool plain) {
   const SideFile* file = record.find("config.json");
   const std::string verbatim = file ? record.read(*file) : "";
   Json config = *record.config;
   const Json* named = config.find("dtype") ? config.find("dtype") : config.find("torch_dtype");
   const bool same = named && named->is_string() && dtype_from_torch_name(named->as_string()) == dtype;
-  if ((same || !named) && file) return verbatim;
+  if ((same || !named) && file && !plain) return verbatim;
+  if (plain) erase_quantization(config);
   if (config.contains("torch_dtype")) config.set("torch_dtype", torch_name(dtype));
   if (config.contains("dtype") || !config.contains("torch_dtype")) config.set("dtype", torch_name(dtype));
   return config.dump(2) + "\n";
@@ -181,8 +190,12 @@ Conversion plan_export(const Checkpoint& source, const Path& folder, const HfTar
   VIADUCT_USER_CHECK(record.config, "{}: no config.json is known; give --reference HF_FOLDER",
                      source.path().string());
 
-  const std::vector<Wanted> tensors = ExportPlanner(source, target).tensors(conversion);
-  const bool keep_shards = !target.max_shard_size && !record.shards.empty();
+  ExportPlanner planner(source, target);
+  const std::vector<Wanted> tensors = planner.tensors(conversion);
+  // Numbers take more room than codes: the source's shards do not fit them.
+  const bool plain = planner.dequantises();
+  const bool keep_shards = !target.max_shard_size && !record.shards.empty() && !plain;
+  if (plain) conversion.notes.push_back("the source's quantised weights are written dequantised");
   formats::SafetensorsWriterOptions options;
   if (keep_shards) {
     for (const Shard& shard : record.shards) options.shards.push_back({safetensors_name(shard.name), shard.header});
@@ -211,8 +224,9 @@ Conversion plan_export(const Checkpoint& source, const Path& folder, const HfTar
   if (const std::string index = writer.index_text(); !index.empty())
     conversion.files.push_back({"model.safetensors.index.json", index});
   for (const SideFile& side : record.side_files)
-    if (side.name != "config.json") conversion.files.push_back({side.name, record.read(side)});
-  conversion.files.push_back({"config.json", config_text(record, main_dtype(tensors))});
+    if (side.name != "config.json" && !(plain && side.name == "hf_quant_config.json"))
+      conversion.files.push_back({side.name, record.read(side)});
+  conversion.files.push_back({"config.json", config_text(record, main_dtype(tensors), plain)});
   conversion.proof = prove(conversion.plan, source_sizes(conversion.plan));
   return conversion;
 }

@@ -3,12 +3,12 @@
 #include <unordered_map>
 
 #include "viaduct/bridge/conversion.h"
+#include "viaduct/bridge/kept_tensors.h"
 #include "viaduct/bridge/model_layout.h"
 #include "viaduct/bridge/plan_builder.h"
 #include "viaduct/config/run_config.h"
 #include "viaduct/core/error.h"
 #include "viaduct/formats/iteration_folder.h"
-#include "viaduct/formats/safetensors_writer.h"
 #include "viaduct/formats/torch_dist_files.h"
 #include "viaduct/formats/torch_dist_writer.h"
 #include "viaduct/models/registry.h"
@@ -140,20 +140,6 @@ void add_tokenizer_files(const SourceRecord& record, const std::string& folder, 
   }
 }
 
-// Tensors that no parameter holds, verbatim. They are small: rotary frequencies.
-std::string kept_tensors_file(const Checkpoint& source) {
-  std::vector<std::pair<formats::StoredTensor, std::vector<std::byte>>> tensors;
-  for (const int32_t id : source.kept()) {
-    const PlainTensor& kept = source.stored().tensors[static_cast<size_t>(id)];
-    const SourceChunk& place = kept.chunks.at(0).place;
-    std::vector<std::byte> bytes(static_cast<size_t>(num_bytes(kept.dtype, num_elements(kept.shape))));
-    VIADUCT_USER_CHECK(place.strides.empty(), "{}: a strided view, which cannot be kept", kept.name);
-    File::open(source.stored().files[place.file], File::Mode::kRead).read(place.byte_offset, bytes);
-    tensors.push_back({{kept.name, kept.dtype, kept.shape, {}}, std::move(bytes)});
-  }
-  return formats::safetensors_file(tensors);
-}
-
 }  // namespace
 
 Conversion plan_import(const Checkpoint& source, const Path& root, const MegatronTarget& target) {
@@ -202,7 +188,11 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
   }
   for (const std::string& name : models::extra_state_names(graph.parameters, graph.arch, keys))
     writer.add_object(name, formats::empty_extra_state());
-  conversion.plan = builder.finish(writer.finish());
+  formats::TargetLayout kept = add_kept_tensors(source, static_cast<uint32_t>(num_chunks.size()), builder);
+  conversion.made_of.resize(conversion.made_of.size() + kept.tensors.size(), -1);
+  formats::TargetLayout layout = writer.finish();
+  append_layout(layout, std::move(kept));
+  conversion.plan = builder.finish(std::move(layout));
 
   const config::ModelConfig provider = provider_in_layout(source, target);
   if (provider.should_pad_vocab)
@@ -223,8 +213,6 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
   const std::string train_state = formats::train_state_file(target.iteration);
   conversion.files.push_back({folder + "/train_state.pt", train_state});
   add_tokenizer_files(source.record(), folder, conversion.files);
-  if (!source.kept().empty())
-    conversion.files.push_back({fmt::format("{}/{}", folder, kKeptTensorsFile), kept_tensors_file(source)});
   conversion.files.push_back({"latest_train_state.pt", train_state});
   conversion.files.push_back({"latest_checkpointed_iteration.txt", std::to_string(target.iteration)});
   conversion.proof = prove(conversion.plan, source_sizes(conversion.plan));

@@ -5,6 +5,7 @@
 #include "viaduct/bridge/transfer.h"
 #include "viaduct/core/convert.h"
 #include "viaduct/core/error.h"
+#include "viaduct/core/scales.h"
 
 namespace viaduct::bridge {
 
@@ -41,6 +42,11 @@ class Prover {
 
   // Everything that is named by number is there; the other checks rely on it.
   bool check_indices() {
+    for (const SourceChunk& chunk : plan_.sources)
+      if (chunk.is_scaled() && chunk.scales >= plan_.scales.size())
+        problem("a source chunk with scales {} of {}", chunk.scales, plan_.scales.size());
+    for (const Scales& scales : plan_.scales)
+      if (scales.form >= plan_.forms.size()) problem("scales of form {} of {}", scales.form, plan_.forms.size());
     for (const Transfer& transfer : plan_.transfers) {
       if (transfer.source != layout::kNoTensor && static_cast<size_t>(transfer.source) >= plan_.sources.size())
         problem("a transfer from source chunk {} of {}", transfer.source, plan_.sources.size());
@@ -81,7 +87,33 @@ class Prover {
         problem("{}: {} {} at byte {} reaches to byte {}, the file ends at {}",
                 plan_.source_files[chunk.file].string(), chunk.dtype, chunk.size, chunk.byte_offset,
                 chunk.byte_offset + bytes, sizes_[chunk.file]);
+      if (chunk.is_scaled()) check_scales(chunk);
     }
+  }
+
+  // The scales of a tensor of codes fit it and lie inside their file.
+  void check_scales(const SourceChunk& chunk) {
+    const Scales& scales = plan_.scales[chunk.scales];
+    const ScaledForm& form = plan_.forms[scales.form];
+    const auto place = [&] {
+      return fmt::format("{}: {} at byte {}", plan_.source_files[chunk.file].string(), chunk.size,
+                         chunk.byte_offset);
+    };
+    const bool nibbles = form.codes == Codes::kE2M1 || form.codes == Codes::kInt4;
+    if (!chunk.strides.empty()) return problem("{}: a strided view of codes", place());
+    if ((nibbles ? 2 : 1) != info(chunk.dtype).block_elements || info(chunk.dtype).block_bytes != 1)
+      return problem("{}: {} does not hold codes as its scales need them", place(), chunk.dtype);
+    if (!is_scale_dtype(form.scale_dtype)) return problem("{}: scales of {}", place(), form.scale_dtype);
+    if (form.block.rank() != chunk.size.rank() || form.block.rank() == 0 ||
+        std::any_of(form.block.begin(), form.block.end(), [](int64_t size) { return size < 1; }))
+      return problem("{}: blocks of {} elements", place(), form.block);
+    if (scales.file >= sizes_.size())
+      return problem("{}: scales in file {} of {}", place(), scales.file, sizes_.size());
+    const auto bytes = static_cast<uint64_t>(num_bytes(form.scale_dtype, num_elements(form.grid(chunk.size))));
+    if (scales.byte_offset + bytes > sizes_[scales.file])
+      problem("{}: its scales {} at byte {} of {} reach to byte {}, the file ends at {}", place(),
+              form.grid(chunk.size), scales.byte_offset, plan_.source_files[scales.file].string(),
+              scales.byte_offset + bytes, sizes_[scales.file]);
   }
 
   // Every element of every target chunk comes from exactly one transfer.
@@ -119,8 +151,11 @@ class Prover {
     proof_.source_bytes += static_cast<uint64_t>(num_elements(region.to.size)) *
                            static_cast<uint64_t>(info(source.dtype).block_bytes) /
                            static_cast<uint64_t>(info(source.dtype).block_elements);
-    if (source.dtype != chunk.dtype && !can_convert(source.dtype, chunk.dtype))
-      problem("{}: {} cannot be converted to {}", name_of(chunk), source.dtype, chunk.dtype);
+    const DType value = source.value_dtype();
+    if (value != chunk.dtype && !can_convert(value, chunk.dtype))
+      problem("{}: {} cannot be converted to {}", name_of(chunk), value, chunk.dtype);
+    if (chunk.add != 0 && !can_add(value, chunk.dtype))
+      problem("{}: {} is to be added to {} to make {}", name_of(chunk), chunk.add, value, chunk.dtype);
     for (int axis = 0; axis < region.from.rank(); ++axis) {
       const int64_t last = region.from.offset[axis] + (region.from.size[axis] - 1) * region.from.stride[axis];
       if (region.from.offset[axis] < 0 || last >= source.size[axis])

@@ -1,8 +1,16 @@
 #include "viaduct/bridge/transfer.h"
 
+#include <bit>
+
 #include "viaduct/core/hash.h"
 
 namespace viaduct::bridge {
+
+Shape ScaledForm::grid(const Shape& size) const {
+  Shape grid = size;
+  for (int axis = 0; axis < size.rank(); ++axis) grid[axis] = (size[axis] + block[axis] - 1) / block[axis];
+  return grid;
+}
 
 uint64_t TransferPlan::bytes_to_write() const {
   uint64_t bytes = 0;
@@ -64,6 +72,18 @@ uint64_t TransferPlan::hash() const {
     digest.add(static_cast<uint64_t>(chunk.dtype));
     digest.add(chunk.size);
     digest.add(chunk.strides);
+    digest.add(uint64_t{chunk.scales});
+  }
+  for (const Scales& each : scales) {
+    digest.add(each.file);
+    digest.add(each.form);
+    digest.add(each.byte_offset);
+  }
+  for (const ScaledForm& form : forms) {
+    digest.add(static_cast<uint64_t>(form.codes));
+    digest.add(static_cast<uint64_t>(form.scale_dtype));
+    digest.add(uint64_t{form.round_scale});
+    digest.add(form.block);
   }
   for (const formats::TargetFile& file : target.files) {
     digest.add(file.name);
@@ -81,6 +101,7 @@ uint64_t TransferPlan::hash() const {
     digest.add(chunk.size);
     digest.add(chunk.first_transfer);
     digest.add(chunk.num_transfers);
+    digest.add(uint64_t{std::bit_cast<uint32_t>(chunk.add)});
   }
   for (const Transfer& transfer : transfers) {
     digest.add(static_cast<uint64_t>(transfer.source));

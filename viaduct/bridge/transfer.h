@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "viaduct/core/dequantize.h"
 #include "viaduct/core/dtype.h"
 #include "viaduct/core/shape.h"
 #include "viaduct/formats/tensor_io.h"
@@ -17,13 +18,42 @@ namespace viaduct::bridge {
 /// Bytes of a stored chunk that are hashed together; the unit of work, of the manifest and of --resume.
 inline constexpr uint64_t kBlockBytes = 4u << 20;
 
+/// What the values of a scaled tensor are, as numbers: codes times scales are rounded to this.
+inline constexpr DType kScaledDType = DType::kBF16;
+
+/// How the codes of a quantised weight become numbers; the weights of a model share few of these.
+struct ScaledForm {
+  Codes codes{};
+  DType scale_dtype{};       // see is_scale_dtype
+  bool round_scale = false;  // to bfloat16, before the product
+  Shape block;  // elements that share a scale, along each axis of the tensor; those at an end may be fewer
+  friend bool operator==(const ScaledForm&, const ScaledForm&) = default;
+
+  /// How many scales a tensor has along each axis; they are stored row-major.
+  Shape grid(const Shape& size) const;
+};
+
+/// Where the scales of a quantised weight lie.
+struct Scales {
+  uint32_t file = 0;  // index into TransferPlan::source_files
+  uint32_t form = 0;  // index into TransferPlan::forms
+  uint64_t byte_offset = 0;
+};
+
+inline constexpr uint32_t kNoScales = ~uint32_t{0};
+
 /// A box of a source tensor in one place of one file.
 struct SourceChunk {
   uint32_t file = 0;         // index into TransferPlan::source_files
   uint64_t byte_offset = 0;  // of element 0
-  DType dtype{};
+  DType dtype{};             // as stored; with scales it says how codes are packed (F4: any two codes in a byte)
   Shape size;
-  Shape strides;  // in elements; empty: row-major over `size`. Block formats are always row-major
+  Shape strides;  // in elements; empty: row-major over `size`. Block formats and scaled tensors always are
+  uint32_t scales = kNoScales;  // index into TransferPlan::scales: a whole tensor of codes
+
+  bool is_scaled() const { return scales != kNoScales; }
+  /// The type of its numbers.
+  DType value_dtype() const { return is_scaled() ? kScaledDType : dtype; }
 };
 
 /// A dense row-major run of elements in a target file.
@@ -36,6 +66,7 @@ struct TargetChunk {
   uint32_t chunk = 0;
   uint32_t first_transfer = 0;  // its transfers: [first_transfer, first_transfer + num_transfers)
   uint32_t num_transfers = 0;
+  float add = 0;  // added to every value in float32 before it is rounded to `dtype`; zero boxes stay zero
 
   uint64_t num_bytes() const { return static_cast<uint64_t>(viaduct::num_bytes(dtype, num_elements(size))); }
   uint64_t num_blocks() const { return (num_bytes() + kBlockBytes - 1) / kBlockBytes; }
@@ -50,7 +81,7 @@ struct Region {
 };
 
 /// A region between two chunks. source == kNoTensor: the target box is zero. Where the dtypes differ the values are
-/// converted (core/convert.h).
+/// converted (core/convert.h); codes with scales are dequantised first.
 struct Transfer {
   int32_t source = layout::kNoTensor;  // index into TransferPlan::sources
   uint32_t region = 0;                 // index into TransferPlan::regions
@@ -59,6 +90,8 @@ struct Transfer {
 struct TransferPlan {
   std::vector<Path> source_files;
   std::vector<SourceChunk> sources;
+  std::vector<Scales> scales;  // of those sources that have some
+  std::vector<ScaledForm> forms;
   formats::TargetLayout target;      // files, literals, CRC fields
   std::vector<TargetChunk> targets;  // in the order in which they are to be made
   std::vector<Transfer> transfers;   // grouped by target chunk
@@ -73,7 +106,7 @@ struct TransferPlan {
 };
 
 /// What `prove` found. `problems` is empty exactly when every byte of every target file is written exactly once,
-/// every source range lies inside its file and every pair of dtypes converts.
+/// every source range (of codes and of scales) lies inside its file and every pair of dtypes converts.
 struct Proof {
   std::vector<std::string> problems;  // the first 20, each naming tensor or file, offset, expected and found
   uint64_t target_bytes = 0;

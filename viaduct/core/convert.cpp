@@ -209,19 +209,39 @@ bool can_encode(DType dtype) {
 
 bool can_convert(DType from, DType to) { return from == to || (can_decode(from) && can_encode(to)); }
 
+bool can_add(DType from, DType to) { return can_decode(from) && can_encode(to); }
+
+namespace {
+
+void convert_values(DType from_dtype, const std::byte* from, DType to_dtype, std::byte* to, int64_t count,
+                    float add) {
+  float batch[kBatch];
+  for (int64_t done = 0; done < count; done += kBatch) {
+    const int n = static_cast<int>(std::min<int64_t>(kBatch, count - done));
+    const bool decoded = decode(from_dtype, from + num_bytes(from_dtype, done), batch, n);
+    if (add != 0)
+      for (int i = 0; i < n; ++i) batch[i] += add;
+    const bool encoded = decoded && encode(batch, to_dtype, to + num_bytes(to_dtype, done), n);
+    VIADUCT_CHECK(encoded, "{} to {}", from_dtype, to_dtype);
+  }
+}
+
+}  // namespace
+
 void convert(DType from_dtype, const std::byte* from, DType to_dtype, std::byte* to, int64_t count) {
   if (from_dtype == to_dtype) {
     std::memcpy(to, from, static_cast<size_t>(num_bytes(from_dtype, count)));
     return;
   }
   VIADUCT_USER_CHECK(can_convert(from_dtype, to_dtype), "values of {} cannot be cast to {}", from_dtype, to_dtype);
-  float batch[kBatch];
-  for (int64_t done = 0; done < count; done += kBatch) {
-    const int n = static_cast<int>(std::min<int64_t>(kBatch, count - done));
-    const bool decoded = decode(from_dtype, from + num_bytes(from_dtype, done), batch, n);
-    const bool encoded = decoded && encode(batch, to_dtype, to + num_bytes(to_dtype, done), n);
-    VIADUCT_CHECK(encoded, "{} to {}", from_dtype, to_dtype);
-  }
+  convert_values(from_dtype, from, to_dtype, to, count, 0);
+}
+
+void convert_and_add(DType from_dtype, const std::byte* from, DType to_dtype, std::byte* to, int64_t count,
+                     float add) {
+  VIADUCT_USER_CHECK(can_add(from_dtype, to_dtype), "nothing can be added to values of {} to make {}", from_dtype,
+                     to_dtype);
+  convert_values(from_dtype, from, to_dtype, to, count, add);
 }
 
 }  // namespace viaduct

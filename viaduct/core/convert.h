@@ -19,6 +19,12 @@ bool can_convert(DType from, DType to);
 /// does: to float32 first, then rounded once to the target.
 void convert(DType from_dtype, const std::byte* from, DType to_dtype, std::byte* to, int64_t count);
 
+/// True when `convert_and_add` knows the pair.
+bool can_add(DType from, DType to);
+/// The same with `add` added to each value in float32 before it is rounded to `to`; the types may be equal.
+void convert_and_add(DType from_dtype, const std::byte* from, DType to_dtype, std::byte* to, int64_t count,
+                     float add);
+
 float to_float32(uint16_t bfloat16_bits);
 uint16_t to_bfloat16_bits(float value);
 float half_to_float32(uint16_t half_bits);

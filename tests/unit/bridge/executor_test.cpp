@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <functional>
 #include <mutex>
 
 #include "tests/unit/bridge/random_plan.h"
@@ -176,6 +177,112 @@ TEST(Executor, TransposesLargerThanTheMemory) {
                        {layout::Box::whole({3000, 7001}), layout::Box::dense({0, 10}, {7001, 3000}), turned});
     const PlanWithSource given = maker.finish();
     expect_equal(run_in_memory(given, small_memory()), expected_files(given));
+  }
+}
+
+// A matrix in blocks of 128 x 128, cut along both axes in parts that end inside blocks, and turned.
+TEST(Executor, CutsThroughBlocksOfScales) {
+  for (const Codes codes : {Codes::kE4M3, Codes::kE2M1, Codes::kInt4}) {
+    PlanMaker maker(11);
+    const uint32_t file = maker.add_source_file(), target = maker.add_target_file();
+    const bool powers = codes == Codes::kE2M1;
+    const ScaledForm form{codes, powers ? DType::kU8 : DType::kF32, false, powers ? Shape{1, 32} : Shape{128, 128}};
+    const int32_t source = maker.add_scaled_source(file, {1000, 3072}, form, file);
+    for (int64_t part = 0; part < 3; ++part) {
+      maker.add_literal(target, 70);
+      maker.add_target(target, DType::kBF16, {1000, 1024});
+      maker.add_transfer(source, {layout::Box::dense({0, part * 1024}, {1000, 1024}),
+                                  layout::Box::whole({1000, 1024}), layout::AxisMap::identity(2)});
+    }
+    for (int64_t part = 0; part < 4; ++part) {
+      maker.add_target(target, part < 2 ? DType::kBF16 : DType::kF32, {250, 3072});
+      maker.add_transfer(source, {layout::Box::dense({part * 250, 0}, {250, 3072}), layout::Box::whole({250, 3072}),
+                                  layout::AxisMap::identity(2)});
+    }
+    layout::AxisMap turned;
+    turned[0] = 1;
+    turned[1] = 0;
+    maker.add_target(target, DType::kBF16, {3072, 1000});
+    maker.add_transfer(source, {layout::Box::whole({1000, 3072}), layout::Box::whole({3072, 1000}), turned});
+    const PlanWithSource given = maker.finish();
+    const Proof proof = prove(given.plan, given.source_sizes());
+    ASSERT_TRUE(proof.holds()) << proof.problems[0];
+    ExecuteReport report;
+    expect_equal(run_in_memory(given, small_memory(), &report), expected_files(given));
+    // Every block of the source is loaded once for each of the three groups at most, whatever the cuts.
+    EXPECT_LE(report.bytes_read, 3 * (given.sources[0].size() + 8192));
+  }
+}
+
+TEST(Executor, TurnedCodesLargerThanTheMemory) {
+  PlanMaker maker(12);
+  const uint32_t file = maker.add_source_file();
+  const int32_t source =
+      maker.add_scaled_source(file, {5000, 7001}, {Codes::kE4M3, DType::kF32, false, {128, 128}}, file);
+  maker.add_target(maker.add_target_file(), DType::kBF16, {7001, 5000});
+  layout::AxisMap turned;
+  turned[0] = 1;
+  turned[1] = 0;
+  maker.add_transfer(source, {layout::Box::whole({5000, 7001}), layout::Box::whole({7001, 5000}), turned});
+  const PlanWithSource given = maker.finish();
+  expect_equal(run_in_memory(given, small_memory()), expected_files(given));
+}
+
+TEST(Proof, ScalesThatDoNotFit) {
+  const auto problem_of = [](const std::function<void(PlanWithSource&)>& change) {
+    PlanMaker maker(13);
+    const uint32_t file = maker.add_source_file();
+    const int32_t source =
+        maker.add_scaled_source(file, {8, 64}, {Codes::kE4M3, DType::kF32, false, {4, 32}}, file);
+    maker.add_target(maker.add_target_file(), DType::kBF16, {8, 64});
+    maker.add_whole_transfer(source);
+    PlanWithSource given = maker.finish();
+    EXPECT_TRUE(prove(given.plan, given.source_sizes()).holds());
+    change(given);
+    const Proof proof = prove(given.plan, given.source_sizes());
+    return proof.holds() ? std::string() : proof.problems[0];
+  };
+  EXPECT_THAT(problem_of([](PlanWithSource& g) { g.plan.forms[0].block = {4, 31}; }), HasSubstr("reach to byte"));
+  EXPECT_THAT(problem_of([](PlanWithSource& g) { g.plan.scales[0].byte_offset += 1; }), HasSubstr("reach to byte"));
+  EXPECT_THAT(problem_of([](PlanWithSource& g) { g.plan.forms[0].block = {4, 0}; }), HasSubstr("blocks of [4, 0]"));
+  EXPECT_THAT(problem_of([](PlanWithSource& g) { g.plan.forms[0].block = {4}; }), HasSubstr("blocks of [4]"));
+  EXPECT_THAT(problem_of([](PlanWithSource& g) { g.plan.forms[0].scale_dtype = DType::kI32; }),
+              HasSubstr("scales of I32"));
+  EXPECT_THAT(problem_of([](PlanWithSource& g) { g.plan.forms[0].codes = Codes::kInt4; }),
+              HasSubstr("does not hold codes"));
+  EXPECT_THAT(problem_of([](PlanWithSource& g) { g.plan.scales[0].form = 1; }), HasSubstr("form 1 of 1"));
+  EXPECT_THAT(problem_of([](PlanWithSource& g) { g.plan.scales[0].file = 1; }), HasSubstr("file 1 of 1"));
+  EXPECT_THAT(problem_of([](PlanWithSource& g) { g.plan.sources[0].scales = 1; }), HasSubstr("scales 1 of 1"));
+  EXPECT_THAT(problem_of([](PlanWithSource& g) {
+                g.plan.sources[0].strides = {64, 1};
+              }),
+              HasSubstr("strided view of codes"));
+  EXPECT_THAT(problem_of([](PlanWithSource& g) { g.plan.targets[0].dtype = DType::kI16; }),
+              HasSubstr("cannot be converted"));
+}
+
+// The hash of a plan sees everything that changes what is written.
+TEST(TransferPlan, HashSeesScalesAndAddition) {
+  PlanMaker maker(14);
+  const uint32_t file = maker.add_source_file();
+  const int32_t source = maker.add_scaled_source(file, {8, 64}, {Codes::kE4M3, DType::kF32, false, {4, 32}}, file);
+  maker.add_target(maker.add_target_file(), DType::kBF16, {8, 64});
+  maker.add_whole_transfer(source);
+  const PlanWithSource given = maker.finish();
+  const std::function<void(TransferPlan&)> changes[] = {
+      [](TransferPlan& plan) { plan.targets[0].add = 1; },
+      [](TransferPlan& plan) { plan.scales[0].byte_offset += 4; },
+      [](TransferPlan& plan) { plan.forms[0].round_scale = true; },
+      [](TransferPlan& plan) {
+        plan.forms[0].block = {2, 32};
+      },
+      [](TransferPlan& plan) { plan.forms[0].codes = Codes::kE5M2; },
+      [](TransferPlan& plan) { plan.sources[0].scales = kNoScales; },
+  };
+  for (const auto& change : changes) {
+    TransferPlan plan = given.plan;
+    change(plan);
+    EXPECT_NE(plan.hash(), given.plan.hash());
   }
 }
 

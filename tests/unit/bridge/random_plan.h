@@ -1,6 +1,7 @@
 // Random transfer plans with every kind of piece, and what they mean, worked out one element at a time.
 #pragma once
 
+#include <cmath>
 #include <cstring>
 #include <random>
 #include <vector>
@@ -51,6 +52,34 @@ inline void convert_element(DType from, const std::byte* base, int64_t element, 
   std::memcpy(out, values.data() + element % block * element_size(to), static_cast<size_t>(element_size(to)));
 }
 
+/// Element `element` of a tensor of codes, by the definition: the code's number times its scale, rounded once.
+inline uint16_t scaled_element(const PlanWithSource& given, const SourceChunk& source, int64_t element) {
+  const Scales& scales = given.plan.scales[source.scales];
+  const ScaledForm& form = given.plan.forms[scales.form];
+  const std::byte* codes = given.sources[source.file].data() + source.byte_offset;
+  float number = 0;
+  if (form.codes == Codes::kInt4) {
+    number = static_cast<float>(std::to_integer<int>(codes[element / 2]) >> (element % 2 * 4) & 0xF) - 8;
+  } else {
+    convert_element(source.dtype, codes, element, DType::kF32, reinterpret_cast<std::byte*>(&number));
+  }
+  int64_t index = 0, rest = element;
+  const Shape grid = form.grid(source.size), strides = row_major_strides(source.size);
+  for (int axis = 0; axis < source.size.rank(); ++axis) {
+    index = index * grid[axis] + rest / strides[axis] / form.block[axis];
+    rest %= strides[axis];
+  }
+  const std::byte* at = given.sources[scales.file].data() + scales.byte_offset;
+  float scale = 0;
+  if (form.scale_dtype == DType::kU8) {
+    scale = std::ldexp(1.0f, std::to_integer<int>(at[index]) - 127);
+  } else {
+    convert_element(form.scale_dtype, at, index, DType::kF32, reinterpret_cast<std::byte*>(&scale));
+  }
+  if (form.round_scale) scale = to_float32(to_bfloat16_bits(scale));
+  return to_bfloat16_bits(number * scale);
+}
+
 /// The target files that a plan should give. Bytes that nothing writes keep `unwritten`.
 inline std::vector<Bytes> expected_files(const PlanWithSource& given, std::byte unwritten = std::byte{0}) {
   const TransferPlan& plan = given.plan;
@@ -81,8 +110,18 @@ inline std::vector<Bytes> expected_files(const PlanWithSource& given, std::byte 
           const int b = region.axes[a];
           if (b >= 0) element += index[a] * region.from.stride[b] * steps[b];
         }
-        convert_element(source.dtype, given.sources[source.file].data() + source.byte_offset, element, chunk.dtype,
-                        to);
+        const std::byte* from = given.sources[source.file].data() + source.byte_offset;
+        uint16_t number = 0;
+        if (source.is_scaled()) {
+          number = scaled_element(given, source, element);
+          from = reinterpret_cast<const std::byte*>(&number);
+          element = 0;
+        }
+        if (chunk.add == 0) return convert_element(source.value_dtype(), from, element, chunk.dtype, to);
+        float value = 0;
+        convert_element(source.value_dtype(), from, element, DType::kF32, reinterpret_cast<std::byte*>(&value));
+        value += chunk.add;
+        convert_element(DType::kF32, reinterpret_cast<const std::byte*>(&value), 0, chunk.dtype, to);
       });
     }
   }
@@ -134,6 +173,30 @@ class PlanMaker {
     given_.plan.sources.push_back({file, bytes.size(), dtype, size, strides});
     append_random(bytes, static_cast<size_t>(num_bytes(dtype, elements)));
     return static_cast<int32_t>(given_.plan.sources.size() - 1);
+  }
+
+  /// A tensor of random codes with scales of ordinary sizes, both at the ends of files.
+  int32_t add_scaled_source(uint32_t file, const Shape& size, const ScaledForm& form, uint32_t scale_file) {
+    const bool nibbles = form.codes == Codes::kE2M1 || form.codes == Codes::kInt4;
+    const DType packing = nibbles ? DType::kF4 : form.codes == Codes::kE4M3 ? DType::kF8E4M3 : DType::kF8E5M2;
+    const int32_t id = add_source(file, packing, size, {}, static_cast<size_t>(number(0, 40)));
+    TransferPlan& plan = given_.plan;
+    plan.sources.back().scales = static_cast<uint32_t>(plan.scales.size());
+    Bytes& bytes = given_.sources[scale_file];
+    append_random(bytes, static_cast<size_t>(number(0, 40)));
+    plan.scales.push_back({scale_file, static_cast<uint32_t>(plan.forms.size()), bytes.size()});
+    plan.forms.push_back(form);
+    for (int64_t i = num_elements(form.grid(size)); i > 0; --i) {
+      std::byte scale[4];
+      if (form.scale_dtype == DType::kU8 || form.scale_dtype == DType::kF8E8M0) {
+        scale[0] = static_cast<std::byte>(number(100, 140));
+      } else {
+        const float value = static_cast<float>(number(1, 1 << 20)) * 0x1p-22f;
+        convert_element(DType::kF32, reinterpret_cast<const std::byte*>(&value), 0, form.scale_dtype, scale);
+      }
+      bytes.insert(bytes.end(), scale, scale + element_size(form.scale_dtype));
+    }
+    return id;
   }
 
   /// Known bytes at the end of a target file.
@@ -200,9 +263,16 @@ class PlanMaker {
     }
     // Rows of whole blocks, so that a chunk may come from a block format.
     const bool blocks = converts && rank > 0 && chance(30);
+    const bool codes = converts && rank > 0 && !blocks && chance(50);
     if (blocks) size[rank - 1] = size[rank - 1] / 32 * 32 + 32;
     add_target(file, dtype, size);
-    cut(layout::Box::whole(size), dtype, converts ? (blocks ? 2 : 1) : 0, static_cast<int>(number(0, 3)));
+    if (converts && chance(30)) given_.plan.targets.back().add = chance(50) ? 1.0f : -1.0f;
+    cut(layout::Box::whole(size), dtype,
+        converts ? (blocks  ? 2
+                    : codes ? 3
+                            : 1)
+                 : 0,
+        static_cast<int>(number(0, 3)));
   }
 
   PlanWithSource finish() { return std::move(given_); }
@@ -239,7 +309,7 @@ class PlanMaker {
     constexpr DType kBlocks[] = {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1};
     DType from = dtype;
     if (conversion == 1) from = kNumbers[number(0, std::size(kNumbers) - 1)];
-    const bool blocks = conversion == 2;
+    const bool blocks = conversion == 2, codes = conversion == 3 && to.rank() > 0;
     if (blocks) from = kBlocks[number(0, 2)];
     // The source's axes are the target's in some order, and perhaps one more of size 1.
     const int rank = to.rank();
@@ -270,6 +340,7 @@ class PlanMaker {
     if (blocks && rank > 0) size[size.rank() - 1] = (size[size.rank() - 1] + 31) / 32 * 32;
     if (blocks && rank == 0) from = dtype;
     region.from = box;
+    if (codes) return add_transfer(random_codes(size), std::move(region));
     Shape strides;
     if (!blocks && chance(30) && size.rank() > 0) {  // a view: padded rows, or turned
       strides = row_major_strides(size);
@@ -285,6 +356,21 @@ class PlanMaker {
     }
     const auto file = static_cast<uint32_t>(number(0, static_cast<int64_t>(given_.sources.size()) - 1));
     add_transfer(add_source(file, from, size, strides, static_cast<size_t>(number(0, 40))), std::move(region));
+  }
+
+  // Codes of every kind, with blocks of every size.
+  int32_t random_codes(Shape size) {
+    constexpr DType kScales[] = {DType::kF32, DType::kBF16, DType::kF16, DType::kF8E8M0};
+    ScaledForm form;
+    form.codes = static_cast<Codes>(number(0, 3));
+    const bool nibbles = form.codes == Codes::kE2M1 || form.codes == Codes::kInt4;
+    if (nibbles) size[size.rank() - 1] += size[size.rank() - 1] % 2;
+    form.scale_dtype = form.codes == Codes::kE2M1 ? DType::kU8 : kScales[number(0, 3)];
+    form.round_scale = chance(30);
+    for (const int64_t axis : size) form.block.push_back(chance(30) ? std::max<int64_t>(axis, 1) : number(1, 40));
+    const auto last = static_cast<int64_t>(given_.sources.size()) - 1;
+    return add_scaled_source(static_cast<uint32_t>(number(0, last)), size, form,
+                             static_cast<uint32_t>(number(0, last)));
   }
 
   std::mt19937 random_;
