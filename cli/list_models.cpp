@@ -5,6 +5,9 @@
 
 #include "cli/command.h"
 #include "cli/options.h"
+#include "cli/toy_model.h"
+#include "viaduct/core/strings.h"
+#include "viaduct/models/gguf_source.h"
 #include "viaduct/models/registry.h"
 
 namespace viaduct::cli {
@@ -15,41 +18,78 @@ struct ListOptions {
   bool json = false;
 };
 
-// What a family can be read from. GGUF's reader knows three of the architectures.
-std::vector<std::string> source_forms(const models::Family& family) {
-  std::vector<std::string> forms = {"safetensors", "torch", "torch_dist"};
-  static constexpr std::string_view kInGguf[] = {"llama", "mistral", "qwen2", "qwen3"};
-  if (std::find(std::begin(kInGguf), std::end(kInGguf), family.name) != std::end(kInGguf)) forms.push_back("gguf");
-  return forms;
+// "8.03 B"
+std::string count_text(int64_t parameters) {
+  const double billions = static_cast<double>(parameters) * 1e-9;
+  return billions >= 0.9995 ? fmt::format("{:.3g} B", billions) : fmt::format("{:.3g} M", billions * 1000);
+}
+
+std::string sources_text(const models::Family& family) {
+  std::string text(family.sources);
+  if (models::is_read_from_gguf(family.architecture)) text += ", GGUF";
+  return text;
+}
+
+models::ArchSpec arch_of(const models::Family& family, const std::vector<std::string>& settings = {}) {
+  return models::read_arch(
+      models::HfConfig(toy_config(family, settings, std::nullopt), fmt::format("{}/config.json", family.name)));
+}
+
+int64_t parameters_of(const models::Family& family, const models::KnownSize& size) {
+  return models::count_parameters(arch_of(family, {std::string(size.name)}));
+}
+
+std::vector<std::string> layouts_of(const models::ArchSpec& arch) {
+  std::vector<std::string> layouts = {"--tp", "--pp"};
+  if (!arch.hybrid) layouts.push_back("--vpp");
+  layouts.push_back("--cp");
+  if (arch.has_moe()) layouts.insert(layouts.end(), {"--ep", "--etp"});
+  return layouts;
+}
+
+void print_table() {
+  for (const models::Family& family : models::families()) {
+    fmt::print("{} ({}, {})\n", family.title, family.name, family.architecture);
+    std::string sizes;
+    for (const models::KnownSize& size : family.sizes)
+      sizes +=
+          fmt::format("{}{} {}", sizes.empty() ? "" : ", ", size.name, count_text(parameters_of(family, size)));
+    if (!sizes.empty()) fmt::print("  sizes    {}\n", sizes);
+    fmt::print("  sources  {}\n  proven   {}\n", sources_text(family), family.proven);
+  }
+  fmt::print(
+      "\nviaduct toy FAMILY FOLDER --shape SIZE makes a random model of one of these sizes to try things on.\n");
+}
+
+Json family_json(const models::Family& family) {
+  const models::ArchSpec arch = arch_of(family);
+  Json sizes = Json::array(), layouts = Json::array(), forms = Json::array();
+  for (const models::KnownSize& size : family.sizes) {
+    sizes.items().push_back(Json::object({{"name", Json(size.name)},
+                                          {"hf_id", Json(size.hf_id)},
+                                          {"parameters", Json(parameters_of(family, size))}}));
+  }
+  for (const std::string& layout : layouts_of(arch)) layouts.items().push_back(Json(layout));
+  for (const models::WeightForm& form : family.other_forms) forms.items().push_back(Json(form.name));
+  return Json::object({{"family", Json(family.name)},
+                       {"title", Json(family.title)},
+                       {"architecture", Json(family.architecture)},
+                       {"model_type", Json(family.model_type)},
+                       {"vision", Json(arch.vision.has_value())},
+                       {"sources", Json(sources_text(family))},
+                       {"other_forms", std::move(forms)},
+                       {"layouts", std::move(layouts)},
+                       {"proven", Json(family.proven)},
+                       {"sizes", std::move(sizes)}});
 }
 
 int run_list(const ListOptions& options) {
   if (!options.json) {
-    fmt::print("{:<12} {:<26} {:<26} {}\n", "family", "models", "architecture", "sizes (for viaduct toy --shape)");
-    for (const models::Family& family : models::families()) {
-      std::string sizes;
-      for (const models::KnownSize& size : family.sizes)
-        sizes += fmt::format("{}{}", sizes.empty() ? "" : " ", size.name);
-      fmt::print("{:<12} {:<26} {:<26} {}\n", family.name, family.title, family.architecture, sizes);
-    }
-    fmt::print(
-        "\nEvery family is read from safetensors, pytorch_model*.bin and torch_dist; llama, mistral, qwen2 and "
-        "qwen3 also from GGUF.\n");
+    print_table();
     return kDone;
   }
   Json list = Json::array();
-  for (const models::Family& family : models::families()) {
-    Json sizes = Json::array(), forms = Json::array();
-    for (const models::KnownSize& size : family.sizes)
-      sizes.items().push_back(Json::object({{"name", Json(size.name)}, {"hf_id", Json(size.hf_id)}}));
-    for (const std::string& form : source_forms(family)) forms.items().push_back(Json(form));
-    list.items().push_back(Json::object({{"family", Json(family.name)},
-                                         {"title", Json(family.title)},
-                                         {"architecture", Json(family.architecture)},
-                                         {"model_type", Json(family.model_type)},
-                                         {"sources", std::move(forms)},
-                                         {"sizes", std::move(sizes)}}));
-  }
+  for (const models::Family& family : models::families()) list.items().push_back(family_json(family));
   print_json(Json::object({{"families", std::move(list)}}));
   return kDone;
 }

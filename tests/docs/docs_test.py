@@ -1,4 +1,4 @@
-"""Runs every command that README.md and docs/*.md show.
+"""Runs every command that README.md and the pages below docs/ show.
 
 Commands are the lines `$ viaduct ...` of blocks marked `console`. The blocks of a page are run one after the other in one
 empty folder; each command must exit with 0.
@@ -22,10 +22,10 @@ def commands(page):
 
 def main():
     environment = dict(os.environ, PATH=f"{PROGRAM.parent}:{os.environ['PATH']}")
-    pages = [SOURCE / "README.md", *sorted((SOURCE / "docs").glob("*.md"))]
+    pages = [SOURCE / "README.md", *sorted((SOURCE / "docs").rglob("*.md"))]
     ran = failed = 0
     for page in pages:
-        folder = SCRATCH / page.stem
+        folder = SCRATCH / page.relative_to(SOURCE).with_suffix("")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         for command in commands(page):

@@ -6,6 +6,7 @@
 
 #include "viaduct/config/model_config.h"
 #include "viaduct/core/error.h"
+#include "viaduct/models/parameter_builder.h"
 
 namespace viaduct::bridge {
 
@@ -71,16 +72,17 @@ class LayoutCheck {
     if (layer.moe->shared_ffn_size) by_tp(*layer.moe->shared_ffn_size, "the size of the shared experts");
   }
 
-  void check_vision(const models::VisionSpec& vision) {
-    using enum models::VisionTower;
-    if (vision.tower == kSiglip) by_tp(vision.output_size, "the projector's output size");
-    if (vision.tower != kQwen3 && vision.tower != kRadio) return;
-    by_tp(vision.num_heads * vision.head_dim, "the width of the vision tower's attention");
-    by_tp(vision.ffn_hidden_size, "the vision tower's MLP size");
-    by_tp(vision.hidden_size * vision.merge_size * vision.merge_size, "the width of merged patches");
-    if (vision.tower == kRadio) {
-      by_tp(vision.projector_ffn_size, "the projector's MLP size");
-      by_tp(vision.hidden_size, "the vision tower's width");
+  void check_vision(const ArchSpec& arch) {
+    models::ParameterBuilder builder(arch);
+    models::add_vision(builder, *arch.vision);
+    for (const Parameter& parameter : builder.take()) {
+      const layout::Split& split = parameter.split;
+      if (split.is_replicated()) continue;
+      std::vector<int64_t> sizes = split.components;
+      if (sizes.empty()) sizes.push_back(parameter.shape[split.axis]);
+      for (const int64_t size : sizes)
+        divides(parallel_.tp, size, "--tp",
+                split.axis == 0 ? "the vision tower's rows," : "the vision tower's columns,");
     }
   }
 
@@ -136,7 +138,7 @@ std::vector<std::string> check_layout(const ArchSpec& arch, const Parallelism& p
     check.by_tp(arch.hidden_size, "the hidden size");
     for (const models::LayerSpec& layer : arch.mtp->layers) check.check_layer(layer, arch.hidden_size);
   }
-  if (arch.vision) check.check_vision(*arch.vision);
+  if (arch.vision) check.check_vision(arch);
   if (!arch.has_moe() && parallel.ep != 1)
     check.add(check.problems, fmt::format("--ep {} wants experts, and this model has none", parallel.ep));
   const int64_t chunks = int64_t{parallel.pp} * parallel.vpp;

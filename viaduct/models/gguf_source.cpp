@@ -41,6 +41,15 @@ template <class... Args>
   throw UserError(fmt::format("{}: {}", file.path().string(), fmt::format(text, std::forward<Args>(args)...)));
 }
 
+}  // namespace
+
+bool is_read_from_gguf(std::string_view hf_class) {
+  return std::any_of(std::begin(kArchitectures), std::end(kArchitectures),
+                     [&](const Architecture& known) { return known.hf_class == hf_class; });
+}
+
+namespace {
+
 const Architecture& architecture(const GgufFile& file) {
   const std::optional<std::string> found = file.text("general.architecture");
   if (!found) fail(file, "metadata key general.architecture is missing");

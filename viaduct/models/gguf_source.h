@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -14,6 +15,9 @@
 #include "viaduct/layout/expr.h"
 
 namespace viaduct::models {
+
+/// True for Hugging Face classes whose models are read from GGUF ("LlamaForCausalLM").
+bool is_read_from_gguf(std::string_view hf_class);
 
 /// config.json as transformers derives it from the file's metadata, in the form that transformers 4 and 5 read. Its
 /// torch_dtype is that of the file's matrices, float32 when they are quantised. Beyond transformers, the rope
