@@ -13,6 +13,14 @@ namespace viaduct::formats {
 namespace {
 constexpr uint64_t kMetadataLimit = 512u << 20;
 constexpr std::string_view kCommonStateKey = "common_state/shard_0_1";
+constexpr uint64_t kObjectLimit = 64u << 20;
+
+// megatron-core stores a list with one object: that object, then.
+PickleValue value_of(std::span<const std::byte> bytes, const Path& file, std::string_view name) {
+  PickleValue value = read_torch_object(bytes, fmt::format("{}: {}", file.string(), name));
+  if (value.kind() == PickleValue::Kind::kList && value.items().size() == 1) return value.items()[0];
+  return value;
+}
 }  // namespace
 
 bool is_torch_dist_directory(const Path& folder) {
@@ -27,10 +35,16 @@ const StoredObject* TorchDistReader::find_object(std::string_view name) const {
 }
 
 PickleValue TorchDistReader::read_value(const StoredObject& object) const {
-  const std::vector<std::byte> bytes = read_object(*this, object);
-  PickleValue value = read_torch_object(bytes, fmt::format("{}: {}", files_.at(object.file).string(), object.name));
-  if (value.kind() == PickleValue::Kind::kList && value.items().size() == 1) return value.items()[0];
-  return value;
+  return value_of(read_object(*this, object), files_.at(object.file), object.name);
+}
+
+bool TorchDistReader::drop_prefix(std::string_view prefix) {
+  for (const StoredTensor& tensor : tensors_)
+    if (!tensor.name.starts_with(prefix)) return false;
+  for (StoredTensor& tensor : tensors_) tensor.name.erase(0, prefix.size());
+  for (StoredObject& object : objects_)
+    if (object.name.starts_with(prefix)) object.name.erase(0, prefix.size());
+  return true;
 }
 
 std::optional<int64_t> TorchDistReader::iteration() const {
@@ -73,6 +87,23 @@ std::unique_ptr<TorchDistReader> TorchDistReader::open(const Path& folder) {
   else if (const StoredObject* object = reader->find_object(kCommonStateKey))
     reader->common_state_ = reader->read_value(*object);
   return reader;
+}
+
+PickleValue read_common_state(const Path& folder) {
+  if (const Path common = folder / "common.pt"; std::filesystem::exists(common)) return read_torch_object(common);
+  const Path metadata = folder / ".metadata";
+  const TorchDistIndex index =
+      parse_torch_dist_metadata(read_text_file(metadata, kMetadataLimit), metadata.string());
+  for (const TorchDistObject& object : index.objects) {
+    if (object.name != kCommonStateKey) continue;
+    VIADUCT_USER_CHECK(object.place.size <= kObjectLimit, "{}: the entry {} has {} bytes, more than {}",
+                       metadata.string(), object.name, object.place.size, kObjectLimit);
+    const Path path = folder / index.files.at(object.place.file);
+    std::vector<std::byte> bytes(object.place.size);
+    File::open(path, File::Mode::kRead).read(object.place.offset, bytes);
+    return value_of(bytes, path, object.name);
+  }
+  return {};
 }
 
 }  // namespace viaduct::formats
