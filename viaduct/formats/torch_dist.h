@@ -42,12 +42,13 @@ class TorchDistReader : public TensorReader {
   /// From the common state, else from the folder's name.
   std::optional<int64_t> iteration() const;
 
-  /// Takes `prefix` off the names of tensors and objects when all tensors have it: the wrapper's name that some
-  /// trainers store ("module."). Before the first find. True when it did.
-  bool drop_prefix(std::string_view prefix);
+  /// Takes `prefix` off the names of tensors and objects that have it: the wrapper's name that some trainers store
+  /// ("module."). Before the first find. UserError when a name is there with it and without.
+  void drop_prefix(std::string_view prefix);
 
  private:
   TorchDistReader() = default;
+  void collect_plain_state();
 
   Path folder_;
   std::vector<Path> files_;
