@@ -38,7 +38,7 @@ std::optional<int64_t> count_filled_rows(const StoredTensors& stored, const Plai
 // Can `stored` rows be `rows` rounded up? To a multiple of make_vocab_size_divisible_by (a power of two) times the
 // tensor-parallel size (a power of two times little else).
 bool is_rounded_up(int64_t rows, int64_t stored) {
-  for (const int64_t odd : {1, 3, 5, 7, 9, 11, 13, 15}) {
+  for (const int64_t odd : {1, 3, 5, 7}) {
     if (stored % odd != 0) continue;
     int64_t divisor = odd;
     while (stored % (divisor * 2) == 0) divisor *= 2;
