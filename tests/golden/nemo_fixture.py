@@ -1,6 +1,4 @@
-"""Writes a checkpoint as a NeMo 2 folder holds it, for tests/golden/fixtures/.
-
-usage: nemo_fixture.py ORACLE_DIR OUT_DIR
+"""Writes a checkpoint as a NeMo 2 folder holds it, for tests/golden/fixtures/ (form_fixtures.py packs it).
 
 NeMo itself is not needed: weights/ is written by megatron-core's own dist_checkpointing.save, with the sharded tensors
 that the model has, below the name of NeMo's wrapper ("module."); context/ holds model.yaml in the form of NeMo's
@@ -8,10 +6,8 @@ io_dump (the fields of the model's configuration class, functions and types as _
 weights are the reference checkpoint's (ORACLE_DIR/families/NAME/megatron_state.safetensors).
 """
 import os
-import pathlib
 import re
 import shutil
-import sys
 
 import torch
 import torch.distributed as dist
@@ -59,21 +55,17 @@ def model_yaml(run_config):
                           "pretrained_model_name": "nemo_tokenizer"}}
 
 
-def main():
-    oracle, out = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]) / "nemo_llama" / "megatron"
-    shutil.rmtree(out, ignore_errors=True)
+def make(oracle, out):
+    """Writes out/nemo_llama/megatron."""
+    root = out / "nemo_llama" / "megatron"
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29534", RANK="0", WORLD_SIZE="1")
     dist.init_process_group("gloo", rank=0, world_size=1)
     family = oracle / "families" / FAMILY
-    save_weights(load_file(family / "megatron_state.safetensors"), out / "weights")
-    context = out / "context"
+    save_weights(load_file(family / "megatron_state.safetensors"), root / "weights")
+    context = root / "context"
     (context / "nemo_tokenizer").mkdir(parents=True)
     (context / "model.yaml").write_text(
         yaml.safe_dump(model_yaml(family / "megatron" / "iter_0000000" / "run_config.yaml")))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(family / "hf" / name, context / "nemo_tokenizer")
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
