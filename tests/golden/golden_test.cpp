@@ -185,9 +185,8 @@ TEST_P(GoldenForm, MegatronLmsArgsTellTheModel) {
   const Path converted = scratch(GetParam() + "/mlm"), out = scratch(GetParam() + "/mlm-export");
   const auto source = open_checkpoint(megatron());
   const int64_t iteration = source->run_state().iteration.value_or(0);
-  run(plan_import(
-          *source, converted,
-          {.dialect = MegatronDialect::kMegatronLm, .parallel = {.tp = 2, .pp = 2}, .iteration = iteration}),
+  run(plan_import(*source, converted,
+                  {.dialect = MegatronDialect::kMegatronLm, .parallel = {.tp = 2}, .iteration = iteration}),
       {});
   const Path folder = formats::resolve_iteration(converted, std::nullopt);
   EXPECT_EQ(folder.filename(), iteration == 0 ? "release" : "iter_0000003");
