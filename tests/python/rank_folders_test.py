@@ -14,7 +14,7 @@ import sys
 
 import torch
 
-from viaduct_test import GOLDEN, PROGRAM, differences, read_hf, read_torch_dist, report, scratch, viaduct
+from viaduct_test import GOLDEN, PROGRAM, differences, read_hf, report, scratch, state_of, viaduct
 
 
 class Backend(enum.Enum):  # a class that the reader cannot know, as Megatron's own
@@ -22,23 +22,6 @@ class Backend(enum.Enum):  # a class that the reader cannot know, as Megatron's 
 
 
 ITERATION = 7
-
-
-def state_of(family):
-    """The model's parameters by Megatron's names."""
-    state = {}
-    for key, tensor in read_torch_dist(GOLDEN / "families" / family / "megatron")[0].items():
-        if ".layers." not in key or key.split(".layers.")[1][0].isdigit():
-            state[key] = tensor
-            continue
-        for layer, part in enumerate(tensor):
-            name = key.replace(".layers.", f".layers.{layer}.")
-            if ".experts.experts." in name:
-                for expert, weight in enumerate(part):
-                    state[name.replace(".experts.experts.", ".experts.") + str(expert)] = weight
-            else:
-                state[name] = part
-    return state
 
 
 def shard(name, tensor, ranks, rank):
