@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <array>
+#include <span>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -19,7 +20,8 @@ using models::Parameter;
 
 namespace {
 
-// The two halves of a gated MLP's first layer are stored apart: what the activation goes over, and the other.
+// The two halves of a gated MLP's first layer are stored apart: what the activation goes over, and the other. Other
+// layers of several components have the parts that torch_dist has.
 constexpr std::array<std::string_view, 2> kHalves = {"_w", "_v"};
 
 class FsdpCheckpoint : public Checkpoint {
@@ -74,11 +76,13 @@ std::vector<const StoredTensor*> FsdpCheckpoint::find_parts(const Parameter& par
   for (std::string& other : models::alternative_keys(parameter.name)) names.push_back(std::move(other));
   for (const std::string& name : names) {
     if (const StoredTensor* whole = find(name)) return {whole};
-    if (parameter.split.components.size() != kHalves.size()) continue;
-    std::vector<const StoredTensor*> halves;
-    for (const std::string_view half : kHalves)
-      if (const StoredTensor* tensor = find(name + std::string(half))) halves.push_back(tensor);
-    if (halves.size() == kHalves.size()) return halves;
+    const std::span<const std::string_view> suffixes =
+        parameter.stored_parts.empty() ? std::span<const std::string_view>(kHalves) : parameter.stored_parts;
+    if (parameter.split.components.size() != suffixes.size()) continue;
+    std::vector<const StoredTensor*> parts;
+    for (const std::string_view suffix : suffixes)
+      if (const StoredTensor* tensor = find(name + std::string(suffix))) parts.push_back(tensor);
+    if (parts.size() == suffixes.size()) return parts;
   }
   return {};
 }
@@ -118,6 +122,7 @@ void FsdpCheckpoint::locate() {
     if (++count <= 20) problems.push_back(std::move(problem));
   };
   std::unordered_set<const StoredTensor*> used;
+  int32_t embedding = -1, output = -1;
   for (const Parameter& parameter : graph_.parameters) {
     own_.push_back(-1);
     const std::vector<const StoredTensor*> parts = find_parts(parameter);
@@ -126,17 +131,18 @@ void FsdpCheckpoint::locate() {
       report(fmt::format("missing: {}", parameter.name));
     } else if (!fits(parameter, parts)) {
       report(fmt::format("wrong shape: {} has {}{}, the model's configuration gives {}{}", parts[0]->name,
-                         parts[0]->shape, parts.size() > 1 ? " and its other half" : "", parameter.shape,
-                         parts.size() > 1 ? " for both" : ""));
+                         parts[0]->shape, parts.size() > 1 ? " and further parts" : "", parameter.shape,
+                         parts.size() > 1 ? " for all" : ""));
     } else if (parts.back()->dtype != parts[0]->dtype) {
       report(fmt::format("{} is {} and {} is {}", parts[0]->name, parts[0]->dtype, parts.back()->name,
                          parts.back()->dtype));
     } else {
       own_.back() = static_cast<int32_t>(stored_.tensors.size());
       stored_.tensors.push_back(joined(parameter, parts));
+      if (parameter.vocabulary) (parameter.place == models::Place::kFirstStage ? embedding : output) = own_.back();
     }
   }
-  if (graph_.arch.embedding.output_is_copy) ties_.push_back({own_.back(), own_.front()});
+  if (graph_.arch.embedding.output_is_copy) ties_.push_back({output, embedding});
   for (const StoredTensor& tensor : reader_->tensors()) {
     if (used.contains(&tensor)) continue;
     const bool model = tensor.name.starts_with("model.");
@@ -144,9 +150,9 @@ void FsdpCheckpoint::locate() {
       unused_.push_back({tensor.name, tensor.name.starts_with("optimizer.") ? "optimizer state"
                                       : model                               ? "Transformer Engine's extra state"
                                                                             : "not part of the model's weights"});
-    } else if (tensor.name.ends_with(".output_layer.weight") && graph_.arch.embedding.tied && own_[0] >= 0) {
+    } else if (tensor.name.ends_with(".output_layer.weight") && graph_.arch.embedding.tied && embedding >= 0) {
       unused_.push_back({tensor.name, "a copy of embedding.word_embeddings.weight (the embeddings are tied)"});
-      ties_.push_back({static_cast<int32_t>(stored_.tensors.size()), own_[0]});
+      ties_.push_back({static_cast<int32_t>(stored_.tensors.size()), embedding});
       stored_.tensors.push_back(plain_tensor(tensor));
     } else {
       report(fmt::format("unknown: {} {} is not part of this architecture", tensor.name, tensor.shape));
@@ -155,7 +161,8 @@ void FsdpCheckpoint::locate() {
   VIADUCT_USER_CHECK(count == 0,
                      "{} does not hold the {} model that its configuration describes; {} problem{}:\n  {}",
                      path_.string(), graph_.arch.family, count, count == 1 ? "" : "s", fmt::join(problems, "\n  "));
-  if (is_floating(stored_.tensors[0].dtype)) graph_.arch.dtype = stored_.tensors[0].dtype;
+  const DType dtype = stored_.tensors[static_cast<size_t>(embedding)].dtype;
+  if (is_floating(dtype)) graph_.arch.dtype = dtype;
 }
 
 }  // namespace

@@ -140,7 +140,9 @@ std::vector<std::string> lost_in_args(const models::ArchSpec& arch, const Pickle
   const auto check = [&](bool same, const char* what) {
     if (!same) lost.emplace_back(what);
   };
-  check(again.layers == arch.layers, "a feature of its layers");
+  check(again.layers == arch.layers && again.hybrid == arch.hybrid, "a feature of its layers");
+  check(again.mtp == arch.mtp, "its multi-token prediction");
+  check(!arch.vision, "its vision tower");
   check(again.norm.kind == arch.norm.kind && again.norm.zero_centered == arch.norm.zero_centered &&
             again.norm.eps == arch.norm.eps,
         "its norms");

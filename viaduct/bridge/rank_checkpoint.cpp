@@ -136,6 +136,7 @@ class RankCheckpoint : public Checkpoint {
   int tp_ = 1, ep_ = 1, etp_ = 1, pp_ = 1;
   std::optional<topology::Pipeline> pipeline_;
   int64_t num_experts_ = 0;
+  int32_t embedding_ = 0, output_ = 0;            // parameters
   std::unordered_map<std::string, int32_t> ids_;  // of parameters
   std::vector<PlainTensor> tensors_;              // [parameter]
   std::vector<std::vector<bool>> held_;           // [parameter][shard]
@@ -202,8 +203,7 @@ void RankCheckpoint::find_layout() {
       "into each other's folders in the torch format",
       path_.string(), etp_, tp_);
   pipeline_.emplace(options);
-  for (const models::LayerSpec& layer : graph_.arch.layers)
-    if (layer.moe) num_experts_ = layer.moe->num_experts;
+  if (const models::LayerSpec* layer = graph_.arch.moe_layer()) num_experts_ = layer->moe->num_experts;
   VIADUCT_USER_CHECK(num_experts_ % ep_ == 0 || num_experts_ == 0, "{}: {} experts among {} expert-parallel ranks",
                      path_.string(), num_experts_, ep_);
 }
@@ -251,8 +251,12 @@ void RankCheckpoint::check_folders() const {
 void RankCheckpoint::index_parameters() {
   tensors_.resize(graph_.parameters.size());
   held_.resize(graph_.parameters.size());
-  for (size_t i = 0; i < graph_.parameters.size(); ++i)
-    ids_.emplace(graph_.parameters[i].name, static_cast<int32_t>(i));
+  for (size_t i = 0; i < graph_.parameters.size(); ++i) {
+    const Parameter& parameter = graph_.parameters[i];
+    ids_.emplace(parameter.name, static_cast<int32_t>(i));
+    if (parameter.vocabulary)
+      (parameter.place == models::Place::kFirstStage ? embedding_ : output_) = static_cast<int32_t>(i);
+  }
 }
 
 void RankCheckpoint::read(const RankFolder& rank, TorchFileParts parts) {
@@ -279,14 +283,15 @@ void RankCheckpoint::read(const RankFolder& rank, TorchFileParts parts) {
 // Layers count from the stage's first, experts from the rank's first.
 std::string RankCheckpoint::global_name(const RankFolder& rank, const LocalName& local) const {
   std::string name = local.name;
-  constexpr std::string_view kLayers = "decoder.layers.", kExperts = ".mlp.experts.", kSingle = "local_experts.";
+  constexpr std::string_view kExperts = ".mlp.experts.", kSingle = "local_experts.";
+  const std::string layers = graph_.arch.language_module + "decoder.layers.";
   size_t end = 0;
-  if (name.starts_with(kLayers)) {
-    if (const auto layer = number_at(name, kLayers.size(), end)) {
+  if (name.starts_with(layers)) {
+    if (const auto layer = number_at(name, layers.size(), end)) {
       VIADUCT_USER_CHECK(local.chunk < pipeline_->vpp(), "{}: model{} is no chunk of a pipeline with {} a stage",
                          rank.file.string(), local.chunk, pipeline_->vpp());
       const topology::Pipeline::Chunk chunk{pp_of(rank), local.chunk};
-      name.replace(kLayers.size(), end - kLayers.size(), std::to_string(*layer + pipeline_->first_layer_of(chunk)));
+      name.replace(layers.size(), end - layers.size(), std::to_string(*layer + pipeline_->first_layer_of(chunk)));
     }
   }
   const size_t at = name.find(kExperts);
@@ -324,7 +329,8 @@ void RankCheckpoint::read_tensor(const RankFolder& rank, const StoredTensor& sto
       rank.file.string(), stored.name);
   const std::string name = global_name(rank, *local);
   const int32_t id = find_parameter(name);
-  const bool tied_output = id < 0 && name == "output_layer.weight" && graph_.arch.embedding.tied;
+  const bool tied_output =
+      id < 0 && name == graph_.arch.language_module + "output_layer.weight" && graph_.arch.embedding.tied;
   if (id < 0 && !tied_output) {
     report(fmt::format("unknown: {} {} in {} is not part of this architecture{}", name, stored.shape, rank.name,
                        name.find(".mlp.experts.weight") != std::string::npos
@@ -334,7 +340,7 @@ void RankCheckpoint::read_tensor(const RankFolder& rank, const StoredTensor& sto
     return;
   }
   // Stages that only need a copy of a tensor of another one: tied embeddings, and those of multi-token prediction.
-  const Parameter& parameter = graph_.parameters[tied_output ? 0 : static_cast<size_t>(id)];
+  const Parameter& parameter = graph_.parameters[static_cast<size_t>(tied_output ? embedding_ : id)];
   const bool elsewhere = parameter.place == models::Place::kFirstStage && pp_of(rank) > 0;
   if (tied_output || elsewhere) {
     Copy& copy = copies_[fmt::format("{} of stage {}", name, pp_of(rank))];
@@ -416,7 +422,8 @@ void RankCheckpoint::finish() {
     own_.push_back(static_cast<int32_t>(stored_.tensors.size()));
     stored_.tensors.push_back(std::move(tensors_[i]));
   }
-  if (graph_.arch.embedding.output_is_copy) ties_.push_back({own_.back(), own_.front()});
+  if (graph_.arch.embedding.output_is_copy)
+    ties_.push_back({output_, embedding_});  // every parameter is a stored tensor
   for (auto& [name, copy] : copies_) {
     unused_.push_back({name, fmt::format("a copy of {}", copy.original)});
     ties_.push_back(
@@ -427,7 +434,8 @@ void RankCheckpoint::finish() {
   for (const auto& [entry, count] : unused_counts_)
     unused_.push_back({count == 1 ? entry.first : fmt::format("{} ({} times)", entry.first, count), entry.second});
   for (const std::string& file : formats::other_rank_files(path_)) unused_.push_back({file, "optimizer state"});
-  if (is_floating(stored_.tensors[0].dtype)) graph_.arch.dtype = stored_.tensors[0].dtype;
+  const DType dtype = stored_.tensors[static_cast<size_t>(embedding_)].dtype;
+  if (is_floating(dtype)) graph_.arch.dtype = dtype;
   tensors_ = {};
   held_ = {};
   ids_ = {};
