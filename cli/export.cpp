@@ -12,6 +12,7 @@ struct ExportOptions {
   std::string target;
   std::string reference;
   std::optional<int64_t> iteration;
+  std::optional<int64_t> vocab_size;
   HfFlags hf;
   ConversionFlags conversion;
 };
@@ -21,6 +22,7 @@ int run_export(const ExportOptions& options) {
   (void)options.conversion.run_options(nullptr);  // a bad --max-ram is told before the source is read
   bridge::OpenOptions open;
   open.iteration = options.iteration;
+  open.vocab_size = options.vocab_size;
   if (!options.reference.empty()) open.reference = options.reference;
   const auto source = bridge::open_checkpoint(options.source, open);
   return run_conversion(bridge::plan_export(*source, options.target, target), options.conversion);
@@ -51,6 +53,7 @@ void add_export(CLI::App& program, Action& action) {
             .add_option("--max-shard-size", options.hf.max_shard_size,
                         "Cut shards of at most this size, such as 5GB (default: the source's shards)")
             ->type_name("SIZE");
+        add_vocab_size(command, options.vocab_size);
         options.conversion.add_to(command);
       },
       run_export);

@@ -10,6 +10,7 @@ namespace {
 struct ImportOptions {
   std::string source;
   std::string target;
+  std::optional<int64_t> vocab_size;
   MegatronFlags megatron;
   ConversionFlags conversion;
 };
@@ -17,7 +18,7 @@ struct ImportOptions {
 int run_import(const ImportOptions& options) {
   const bridge::MegatronTarget target = options.megatron.target();
   (void)options.conversion.run_options(nullptr);  // a bad --max-ram is told before the source is read
-  const auto source = bridge::open_checkpoint(options.source);
+  const auto source = bridge::open_checkpoint(options.source, {.vocab_size = options.vocab_size});
   return run_conversion(bridge::plan_import(*source, options.target, target), options.conversion);
 }
 
@@ -30,6 +31,7 @@ void add_import(CLI::App& program, Action& action) {
         command.add_option("HF_MODEL", options.source, "Hugging Face folder, GGUF file or Megatron checkpoint")
             ->required();
         command.add_option("MEGATRON_DIR", options.target, "Root of the checkpoint to write")->required();
+        add_vocab_size(command, options.vocab_size);
         options.megatron.add_to(command, true);
         options.conversion.add_to(command);
       },

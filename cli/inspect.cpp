@@ -9,7 +9,7 @@
 #include "cli/opened.h"
 #include "cli/options.h"
 #include "viaduct/bridge/manifest.h"
-#include "viaduct/config/run_config.h"
+#include "viaduct/bridge/megatron_config.h"
 #include "viaduct/core/error.h"
 #include "viaduct/core/strings.h"
 #include "viaduct/formats/tensor_io.h"
@@ -29,7 +29,7 @@ struct InspectOptions {
   bool json = false;
 };
 
-// Parallel sizes that run_config.yaml records.
+// Parallel sizes that run_config.yaml, or Megatron-LM's args, record.
 struct Layout {
   std::vector<std::pair<std::string, int64_t>> sizes;
 };
@@ -65,9 +65,10 @@ std::vector<int64_t> iterations_below(const Path& root) {
 
 Layout read_layout(const Path& folder) {
   Layout layout;
-  if (!fs::exists(folder / "run_config.yaml")) return layout;
   try {
-    const config::ModelConfig model = config::read_run_config(folder / "run_config.yaml").model;
+    const auto provider = bridge::find_provider(folder, bridge::read_megatron_args(folder));
+    if (!provider) return layout;
+    const config::ModelConfig& model = *provider;
     const auto add = [&](const char* name, int64_t size) {
       if (size > 1) layout.sizes.emplace_back(name, size);
     };

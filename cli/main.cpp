@@ -79,6 +79,7 @@ int run(int argc, char** argv) {
       "viaduct COMMAND --help says more about a command.");
   add_import(program, action);
   add_export(program, action);
+  add_convert(program, action);
   add_verify(program, action);
   add_diff(program, action);
   add_inspect(program, action);

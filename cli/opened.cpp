@@ -1,6 +1,6 @@
 #include "cli/opened.h"
 
-#include "viaduct/config/run_config.h"
+#include "viaduct/bridge/megatron_config.h"
 #include "viaduct/core/error.h"
 #include "viaduct/formats/iteration_folder.h"
 #include "viaduct/models/registry.h"
@@ -18,9 +18,11 @@ std::string unknown_config(const models::HfConfig& config) {
   return fmt::format("the architecture \"{}\" is not supported", name);
 }
 
-std::string unknown_provider(const Path& run_config) {
+std::string unknown_provider(const Path& folder) {
   try {
-    models::family_of(config::read_run_config(run_config).model);
+    const auto provider = bridge::find_provider(folder, bridge::read_megatron_args(folder));
+    if (!provider) return "it has no run_config.yaml and no args of Megatron-LM";
+    models::family_of(*provider);
     return "";
   } catch (const UserError& error) {
     return error.what();
@@ -33,8 +35,7 @@ std::string why_unknown(const Path& path, std::optional<int64_t> iteration) {
     const Path folder = data_folder(path, iteration);
     const auto record = bridge::read_record(folder);
     if (record && record->config) return unknown_config(models::HfConfig(*record->config, folder.string()));
-    if (fs::exists(folder / "run_config.yaml")) return unknown_provider(folder / "run_config.yaml");
-    return "it has no run_config.yaml";
+    return unknown_provider(folder);
   }
   if (fs::is_directory(path)) {
     if (!fs::exists(path / "config.json")) return "it has no config.json";

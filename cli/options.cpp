@@ -143,6 +143,15 @@ bridge::MegatronTarget MegatronFlags::target() const {
   return target;
 }
 
+void add_vocab_size(CLI::App& command, std::optional<int64_t>& tokens) {
+  command
+      .add_option(
+          "--vocab-size", tokens,
+          "Give the model so many tokens: rows of embedding and output layer are dropped, or added as zeros")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
+      ->type_name("N");
+}
+
 bridge::HfTarget HfFlags::target() const {
   bridge::HfTarget target;
   target.dtype = parse_optional_dtype(dtype);

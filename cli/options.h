@@ -54,6 +54,9 @@ struct MegatronFlags {
   bridge::MegatronTarget target() const;
 };
 
+/// --vocab-size
+void add_vocab_size(CLI::App& command, std::optional<int64_t>& tokens);
+
 /// --dtype and --max-shard-size of a Hugging Face target.
 struct HfFlags {
   std::string dtype;

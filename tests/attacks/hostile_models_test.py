@@ -1,5 +1,6 @@
 """Files made to crash, stall, fill the memory or run code, given to the program: each ends in a named error, in bounded
 memory. What the slowest and the largest took is reported."""
+import argparse
 import json
 import os
 import pathlib
@@ -48,6 +49,16 @@ def pickles(folder):
         "memo": (b"\x80\x02Nr\xff\xff\xff\x7f.", ""),
         "empty": (b"", ""),
     }
+
+
+def args_pickle(**changes):
+    """A common state whose args have the sizes of the toy, save for `changes`."""
+    args = argparse.Namespace(num_layers=4, hidden_size=64, ffn_hidden_size=160, num_attention_heads=4,
+                              group_query_attention=True, num_query_groups=2, kv_channels=16, swiglu=True,
+                              normalization="RMSNorm", add_bias_linear=False, position_embedding_type="rope",
+                              untie_embeddings_and_output_weights=True, padded_vocab_size=256, bf16=True)
+    vars(args).update(changes)
+    return pickle.dumps({"args": args, "iteration": 1, "model": {}}, protocol=2)
 
 
 class Hostile(CliCase):
@@ -147,6 +158,56 @@ class Hostile(CliCase):
                 shutil.rmtree(copy / "iter_0000000/viaduct")
                 (copy / "iter_0000000/run_config.yaml").write_text(text)
                 self.refused(f"run_config.yaml {name}", copy, "run_config.yaml", "export")
+
+    def test_rank_folders(self):
+        """Megatron-LM's torch format, and args in a common state."""
+        megatron = self.folder / "megatron"
+        self.viaduct("import", self.good, megatron)
+        attacks = dict(pickles(self.folder))
+        attacks["layers"] = (args_pickle(num_layers=2**62), "")
+        attacks["layout"] = (args_pickle(pipeline_model_parallel_size=2**20), "")
+        attacks["negative"] = (args_pickle(tensor_model_parallel_size=-1), "tensor_model_parallel_size")
+        attacks["experts"] = (args_pickle(num_experts=2**40), "")
+        attacks["text"] = (args_pickle(pipeline_model_parallel_size=2,
+                                       pipeline_model_parallel_layout="(t*1000000)*1000000"), "")
+        for name, (content, says) in attacks.items():
+            with self.subTest(name):
+                ranks, common = self.folder / f"ranks-{name}", self.folder / f"common-{name}"
+                files = [ranks / "iter_0000001/mp_rank_00/model_optim_rng.pt"]
+                if name not in ("layout", "negative", "text"):  # sizes that torch_dist does not use
+                    shutil.copytree(megatron, common)
+                    shutil.rmtree(common / "iter_0000000/viaduct")
+                    (common / "iter_0000000/run_config.yaml").unlink()
+                    files.append(common / "iter_0000000/common.pt")
+                for file in files:
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.unlink(missing_ok=True)
+                    with zipfile.ZipFile(file, "w") as archive:
+                        archive.writestr("archive/data.pkl", content)
+                        archive.writestr("archive/version", "3\n")
+                    self.refused(f"{file.name} {name}", file.parents[len(file.parts) - len(self.folder.parts) - 2],
+                                 says, "export")
+        for count, name in ((2000, "many"), (3, "odd")):
+            root = self.folder / f"ranks-{name}"
+            for rank in range(count):
+                (root / f"iter_0000001/mp_rank_{rank:02}_{2**40 if name == 'odd' else 0}").mkdir(parents=True)
+            self.refused(f"rank folders {name}", root, "", "export")
+
+    def test_nemo(self):
+        megatron = self.folder / "megatron"
+        self.viaduct("import", self.good, megatron)
+        for name, text in {"deep": "config: " + "[" * 2_000_000, "none": "model: 1\n", "list": "config: [1]\n",
+                           "tag": "config: !!python/object/apply:os.system ['true']\n",
+                           "layers": "config: {_target_: LlamaConfig, num_layers: 4611686018427387904, hidden_size: 64, "
+                                     "num_attention_heads: 4}\n"}.items():
+            with self.subTest(name):
+                root = self.folder / f"nemo-{name}"
+                shutil.copytree(megatron / "iter_0000000", root / "weights")
+                shutil.rmtree(root / "weights/viaduct")
+                (root / "weights/run_config.yaml").unlink()
+                (root / "context").mkdir()
+                (root / "context/model.yaml").write_text(text)
+                self.refused(f"model.yaml {name}", root, "" if name == "layers" else "model.yaml", "export")
 
     def test_safetensors(self):
         def with_header(text, length=None):

@@ -153,5 +153,56 @@ INSTANTIATE_TEST_SUITE_P(
                     Run{"mlm_torch_dist_llama_tp2", "llama"}),
     [](const auto& info) { return std::string(info.param.name); });
 
+// Megatron's other forms (form_fixtures.py): what the ranks hold of a Megatron-LM run, Megatron-FSDP, NeMo 2. None
+// of them gets help: args, run_config.yaml or context/model.yaml alone say which model it is.
+class GoldenForm : public testing::TestWithParam<std::string> {
+ protected:
+  Path form() const { return kFixtures / "forms" / GetParam(); }
+  Path megatron() const { return form() / "megatron"; }
+  Path hf() const {
+    const Path note = form() / "oracle.json";
+    return form() / Json::parse(read_text_file(note), note.string()).at("model").as_string() / "hf";
+  }
+};
+
+TEST_P(GoldenForm, ExportsToTheSourcesBytes) {
+  const Path out = scratch(GetParam() + "/export");
+  AutoBridge::export_ckpt(megatron(), out);
+  expect_equal(open_raw_checkpoint(out), open_raw_checkpoint(hf()));
+}
+
+TEST_P(GoldenForm, ConvertsToWhatImportWrites) {
+  const Path converted = scratch(GetParam() + "/torch_dist"), imported = scratch(GetParam() + "/import");
+  const auto source = open_checkpoint(megatron());
+  run(plan_import(*source, converted, {.parallel = {.tp = 2}}), {});
+  AutoBridge::from_hf_pretrained(hf()).import_ckpt(imported, {.parallel = {.tp = 2}});
+  expect_equal(open_raw_checkpoint(converted), open_raw_checkpoint(imported));
+  EXPECT_EQ(extra_states(converted), extra_states(imported));
+}
+
+// Written for Megatron-LM, read back from its args alone.
+TEST_P(GoldenForm, MegatronLmsArgsTellTheModel) {
+  const Path converted = scratch(GetParam() + "/mlm"), out = scratch(GetParam() + "/mlm-export");
+  const auto source = open_checkpoint(megatron());
+  const int64_t iteration = source->run_state().iteration.value_or(0);
+  run(plan_import(*source, converted,
+                  {.dialect = MegatronDialect::kMegatronLm, .parallel = {.tp = 2}, .iteration = iteration}),
+      {});
+  const Path folder = formats::resolve_iteration(converted, std::nullopt);
+  EXPECT_EQ(folder.filename(), iteration == 0 ? "release" : "iter_0000003");
+  EXPECT_FALSE(fs::exists(folder / "run_config.yaml"));
+  fs::remove_all(folder / kRecordFolder);
+  const auto again = open_checkpoint(converted);
+  EXPECT_EQ(again->arch().layers, source->arch().layers);
+  EXPECT_EQ(again->run_state().args.at("tensor_model_parallel_size").as_int(), 2);
+  AutoBridge::export_ckpt(converted, out);
+  expect_equal(open_raw_checkpoint(out), open_raw_checkpoint(hf()));
+}
+
+INSTANTIATE_TEST_SUITE_P(Fixtures, GoldenForm,
+                         testing::Values("legacy_llama_tp1", "legacy_llama_tp2", "legacy_llama_tied_tp2_pp2",
+                                         "legacy_qwen3_moe_pp2_ep2", "fsdp_llama", "fsdp_qwen3_moe", "nemo_llama"),
+                         [](const auto& info) { return info.param; });
+
 }  // namespace
 }  // namespace viaduct::bridge

@@ -79,6 +79,23 @@ def read_torch_dist(folder):
     return tensors, set(entries) - set(tensors)
 
 
+def state_of(family):
+    """The parameters of a family's reference checkpoint by the names they have in a Megatron model."""
+    state = {}
+    for key, tensor in read_torch_dist(GOLDEN / "families" / family / "megatron")[0].items():
+        if ".layers." not in key or key.split(".layers.")[1][0].isdigit():
+            state[key] = tensor
+            continue
+        for layer, part in enumerate(tensor):
+            name = key.replace(".layers.", f".layers.{layer}.")
+            if ".experts.experts." in name:
+                for expert, weight in enumerate(part):
+                    state[name.replace(".experts.experts.", ".experts.") + str(expert)] = weight
+            else:
+                state[name] = part
+    return state
+
+
 def read_hf(folder):
     """The tensors of a Hugging Face folder, as its index (or its one file) lists them."""
     from safetensors.torch import load_file

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 
+#include "viaduct/bridge/fsdp_checkpoint.h"
 #include "viaduct/bridge/hf_checkpoint.h"
 #include "viaduct/bridge/megatron_checkpoint.h"
+#include "viaduct/bridge/rank_checkpoint.h"
 #include "viaduct/core/error.h"
 #include "viaduct/formats/iteration_folder.h"
 #include "viaduct/formats/torch_dist.h"
@@ -97,12 +99,8 @@ PlainTensor plain_tensor(const formats::StoredTensor& stored) {
 }
 
 RawCheckpoint open_raw_checkpoint(const Path& path, std::optional<int64_t> iteration) {
-  std::unique_ptr<formats::TensorReader> reader;
-  if (is_megatron_checkpoint(path)) {
-    reader = formats::open_torch_dist(formats::resolve_iteration(path, iteration));
-  } else {
-    reader = formats::open_reader(path);
-  }
+  const auto reader =
+      formats::open_reader(is_megatron_checkpoint(path) ? formats::resolve_iteration(path, iteration) : path);
   RawCheckpoint raw;
   raw.format = reader->format();
   raw.stored.files = reader->files();
@@ -110,15 +108,32 @@ RawCheckpoint open_raw_checkpoint(const Path& path, std::optional<int64_t> itera
   return raw;
 }
 
+namespace {
+
+std::unique_ptr<Checkpoint> open_in_its_form(const Path& path, const OpenOptions& options) {
+  if (is_megatron_checkpoint(path)) {
+    const formats::IterationFolder found = formats::find_iteration(path, options.iteration);
+    switch (found.form) {
+      case formats::MegatronForm::kTorchDist: return open_megatron_checkpoint(found.folder, options);
+      case formats::MegatronForm::kRankFolders: return open_rank_checkpoint(found.folder, options);
+      case formats::MegatronForm::kPlainDcp: return open_fsdp_checkpoint(found.folder, options);
+    }
+  }
+  VIADUCT_USER_CHECK(!options.iteration, "{} is not a Megatron checkpoint, so it has no iteration {}",
+                     path.string(), *options.iteration);
+  return open_hf_checkpoint(path);
+}
+
+}  // namespace
+
 std::unique_ptr<Checkpoint> open_checkpoint(const Path& path, const OpenOptions& options) {
   VIADUCT_USER_CHECK(std::filesystem::exists(path),
                      "{} does not exist. A model is a Hugging Face folder, a GGUF file or a Megatron checkpoint on "
                      "this machine",
                      path.string());
-  if (is_megatron_checkpoint(path)) return open_megatron_checkpoint(path, options);
-  VIADUCT_USER_CHECK(!options.iteration, "{} is not a Megatron checkpoint, so it has no iteration {}",
-                     path.string(), *options.iteration);
-  return open_hf_checkpoint(path);
+  auto checkpoint = open_in_its_form(path, options);
+  checkpoint->fit_vocabulary(options.vocab_size);
+  return checkpoint;
 }
 
 }  // namespace viaduct::bridge

@@ -12,6 +12,7 @@
 #include "viaduct/bridge/transfer.h"
 #include "viaduct/bridge/weight_graph.h"
 #include "viaduct/core/json.h"
+#include "viaduct/formats/pickle_value.h"
 #include "viaduct/formats/tensor_io.h"
 
 namespace viaduct::bridge {
@@ -56,6 +57,12 @@ struct UnusedTensor {
   std::string reason;
 };
 
+/// What a Megatron checkpoint says of the run that wrote it.
+struct RunState {
+  std::optional<int64_t> iteration;  // none: not of a run, or not said
+  formats::PickleValue args;         // Megatron-LM's; None when another program wrote it
+};
+
 class Checkpoint {
  public:
   virtual ~Checkpoint() = default;
@@ -67,7 +74,10 @@ class Checkpoint {
   const StoredTensors& stored() const { return stored_; }
   /// What of the source is known beyond its weights; always there, partly empty.
   const SourceRecord& record() const { return record_; }
+  const RunState& run_state() const { return run_state_; }
   const std::vector<UnusedTensor>& unused() const { return unused_; }
+  /// What the user should know of the source, whatever becomes of it: rows of the vocabulary that go or come.
+  const std::vector<std::string>& notes() const { return notes_; }
   const std::vector<Tie>& ties() const { return ties_; }
   /// Derived tensors that no parameter holds and that import keeps beside the checkpoint: indices into
   /// stored().tensors.
@@ -79,6 +89,11 @@ class Checkpoint {
   layout::Pieces hf_pieces(size_t hf_tensor) const;
   /// The element type of what these pieces of stored().tensors make: the widest of its parts.
   DType dtype_of(const layout::Pieces& pieces) const;
+
+  /// Gives the model `rows` tokens: embedding and output layer lose their last rows or get rows of zeros,
+  /// config.json follows, and notes() name the tensors and count the rows. Without `rows` the model stays;
+  /// UserError when stored rows beyond its vocabulary hold values and cannot be padding.
+  void fit_vocabulary(std::optional<int64_t> rows);
 
  protected:
   Checkpoint(World world, Path path) : world_(world), path_(std::move(path)) {}
@@ -98,12 +113,19 @@ class Checkpoint {
   std::vector<UnusedTensor> unused_;
   std::vector<Tie> ties_;
   std::vector<int32_t> kept_;
+  RunState run_state_;
+  std::vector<std::string> notes_;
+
+ private:
+  void resize_rows(size_t id, const Shape& before, const Shape& after);
+  void resize_record(int64_t rows);
 };
 
 struct OpenOptions {
   std::optional<int64_t>
       iteration;                  // of a Megatron root with several iter_* folders; none: the newest complete one
   std::optional<Path> reference;  // a Hugging Face folder that gives config, tokenizer and shard names
+  std::optional<int64_t> vocab_size;  // tokens to give to the model; none: as many as it has
 };
 
 /// Opens a Hugging Face folder, a GGUF file, or a Megatron checkpoint (root or iter_* folder). UserError when it is

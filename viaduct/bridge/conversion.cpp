@@ -55,7 +55,9 @@ std::optional<int64_t> tracked_iteration(const Path& root) {
 void check_trackers(const Conversion& conversion) {
   if (conversion.world != World::kMegatron || !fs::exists(conversion.target)) return;
   const auto tracked = tracked_iteration(conversion.target);
-  const int64_t iteration = std::stoll(conversion.folder.substr(std::string_view("iter_").size()));
+  constexpr std::string_view kNumbered = "iter_";
+  const int64_t iteration =
+      conversion.folder.starts_with(kNumbered) ? std::stoll(conversion.folder.substr(kNumbered.size())) : 0;
   VIADUCT_USER_CHECK(!tracked || *tracked <= iteration,
                      "{} already holds iteration {}, newer than the {} to be written; choose another folder, or "
                      "--iteration {} or later",

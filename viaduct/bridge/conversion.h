@@ -14,7 +14,12 @@
 
 namespace viaduct::bridge {
 
+/// Whose checkpoint a written torch_dist is: Megatron Bridge's (run_config.yaml), or Megatron-LM's own (`args` in
+/// common.pt; without an iteration its folder is called release).
+enum class MegatronDialect { kBridge, kMegatronLm };
+
 struct MegatronTarget {
+  MegatronDialect dialect = MegatronDialect::kBridge;
   topology::Parallelism parallel;  // how the written checkpoint is chunked; any layout loads any
   std::optional<DType> dtype;      // cast every floating weight; none: as stored
   int64_t iteration = 0;
@@ -36,7 +41,7 @@ struct SmallFile {
 struct Conversion {
   World world = World::kMegatron;  // of the target
   Path target;                     // checkpoint root, or Hugging Face folder
-  std::string folder;              // inside the target that the data files lie in: "iter_0000000", or ""
+  std::string folder;              // inside the target that the data files lie in: "iter_0000000", "release", or ""
   TransferPlan plan;
   Proof proof;
   std::vector<int32_t> made_of;      // [target chunk]: the parameter, or Hugging Face tensor, of source->graph()

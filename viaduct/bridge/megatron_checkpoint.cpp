@@ -6,10 +6,10 @@
 #include <map>
 #include <unordered_map>
 
-#include "viaduct/bridge/hf_checkpoint.h"
-#include "viaduct/config/run_config.h"
+#include "viaduct/bridge/megatron_config.h"
 #include "viaduct/core/error.h"
 #include "viaduct/formats/iteration_folder.h"
+#include "viaduct/formats/rank_folders.h"
 #include "viaduct/formats/safetensors.h"
 #include "viaduct/formats/torch_dist.h"
 #include "viaduct/models/state_keys.h"
@@ -25,7 +25,8 @@ using models::Parameter;
 bool is_megatron_checkpoint(const Path& path) {
   if (!fs::is_directory(path)) return false;
   if (fs::exists(path / ".metadata") || fs::exists(path / "latest_checkpointed_iteration.txt") ||
-      fs::exists(path / "latest_train_state.pt") || fs::is_directory(path / "release"))
+      fs::exists(path / "latest_train_state.pt") || fs::is_directory(path / "release") ||
+      fs::exists(path / "weights/.metadata") || formats::has_rank_folders(path))
     return true;
   for (const fs::directory_entry& entry : fs::directory_iterator(path))
     if (entry.is_directory() && entry.path().filename().string().starts_with("iter_")) return true;
@@ -108,75 +109,28 @@ class MegatronCheckpoint : public Checkpoint {
  public:
   MegatronCheckpoint(const Path& path, const OpenOptions& options) : Checkpoint(World::kMegatron, path) {
     iteration_ = formats::resolve_iteration(path, options.iteration);
-    reader_ = formats::open_torch_dist(iteration_);
+    reader_ = formats::TorchDistReader::open(iteration_);
+    reader_->drop_prefix("module.");  // NeMo 2 stores its wrapper's name
     stored_.files = reader_->files();
-    graph_ = build_weight_graph(find_arch(options));
+    const StoredTensor* embedding = reader_->find("embedding.word_embeddings.weight");
+    if (const formats::PickleValue* args = reader_->common_state().find("args")) run_state_.args = *args;
+    run_state_.iteration = reader_->iteration();
+    MegatronConfig config = find_megatron_config(iteration_, run_state_.args, options,
+                                                 embedding && !embedding->shape.empty() ? embedding->shape[0] : 0);
+    record_ = std::move(config.record);
+    graph_ = build_weight_graph(config.arch);
     locate();
     read_kept();
   }
 
  private:
   void read_kept();
-  models::ArchSpec find_arch(const OpenOptions& options);
   void locate();
   const StoredTensor* find_key(const std::string& key) const;
 
   Path iteration_;
-  std::unique_ptr<formats::TensorReader> reader_;
+  std::unique_ptr<formats::TorchDistReader> reader_;
 };
-
-// The folder's own record, else that of another iteration of the same run.
-std::optional<SourceRecord> find_record(const Path& iteration) {
-  if (auto record = read_record(iteration)) return record;
-  std::vector<Path> siblings;
-  const Path root = fs::absolute(iteration).parent_path();
-  if (!iteration.filename().string().starts_with("iter_")) return std::nullopt;
-  for (const fs::directory_entry& entry : fs::directory_iterator(root))
-    if (entry.is_directory() && entry.path().filename().string().starts_with("iter_"))
-      siblings.push_back(entry.path());
-  std::sort(siblings.begin(), siblings.end());
-  for (auto it = siblings.rbegin(); it != siblings.rend(); ++it)
-    if (auto record = read_record(*it)) return record;
-  return std::nullopt;
-}
-
-// The tokenizer that Megatron keeps in the checkpoint.
-std::vector<SideFile> tokenizer_files(const Path& iteration) {
-  if (!fs::is_directory(iteration / "tokenizer")) return {};
-  return find_side_files(iteration / "tokenizer");
-}
-
-models::ArchSpec MegatronCheckpoint::find_arch(const OpenOptions& options) {
-  if (options.reference) {
-    record_ = read_hf_record(*options.reference);
-  } else if (auto record = find_record(iteration_)) {
-    record_ = std::move(*record);
-  }
-  if (record_.config) {
-    const std::string origin = options.reference ? (*options.reference / "config.json").string()
-                                                 : (iteration_ / kRecordFolder / "source/config.json").string();
-    const models::HfConfig config(*record_.config, origin);
-    models::ArchSpec arch = models::read_arch(config);
-    std::unordered_map<std::string_view, const Shape*> listed;
-    for (const ListedTensor& tensor : record_.tensors) listed.emplace(tensor.name, &tensor.shape);
-    arch.form = models::family_named(arch.family)
-                    .find_form(config, arch, [&](std::string_view name) -> std::optional<Shape> {
-                      const auto it = listed.find(name);
-                      return it == listed.end() ? std::nullopt : std::optional(*it->second);
-                    });
-    return arch;
-  }
-  const Path config = iteration_ / "run_config.yaml";
-  VIADUCT_USER_CHECK(fs::exists(config),
-                     "{} holds neither {}/record.json nor run_config.yaml, so nothing says which model it is. Give "
-                     "--reference HF_FOLDER with the Hugging Face model that it came from",
-                     iteration_.string(), kRecordFolder);
-  const models::ArchSpec arch = models::read_arch(config::read_run_config(config).model);
-  record_.config = models::hf_config_for(arch);
-  record_.side_files = tokenizer_files(iteration_);
-  record_.side_files.push_back({"config.json", {}, record_.config->dump(2) + "\n"});
-  return arch;
-}
 
 const StoredTensor* MegatronCheckpoint::find_key(const std::string& key) const {
   if (const StoredTensor* tensor = reader_->find(key)) return tensor;

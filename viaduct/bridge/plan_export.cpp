@@ -185,6 +185,7 @@ Conversion plan_export(const Checkpoint& source, const Path& folder, const HfTar
   conversion.world = World::kHuggingFace;
   conversion.target = folder;
   conversion.unused = source.unused();
+  conversion.notes = source.notes();
   conversion.source = &source;
   const SourceRecord& record = source.record();
   VIADUCT_USER_CHECK(record.config, "{}: no config.json is known; give --reference HF_FOLDER",

@@ -1,4 +1,6 @@
 // Any checkpoint -> torch_dist.
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <unordered_map>
 
@@ -6,6 +8,7 @@
 #include "viaduct/bridge/kept_tensors.h"
 #include "viaduct/bridge/model_layout.h"
 #include "viaduct/bridge/plan_builder.h"
+#include "viaduct/config/megatron_args.h"
 #include "viaduct/config/run_config.h"
 #include "viaduct/core/error.h"
 #include "viaduct/formats/iteration_folder.h"
@@ -17,6 +20,7 @@
 namespace viaduct::bridge {
 
 namespace fs = std::filesystem;
+using formats::PickleValue;
 using layout::Box;
 using layout::Pieces;
 using models::Parameter;
@@ -129,6 +133,46 @@ config::ModelConfig provider_in_layout(const Checkpoint& source, const MegatronT
   return provider;
 }
 
+// What of `arch` a model of Megatron-LM's args would not have.
+std::vector<std::string> lost_in_args(const models::ArchSpec& arch, const PickleValue& args) {
+  const models::ArchSpec again = models::read_arch(config::model_config_from_args(args, "args"));
+  std::vector<std::string> lost;
+  const auto check = [&](bool same, const char* what) {
+    if (!same) lost.emplace_back(what);
+  };
+  check(again.layers == arch.layers && again.hybrid == arch.hybrid, "a feature of its layers");
+  check(again.mtp == arch.mtp, "its multi-token prediction");
+  check(!arch.vision, "its vision tower");
+  check(again.norm.kind == arch.norm.kind && again.norm.zero_centered == arch.norm.zero_centered &&
+            again.norm.eps == arch.norm.eps,
+        "its norms");
+  check(again.rope.scaling == arch.rope.scaling && again.rope.theta == arch.rope.theta &&
+            again.rope.rotary_percent == arch.rope.rotary_percent && again.rope.factor == arch.rope.factor,
+        "its rotary positions");
+  check(again.embedding.scaled_by_sqrt_hidden == arch.embedding.scaled_by_sqrt_hidden,
+        "the scale of its embedding");
+  check(again.embedding.tied == arch.embedding.tied, "the tie of its embeddings");
+  check(again.final_logit_softcap == arch.final_logit_softcap, "the cap of its logits");
+  return lost;
+}
+
+PickleValue args_for(const Checkpoint& source, const config::ModelConfig& provider, const Path& root,
+                     const MegatronTarget& target) {
+  config::ArgsContext context;
+  context.save_path = fs::absolute(root).string();
+  context.iteration = target.iteration;
+  for (const Parameter& parameter : source.graph().parameters)
+    if (parameter.vocabulary) context.padded_vocab_size = shape_in_layout(parameter, target.parallel)[0];
+  PickleValue args = config::megatron_args(provider, context, &source.run_state().args);
+  const std::vector<std::string> lost = lost_in_args(source.arch(), args);
+  VIADUCT_USER_CHECK(
+      lost.empty(),
+      "Megatron-LM's arguments cannot describe this {} model: {} would be lost. Write Megatron Bridge's "
+      "torch_dist instead",
+      source.arch().family, fmt::join(lost, ", "));
+  return args;
+}
+
 void add_tokenizer_files(const SourceRecord& record, const std::string& folder, std::vector<SmallFile>& files) {
   for (const SideFile& side : record.side_files) {
     const std::string& name = side.name;
@@ -153,11 +197,14 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
   Conversion conversion;
   conversion.world = World::kMegatron;
   conversion.target = root;
-  conversion.folder = formats::iteration_folder_name(target.iteration);
+  const bool megatron_lm = target.dialect == MegatronDialect::kMegatronLm;
+  const bool release = megatron_lm && target.iteration == 0;
+  conversion.folder = release ? "release" : formats::iteration_folder_name(target.iteration);
   conversion.cast = target.dtype;
   conversion.unused = source.unused();
   conversion.source = &source;
-  conversion.notes = notes;
+  conversion.notes = source.notes();
+  conversion.notes.insert(conversion.notes.end(), notes.begin(), notes.end());
 
   std::vector<Planned> planned;
   const std::vector<Unit> units = ordered_units(source, target, planned);
@@ -205,16 +252,22 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
 
   const std::string& folder = conversion.folder;
   conversion.files.push_back({folder + "/.metadata", writer.metadata(root / folder)});
-  conversion.files.push_back({folder + "/common.pt", formats::common_state_file(target.iteration)});
   conversion.files.push_back({folder + "/metadata.json", formats::torch_dist_metadata_json()});
-  conversion.files.push_back({folder + "/run_config.yaml",
-                              config::run_config_yaml(provider, {.save_path = fs::absolute(root).string(),
-                                                                 .tokenizer_model = source.record().origin})});
   const std::string train_state = formats::train_state_file(target.iteration);
-  conversion.files.push_back({folder + "/train_state.pt", train_state});
+  if (megatron_lm) {
+    const PickleValue args = args_for(source, provider, root, target);
+    conversion.files.push_back({folder + "/common.pt", formats::common_state_file(target.iteration, args)});
+  } else {
+    conversion.files.push_back({folder + "/common.pt", formats::common_state_file(target.iteration)});
+    conversion.files.push_back({folder + "/run_config.yaml",
+                                config::run_config_yaml(provider, {.save_path = fs::absolute(root).string(),
+                                                                   .tokenizer_model = source.record().origin})});
+    conversion.files.push_back({folder + "/train_state.pt", train_state});
+  }
   add_tokenizer_files(source.record(), folder, conversion.files);
-  conversion.files.push_back({"latest_train_state.pt", train_state});
-  conversion.files.push_back({"latest_checkpointed_iteration.txt", std::to_string(target.iteration)});
+  if (!megatron_lm) conversion.files.push_back({"latest_train_state.pt", train_state});
+  conversion.files.push_back(
+      {"latest_checkpointed_iteration.txt", release ? "release" : std::to_string(target.iteration)});
   conversion.proof = prove(conversion.plan, source_sizes(conversion.plan));
   return conversion;
 }

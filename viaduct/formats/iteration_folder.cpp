@@ -6,6 +6,7 @@
 #include <charconv>
 
 #include "viaduct/core/error.h"
+#include "viaduct/formats/rank_folders.h"
 
 namespace viaduct::formats {
 
@@ -19,18 +20,32 @@ std::optional<int64_t> iteration_of(const std::string& name) {
   return number;
 }
 
-// Empty when the folder is a complete torch_dist checkpoint.
-std::string what_is_missing(const Path& folder) {
+struct Look {
+  std::optional<MegatronForm> form;
+  std::string missing;  // why the folder is not complete; empty when it is
+};
+
+Look look_at(const Path& folder) {
   std::error_code ignored;
   const bool index = std::filesystem::is_regular_file(folder / ".metadata", ignored);
   const bool backend = std::filesystem::is_regular_file(folder / "metadata.json", ignored);
-  if (index && backend) return {};
-  if (index) return "no metadata.json (unfinished, or written by Megatron-FSDP)";
-  if (backend) return "no .metadata (unfinished)";
-  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored))
-    if (entry.path().filename().string().starts_with("mp_rank_"))
-      return "Megatron-LM's legacy 'torch' format, which is not supported (save it as torch_dist)";
-  return "neither .metadata nor metadata.json";
+  if (index && backend) return {MegatronForm::kTorchDist, {}};
+  if (index) return {MegatronForm::kPlainDcp, "no metadata.json (unfinished, or written by Megatron-FSDP)"};
+  if (backend) return {std::nullopt, "no .metadata (unfinished)"};
+  if (has_rank_folders(folder)) return {MegatronForm::kRankFolders, {}};
+  return {std::nullopt, "neither .metadata nor metadata.json nor mp_rank_* folders"};
+}
+
+/// `path` itself as an iteration's folder, if it is one.
+std::optional<IterationFolder> itself(const Path& path) {
+  IterationFolder result;
+  result.folder = path;
+  if (std::filesystem::exists(path / "weights/.metadata")) result.folder = path / "weights";
+  const std::optional<MegatronForm> form = look_at(result.folder).form;
+  if (!form) return std::nullopt;
+  result.form = *form;
+  result.iteration = iteration_of(std::filesystem::absolute(path).lexically_normal().filename().string());
+  return result;
 }
 
 }  // namespace
@@ -43,18 +58,16 @@ IterationFolder find_iteration(const Path& path, std::optional<int64_t> wanted) 
   IterationFolder result;
   // A name without the slash that a shell's completion leaves.
   const Path plain = path.has_filename() ? path : path.parent_path();
-  if (std::filesystem::exists(plain / ".metadata")) {
-    result.folder = plain;
-    result.iteration = iteration_of(std::filesystem::absolute(plain).lexically_normal().filename().string());
-    VIADUCT_USER_CHECK(!wanted || result.iteration == wanted,
+  if (const auto folder = itself(plain)) {
+    VIADUCT_USER_CHECK(!wanted || folder->iteration == wanted,
                        "{} is one iteration's folder; iteration {} was asked for. Give the folder above it",
                        plain.string(), *wanted);
-    return result;
+    return *folder;
   }
 
-  std::vector<std::pair<int64_t, Path>> complete;
+  // `release` comes before all iterations.
+  std::vector<std::pair<int64_t, Path>> complete, plain_dcp;
   std::vector<std::string> found;
-  bool release = false;
   std::error_code error;
   std::filesystem::directory_iterator entries(plain, error);
   VIADUCT_USER_CHECK(!error, "cannot list {}: {}", plain.string(), error.message());
@@ -62,14 +75,18 @@ IterationFolder find_iteration(const Path& path, std::optional<int64_t> wanted) 
     const std::string name = entry.path().filename().string();
     const std::optional<int64_t> iteration = iteration_of(name);
     if (!entry.is_directory(error) || (!iteration && name != "release")) continue;
-    const std::string missing = what_is_missing(entry.path());
-    found.push_back(missing.empty() ? name : fmt::format("{}: {}", name, missing));
-    if (!missing.empty())
+    const Look look = look_at(entry.path());
+    found.push_back(look.missing.empty() ? name : fmt::format("{}: {}", name, look.missing));
+    if (look.missing.empty()) {
+      complete.emplace_back(iteration.value_or(-1), entry.path());
+    } else {
       result.passed_over.push_back(found.back());
-    else if (iteration)
-      complete.emplace_back(*iteration, entry.path());
-    else
-      release = true;
+      if (look.form == MegatronForm::kPlainDcp) plain_dcp.emplace_back(iteration.value_or(-1), entry.path());
+    }
+  }
+  if (complete.empty() && !plain_dcp.empty()) {
+    complete = std::move(plain_dcp);
+    result.passed_over.clear();
   }
   std::sort(found.begin(), found.end());
   std::sort(result.passed_over.begin(), result.passed_over.end());
@@ -85,13 +102,13 @@ IterationFolder find_iteration(const Path& path, std::optional<int64_t> wanted) 
                        *wanted, listing());
     result.iteration = it->first;
     result.folder = it->second;
-  } else if (!complete.empty()) {
-    result.iteration = complete.back().first;
-    result.folder = complete.back().second;
   } else {
-    VIADUCT_USER_CHECK(release, "{} holds no complete torch_dist checkpoint. {}", plain.string(), listing());
-    result.folder = plain / "release";
+    VIADUCT_USER_CHECK(!complete.empty(), "{} holds no complete Megatron checkpoint. {}", plain.string(),
+                       listing());
+    if (complete.back().first >= 0) result.iteration = complete.back().first;
+    result.folder = complete.back().second;
   }
+  result.form = *look_at(result.folder).form;
   return result;
 }
 

@@ -10,16 +10,24 @@
 
 namespace viaduct::formats {
 
+/// How the data lie in an iteration's folder.
+enum class MegatronForm {
+  kTorchDist,    // .metadata and metadata.json
+  kRankFolders,  // Megatron-LM's `torch` format: mp_rank_* (rank_folders.h)
+  kPlainDcp,     // .metadata alone: Megatron-FSDP's fsdp_dtensor, or a torch_dist that was not finished
+};
+
 struct IterationFolder {
   Path folder;
+  MegatronForm form = MegatronForm::kTorchDist;
   std::optional<int64_t> iteration;  // nullopt for `release` and for a folder of another name
   /// Folders that were passed over, with the reason ("iter_0000200: no metadata.json (unfinished?)").
   std::vector<std::string> passed_over;
 };
 
-/// `path` is a root with iter_0000000-like folders (or `release`), or one such folder. Without `wanted`: the
-/// complete folder (.metadata and metadata.json) with the largest number, else `release`. UserError that lists what
-/// was found.
+/// `path` is a root with iter_0000000-like folders (or `release`), or one such folder, or a NeMo 2 checkpoint
+/// (whose data lie in weights/). Without `wanted`: the complete folder with the largest number, else `release`.
+/// Plain DCP counts as complete when there is nothing else. UserError that lists what was found.
 IterationFolder find_iteration(const Path& path, std::optional<int64_t> wanted = {});
 /// find_iteration's folder.
 Path resolve_iteration(const Path& path, std::optional<int64_t> wanted = {});

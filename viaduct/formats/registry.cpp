@@ -1,6 +1,7 @@
 #include "viaduct/core/error.h"
 #include "viaduct/formats/gguf.h"
 #include "viaduct/formats/hf_directory.h"
+#include "viaduct/formats/rank_folders.h"
 #include "viaduct/formats/safetensors.h"
 #include "viaduct/formats/tensor_io.h"
 #include "viaduct/formats/torch_dist.h"
@@ -24,6 +25,9 @@ constexpr Format kFormats[] = {
     {"a torch.save file in zip form", is_torch_file,
      [](const Path& path) { return open_torch_file(path, {.unknown_classes = true}); }},
     {"a torch_dist iteration folder (.metadata)", is_torch_dist_directory, open_torch_dist},
+    {"an iteration folder of Megatron-LM's torch format (mp_rank_*)",
+     [](const Path& path) { return std::filesystem::is_directory(path) && has_rank_folders(path); },
+     open_rank_folders},
     {"a Hugging Face folder with weights", has_hf_weights,
      [](const Path& path) -> std::unique_ptr<TensorReader> { return open_hf_directory(path); }},
 };

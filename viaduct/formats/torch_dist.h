@@ -42,8 +42,13 @@ class TorchDistReader : public TensorReader {
   /// From the common state, else from the folder's name.
   std::optional<int64_t> iteration() const;
 
+  /// Takes `prefix` off the names of tensors and objects that have it: the wrapper's name that some trainers store
+  /// ("module."). Before the first find. UserError when a name is there with it and without.
+  void drop_prefix(std::string_view prefix);
+
  private:
   TorchDistReader() = default;
+  void collect_plain_state();
 
   Path folder_;
   std::vector<Path> files_;
@@ -55,6 +60,9 @@ class TorchDistReader : public TensorReader {
 
 /// TorchDistReader::open.
 std::unique_ptr<TensorReader> open_torch_dist(const Path& folder);
+
+/// The common state alone, as TorchDistReader::common_state.
+PickleValue read_common_state(const Path& folder);
 
 /// True for a folder with a `.metadata` file.
 bool is_torch_dist_directory(const Path& folder);

@@ -21,12 +21,28 @@ constexpr std::string_view kEmptyStateId = "157281995118546430260005290113953165
 
 }  // namespace
 
+namespace {
+
+PickleValue content_metadata() {
+  return PickleValue::dict({{"singleton_local_shards", false}, {"chained_optim_avoid_prefix", true}});
+}
+
+}  // namespace
+
 std::string common_state_file(int64_t iteration) {
-  const PickleValue content =
-      PickleValue::dict({{"singleton_local_shards", false}, {"chained_optim_avoid_prefix", true}});
   return write_torch_file(
-      PickleValue::dict({{"checkpoint_version", 3.0}, {"iteration", iteration}, {"content_metadata", content}}),
+      PickleValue::dict(
+          {{"checkpoint_version", 3.0}, {"iteration", iteration}, {"content_metadata", content_metadata()}}),
       "common");
+}
+
+std::string common_state_file(int64_t iteration, const PickleValue& args) {
+  return write_torch_file(PickleValue::dict({{"args", args},
+                                             {"checkpoint_version", 3.0},
+                                             {"iteration", iteration},
+                                             {"num_floating_point_operations_so_far", 0},
+                                             {"content_metadata", content_metadata()}}),
+                          "common");
 }
 
 std::string torch_dist_metadata_json() {

@@ -4,12 +4,16 @@
 #include <cstdint>
 #include <string>
 
+#include "viaduct/formats/pickle_value.h"
 #include "viaduct/formats/tensor_io.h"
 
 namespace viaduct::formats {
 
 /// common.pt as AutoBridge.import_ckpt writes it: checkpoint_version 3.0, iteration, content_metadata.
 std::string common_state_file(int64_t iteration);
+
+/// The same as Megatron-LM writes it: with its `args`, and without FLOPs counted.
+std::string common_state_file(int64_t iteration, const PickleValue& args);
 
 /// metadata.json of generation A, 119 bytes.
 std::string torch_dist_metadata_json();

@@ -1,5 +1,6 @@
 #include "viaduct/formats/torch_file.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <unordered_map>
@@ -119,6 +120,30 @@ class TorchFileReader : public TensorReader {
     walk(document.root(), "", 0);
   }
 
+  // Of the outermost dict only the keys that begin with `tensors`, and the values of `values`.
+  TorchFileReader(const Path& path, std::optional<std::string_view> tensors,
+                  std::span<const std::string_view> values, TorchFileParts& parts)
+      : files_{path},
+        file_(File::open(path, File::Mode::kRead)),
+        archive_(open_archive(file_)),
+        origin_(path.string()),
+        storages_(archive_, origin_) {
+    const PickleDocument document = read_pickle(archive_, origin_, true);
+    const PickleNode root = is_ordered_dict(document.root()) ? document.root().members() : document.root();
+    VIADUCT_USER_CHECK(root.is(Kind::kDict), "{} does not hold a dict", origin_);
+    for (size_t i = 0; i < root.size(); ++i) {
+      const std::string key = key_text(root.key(i));
+      if (tensors && key.starts_with(*tensors)) {
+        walk(root.value(i), key, 1);
+      } else if (std::find(values.begin(), values.end(), key) != values.end()) {
+        parts.values.set_member(key, object_of(root.value(i)));
+      } else {
+        parts.other_keys.push_back(key);
+      }
+    }
+    parts.tensors = std::move(tensors_);
+  }
+
   std::string_view format() const override { return "torch"; }
   const std::vector<Path>& files() const override { return files_; }
   const std::vector<StoredTensor>& tensors() const override { return tensors_; }
@@ -176,6 +201,8 @@ class TorchFileReader : public TensorReader {
     stored.chunks.push_back(chunk);
     tensors_.push_back(std::move(stored));
   }
+
+  PickleValue object_of(const PickleNode& node);
 
   // A tensor inside of something that is not a dict or list would otherwise be lost without a word.
   void refuse_hidden(const PickleNode& start, const std::string& name) {
@@ -328,6 +355,11 @@ class ObjectBuilder {
   uint64_t bytes_ = 0;
 };
 
+PickleValue TorchFileReader::object_of(const PickleNode& node) {
+  const ZipArchive::ReadAt read = [this](uint64_t offset, std::span<std::byte> to) { file_.read(offset, to); };
+  return ObjectBuilder(archive_, read, origin_).value(node);
+}
+
 PickleValue read_object_of(const ZipArchive& archive, const ZipArchive::ReadAt& read, std::string_view origin) {
   const PickleDocument document = read_pickle(archive, origin, true);
   return ObjectBuilder(archive, read, std::string(origin)).value(document.root());
@@ -337,6 +369,14 @@ PickleValue read_object_of(const ZipArchive& archive, const ZipArchive::ReadAt& 
 
 std::unique_ptr<TensorReader> open_torch_file(const Path& path, const TorchFileOptions& options) {
   return std::make_unique<TorchFileReader>(path, options);
+}
+
+TorchFileParts read_torch_parts(const Path& path, std::optional<std::string_view> tensors,
+                                std::span<const std::string_view> values) {
+  TorchFileParts parts;
+  parts.values = PickleValue::dict();
+  const TorchFileReader reader(path, tensors, values, parts);
+  return parts;
 }
 
 bool is_torch_file(const Path& path) {

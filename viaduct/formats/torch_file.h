@@ -2,9 +2,11 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "viaduct/formats/pickle_value.h"
 #include "viaduct/formats/tensor_io.h"
@@ -21,6 +23,18 @@ struct TorchFileOptions {
 /// UserError for the legacy form from before torch 1.6, for compressed entries, for a pickle that names other
 /// classes than state dicts need, and for a tensor that is hidden inside another object.
 std::unique_ptr<TensorReader> open_torch_file(const Path& path, const TorchFileOptions& options = {});
+
+/// What of a file with a large dict is wanted: tensors of some of its keys, plain values of others.
+struct TorchFileParts {
+  std::vector<StoredTensor> tensors;    // "model.decoder.layers.0...": the key, then as open_torch_file names them
+  PickleValue values;                   // a dict: the wanted values that are there
+  std::vector<std::string> other_keys;  // of the outermost dict, not looked into
+};
+
+/// Tensors of the keys that begin with `tensors` (none: no tensors), values of the keys `values`. Classes that are
+/// not known are kept as names. UserError as open_torch_file, and when the file holds no dict.
+TorchFileParts read_torch_parts(const Path& path, std::optional<std::string_view> tensors,
+                                std::span<const std::string_view> values);
 
 /// True when `path` is a file that begins as a zip archive or as torch's legacy form.
 bool is_torch_file(const Path& path);

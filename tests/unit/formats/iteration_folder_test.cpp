@@ -45,12 +45,37 @@ TEST(IterationFolder, ReleaseAndTheFolderItself) {
   EXPECT_THAT(error_of([&] { resolve_iteration(root / "iter_0000007", 8); }), HasSubstr("iteration 8"));
 }
 
+TEST(IterationFolder, Forms) {
+  const ScratchFolder root;
+  root.file("iter_0000003/.metadata", "x");
+  // Without metadata.json it may be Megatron-FSDP's: taken when there is nothing else.
+  EXPECT_EQ(find_iteration(root.path()).form, MegatronForm::kPlainDcp);
+  EXPECT_TRUE(find_iteration(root.path()).passed_over.empty());
+  root.file("iter_0000001/mp_rank_00/model_optim_rng.pt", "x");
+  EXPECT_EQ(find_iteration(root.path()).form, MegatronForm::kRankFolders);
+  EXPECT_EQ(find_iteration(root.path()).iteration, 1);
+  EXPECT_THAT(find_iteration(root.path()).passed_over, ElementsAre(HasSubstr("iter_0000003: no metadata.json")));
+  complete(root, "iter_0000002");
+  EXPECT_EQ(find_iteration(root.path()).form, MegatronForm::kTorchDist);
+  EXPECT_EQ(find_iteration(root / "iter_0000001").form, MegatronForm::kRankFolders);
+  EXPECT_EQ(find_iteration(root / "iter_0000003").form, MegatronForm::kPlainDcp);
+}
+
+TEST(IterationFolder, DataOfANemoFolderLieInWeights) {
+  const ScratchFolder root;
+  complete(root, "step=100/weights");
+  EXPECT_EQ(find_iteration(root / "step=100").folder, root / "step=100/weights");
+  EXPECT_EQ(find_iteration(root / "step=100").iteration, std::nullopt);
+  EXPECT_EQ(find_iteration(root / "step=100/weights").folder, root / "step=100/weights");
+}
+
 TEST(IterationFolder, ErrorsListWhatWasFound) {
   const ScratchFolder root;
   EXPECT_THAT(error_of([&] { resolve_iteration(root / "absent"); }), HasSubstr("does not exist"));
   EXPECT_THAT(error_of([&] { resolve_iteration(root.path()); }), HasSubstr("no iter_* folder"));
-  root.file("iter_0000001/mp_rank_00/model_optim_rng.pt", "x");
-  EXPECT_THAT(error_of([&] { resolve_iteration(root.path()); }), HasSubstr("iter_0000001: Megatron-LM's legacy"));
+  root.file("iter_0000001/model_optim_rng.pt", "x");
+  EXPECT_THAT(error_of([&] { resolve_iteration(root.path()); }),
+              HasSubstr("iter_0000001: neither .metadata nor metadata.json nor mp_rank_* folders"));
   complete(root, "iter_0000002");
   EXPECT_THAT(error_of([&] { resolve_iteration(root.path(), 3); }),
               testing::AllOf(HasSubstr("of iteration 3"), HasSubstr("iter_0000002")));
