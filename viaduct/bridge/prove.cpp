@@ -103,7 +103,8 @@ class Prover {
     if (!chunk.strides.empty()) return problem("{}: a strided view of codes", place());
     if ((nibbles ? 2 : 1) != info(chunk.dtype).block_elements || info(chunk.dtype).block_bytes != 1)
       return problem("{}: {} does not hold codes as its scales need them", place(), chunk.dtype);
-    if (!is_scale_dtype(form.scale_dtype)) return problem("{}: scales of {}", place(), form.scale_dtype);
+    if (!is_scale_dtype(form.scale_dtype) || (form.scale_dtype == DType::kU8) != (form.codes == Codes::kE2M1))
+      return problem("{}: scales of {}", place(), form.scale_dtype);
     if (form.block.rank() != chunk.size.rank() || form.block.rank() == 0 ||
         std::any_of(form.block.begin(), form.block.end(), [](int64_t size) { return size < 1; }))
       return problem("{}: blocks of {} elements", place(), form.block);

@@ -25,16 +25,16 @@ std::string text_of(const Json& json, std::string_view key) {
 
 bool is_present(const Json* json) { return json && !json->is_null(); }
 
-Quantization read_fp8(const Json& json, const std::string& origin) {
-  Quantization result{Method::kFp8};
-  const Json* block = json.find("weight_block_size");
-  if (!is_present(block)) return result;
-  const std::vector<Json>& sizes = block->items();
+Quantization read_blocks(const Json& block, std::string_view key, const std::string& origin) {
+  const std::vector<Json>& sizes = block.items();
   VIADUCT_USER_CHECK(sizes.size() == 2 && sizes[0].as_int() > 0 && sizes[1].as_int() > 0,
-                     "{}: weight_block_size must be two sizes above 0, not {}", origin, block->dump());
-  result.block_rows = sizes[0].as_int();
-  result.block_columns = sizes[1].as_int();
-  return result;
+                     "{}: {} must be two sizes above 0, not {}", origin, key, block.dump());
+  return {Method::kFp8, sizes[0].as_int(), sizes[1].as_int()};
+}
+
+Quantization read_fp8(const Json& json, const std::string& origin) {
+  const Json* block = json.find("weight_block_size");
+  return is_present(block) ? read_blocks(*block, "weight_block_size", origin) : Quantization{Method::kFp8};
 }
 
 // Both of ModelOpt's files: the keys lie at the top in config.json, below "quantization" in hf_quant_config.json.
@@ -71,7 +71,8 @@ Quantization read_compressed(const Json& json, const std::string& origin) {
                                          strategy, centred ? "" : ", not symmetric");
     Quantization found;
     if (type == "float" && bits == 8 && (format == "float-quantized" || format == "naive-quantized") &&
-        (strategy == "tensor" || strategy == "channel")) {
+        (strategy == "tensor" || strategy == "channel" || strategy == "block")) {
+      if (strategy == "block") found = read_blocks(weights->at("block_structure"), "block_structure", origin);
       found.method = Method::kCompressedFp8;
     } else if (type == "int" && bits == 4 && format == "pack-quantized" && centred &&
                (strategy == "group" || strategy == "channel")) {
@@ -81,7 +82,8 @@ Quantization read_compressed(const Json& json, const std::string& origin) {
     } else {
       refuse(origin, what);
     }
-    if (result && (result->method != found.method || result->group != found.group))
+    if (result && (result->method != found.method || result->group != found.group ||
+                   result->block_rows != found.block_rows || result->block_columns != found.block_columns))
       refuse(origin, "several of compressed-tensors' forms at once");
     result = found;
   }

@@ -11,7 +11,8 @@ namespace viaduct {
 enum class Codes : uint8_t {
   kE4M3,  // float8_e4m3fn, one in a byte
   kE5M2,  // float8_e5m2, one in a byte
-  kE2M1,  // float4_e2m1fn, two in a byte, the low nibble first
+  kE2M1,  // twice float4_e2m1fn's number (so that its largest power of two, halved, is a float32); two in a byte,
+          // the low nibble first
   kInt4,  // code - 8, two in a byte, the low nibble first
 };
 

@@ -187,23 +187,23 @@ TEST(Executor, CutsThroughBlocksOfScales) {
     const uint32_t file = maker.add_source_file(), target = maker.add_target_file();
     const bool powers = codes == Codes::kE2M1;
     const ScaledForm form{codes, powers ? DType::kU8 : DType::kF32, false, powers ? Shape{1, 32} : Shape{128, 128}};
-    const int32_t source = maker.add_scaled_source(file, {1000, 3072}, form, file);
+    const int32_t source = maker.add_scaled_source(file, {600, 3072}, form, file);
     for (int64_t part = 0; part < 3; ++part) {
       maker.add_literal(target, 70);
-      maker.add_target(target, DType::kBF16, {1000, 1024});
-      maker.add_transfer(source, {layout::Box::dense({0, part * 1024}, {1000, 1024}),
-                                  layout::Box::whole({1000, 1024}), layout::AxisMap::identity(2)});
+      maker.add_target(target, DType::kBF16, {600, 1024});
+      maker.add_transfer(source, {layout::Box::dense({0, part * 1024}, {600, 1024}),
+                                  layout::Box::whole({600, 1024}), layout::AxisMap::identity(2)});
     }
     for (int64_t part = 0; part < 4; ++part) {
-      maker.add_target(target, part < 2 ? DType::kBF16 : DType::kF32, {250, 3072});
-      maker.add_transfer(source, {layout::Box::dense({part * 250, 0}, {250, 3072}), layout::Box::whole({250, 3072}),
+      maker.add_target(target, part < 2 ? DType::kBF16 : DType::kF32, {150, 3072});
+      maker.add_transfer(source, {layout::Box::dense({part * 150, 0}, {150, 3072}), layout::Box::whole({150, 3072}),
                                   layout::AxisMap::identity(2)});
     }
     layout::AxisMap turned;
     turned[0] = 1;
     turned[1] = 0;
-    maker.add_target(target, DType::kBF16, {3072, 1000});
-    maker.add_transfer(source, {layout::Box::whole({1000, 3072}), layout::Box::whole({3072, 1000}), turned});
+    maker.add_target(target, DType::kBF16, {3072, 600});
+    maker.add_transfer(source, {layout::Box::whole({600, 3072}), layout::Box::whole({3072, 600}), turned});
     const PlanWithSource given = maker.finish();
     const Proof proof = prove(given.plan, given.source_sizes());
     ASSERT_TRUE(proof.holds()) << proof.problems[0];
@@ -218,12 +218,12 @@ TEST(Executor, TurnedCodesLargerThanTheMemory) {
   PlanMaker maker(12);
   const uint32_t file = maker.add_source_file();
   const int32_t source =
-      maker.add_scaled_source(file, {5000, 7001}, {Codes::kE4M3, DType::kF32, false, {128, 128}}, file);
-  maker.add_target(maker.add_target_file(), DType::kBF16, {7001, 5000});
+      maker.add_scaled_source(file, {2100, 7001}, {Codes::kE4M3, DType::kF32, false, {128, 128}}, file);
+  maker.add_target(maker.add_target_file(), DType::kBF16, {7001, 2100});
   layout::AxisMap turned;
   turned[0] = 1;
   turned[1] = 0;
-  maker.add_transfer(source, {layout::Box::whole({5000, 7001}), layout::Box::whole({7001, 5000}), turned});
+  maker.add_transfer(source, {layout::Box::whole({2100, 7001}), layout::Box::whole({7001, 2100}), turned});
   const PlanWithSource given = maker.finish();
   expect_equal(run_in_memory(given, small_memory()), expected_files(given));
 }

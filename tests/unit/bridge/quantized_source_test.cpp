@@ -48,6 +48,11 @@ TEST(Quantization, MethodsThatAreRead) {
                             R"({"num_bits": 8, "type": "float", "symmetric": true, "strategy": "channel"})"))
                 ->method,
             Method::kCompressedFp8);
+  const auto fp8_blocks = read(compressed(
+      "float-quantized",
+      R"({"num_bits": 8, "type": "float", "symmetric": true, "strategy": "block", "block_structure": [128, 64]})"));
+  EXPECT_EQ(fp8_blocks->method, Method::kCompressedFp8);
+  EXPECT_EQ(fp8_blocks->block_columns, 64);
 }
 
 TEST(Quantization, OthersAreRefusedByName) {

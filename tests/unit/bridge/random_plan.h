@@ -72,10 +72,10 @@ inline uint16_t scaled_element(const PlanWithSource& given, const SourceChunk& s
   const std::byte* at = given.sources[scales.file].data() + scales.byte_offset;
   float scale = 0;
   if (form.scale_dtype == DType::kU8) {
-    scale = std::ldexp(1.0f, std::to_integer<int>(at[index]) - 127);
-  } else {
-    convert_element(form.scale_dtype, at, index, DType::kF32, reinterpret_cast<std::byte*>(&scale));
+    const double power = std::ldexp(1.0, std::to_integer<int>(at[index]) - 127);
+    return to_bfloat16_bits(static_cast<float>(number * power));
   }
+  convert_element(form.scale_dtype, at, index, DType::kF32, reinterpret_cast<std::byte*>(&scale));
   if (form.round_scale) scale = to_float32(to_bfloat16_bits(scale));
   return to_bfloat16_bits(number * scale);
 }
@@ -189,7 +189,7 @@ class PlanMaker {
     for (int64_t i = num_elements(form.grid(size)); i > 0; --i) {
       std::byte scale[4];
       if (form.scale_dtype == DType::kU8 || form.scale_dtype == DType::kF8E8M0) {
-        scale[0] = static_cast<std::byte>(number(100, 140));
+        scale[0] = static_cast<std::byte>(number(0, 254));
       } else {
         const float value = static_cast<float>(number(1, 1 << 20)) * 0x1p-22f;
         convert_element(DType::kF32, reinterpret_cast<const std::byte*>(&value), 0, form.scale_dtype, scale);
