@@ -40,7 +40,7 @@ std::vector<ConversionTask> AutoBridge::get_conversion_tasks() const {
 }
 
 config::ModelConfig AutoBridge::to_megatron_provider() const {
-  config::ModelConfig provider = models::provider_for(arch());
+  config::ModelConfig provider = models::provider_for(arch(), checkpoint_->record().config);
   provider.hf_model_id = checkpoint_->record().origin;
   provider.finalize();
   return provider;

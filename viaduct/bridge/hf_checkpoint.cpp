@@ -85,10 +85,11 @@ void HfCheckpoint::open_folder() {
     if (first.dtype <= DType::kBF16) arch.dtype = first.dtype;
   }
   const models::Family& family = models::family_named(arch.family);
-  arch.form = family.find_form(config, arch, [&](std::string_view name) -> std::optional<Shape> {
+  const auto shape_of = [&](std::string_view name) -> std::optional<Shape> {
     const StoredTensor* tensor = reader->find(name);
     return tensor ? std::optional(tensor->shape) : std::nullopt;
-  });
+  };
+  family.complete(config, shape_of, arch);
   graph_ = build_weight_graph(arch);
   record_.config = config.document();
   record_.side_files = find_side_files(path_);

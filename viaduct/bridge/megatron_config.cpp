@@ -90,11 +90,11 @@ MegatronConfig find_megatron_config(const Path& iteration, const PickleValue& ar
     result.arch = models::read_arch(config);
     std::unordered_map<std::string_view, const Shape*> listed;
     for (const ListedTensor& tensor : record.tensors) listed.emplace(tensor.name, &tensor.shape);
-    result.arch.form = models::family_named(result.arch.family)
-                           .find_form(config, result.arch, [&](std::string_view name) -> std::optional<Shape> {
-                             const auto it = listed.find(name);
-                             return it == listed.end() ? std::nullopt : std::optional(*it->second);
-                           });
+    const auto shape_of = [&](std::string_view name) -> std::optional<Shape> {
+      const auto it = listed.find(name);
+      return it == listed.end() ? std::nullopt : std::optional(*it->second);
+    };
+    models::family_named(result.arch.family).complete(config, shape_of, result.arch);
     return result;
   }
   const std::optional<config::ModelConfig> provider = find_provider(iteration, args, vocabulary_rows);
@@ -108,7 +108,7 @@ MegatronConfig find_megatron_config(const Path& iteration, const PickleValue& ar
   } catch (const UserError& error) {
     throw UserError(fmt::format("{}: {}", iteration.string(), error.what()));
   }
-  record.config = models::hf_config_for(result.arch);
+  record.config = models::hf_config_for(result.arch, *provider);
   record.side_files = tokenizer_files(iteration);
   record.side_files.push_back({"config.json", {}, record.config->dump(2) + "\n"});
   return result;

@@ -115,7 +115,7 @@ models::StateKey key_of(const Parameter& parameter, const models::ArchSpec& arch
 config::ModelConfig provider_in_layout(const Checkpoint& source, const MegatronTarget& target) {
   models::ArchSpec arch = source.arch();
   if (target.dtype) arch.dtype = *target.dtype;
-  config::ModelConfig provider = models::provider_for(arch);
+  config::ModelConfig provider = models::provider_for(arch, source.record().config);
   const topology::Parallelism& parallel = target.parallel;
   provider.tensor_model_parallel_size = parallel.tp;
   provider.pipeline_model_parallel_size = parallel.pp;

@@ -81,6 +81,12 @@ Json rope_json(const RopeSpec& rope) {
   json.set("rope_theta", rope.theta);
   json.set("rope_type", kTypes[static_cast<int>(rope.scaling)]);
   if (rope.rotary_percent != 1.0) json.set("partial_rotary_factor", rope.rotary_percent);
+  if (!rope.mrope_section.empty()) {
+    Json section = Json::array();
+    for (const int64_t size : rope.mrope_section) section.items().push_back(Json(size));
+    json.set("mrope_section", std::move(section));
+    if (rope.mrope_interleaved) json.set("mrope_interleaved", true);
+  }
   if (rope.scaling == RopeScaling::kNone) return json;
   json.set("factor", rope.factor);
   if (rope.scaling == RopeScaling::kLlama3) {
@@ -121,7 +127,7 @@ Json write_decoder_config(const ArchSpec& arch) {
   config.set("rope_parameters", rope);
   // transformers 4, vLLM and others read these.
   config.set("rope_theta", arch.rope.theta);
-  if (arch.rope.scaling != RopeScaling::kNone) {
+  if (arch.rope.scaling != RopeScaling::kNone || !arch.rope.mrope_section.empty()) {
     Json scaling = rope;
     scaling.erase("rope_theta");
     config.set("rope_scaling", std::move(scaling));

@@ -96,6 +96,10 @@ void set_rope(const RopeSpec& rope, ModelConfig& provider) {
   }
   provider.rotary_base = Number(rope.theta);
   provider.rotary_percent = Number(rope.rotary_percent);
+  if (!rope.mrope_section.empty()) {
+    provider.position_embedding_type = "mrope";
+    provider.mrope_section = rope.mrope_section;
+  }
   switch (rope.scaling) {
     case RopeScaling::kNone: return;
     case RopeScaling::kLinear: provider.seq_len_interpolation_factor = Number(rope.factor); return;
@@ -121,6 +125,7 @@ RopeSpec read_rope(const ModelConfig& provider) {
   rope.enabled = provider.position_embedding_type != "none";
   if (const auto* base = std::get_if<Number>(&provider.rotary_base)) rope.theta = *base;
   rope.rotary_percent = provider.rotary_percent;
+  if (provider.position_embedding_type == "mrope") rope.mrope_section = provider.mrope_section.value_or(config::Ints{});
   if (provider.rope_scaling) {
     // Megatron's other constants of this scaling are fixed: RopeSpec's defaults.
     rope.scaling = RopeScaling::kLlama3;

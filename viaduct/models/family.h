@@ -65,16 +65,25 @@ struct Family {
   /// Is this config.json the family's although another family has its architecture? Asked before the architecture's
   /// own family.
   bool (*claims)(const HfConfig& config) = nullptr;
+  /// What only the checkpoint's tensors say: a part of the model that config.json does not mention. Called before
+  /// the form is chosen.
+  void (*read_tensors)(const HfConfig& config, const TensorShapes& shapes, ArchSpec& arch) = nullptr;
+  /// Fields of the provider that config.json knows and ArchSpec does not: token ids, configuration objects of
+  /// transformers. Called behind set_provider.
+  void (*complete_provider)(const HfConfig& config, const ArchSpec& arch, config::ModelConfig& provider) = nullptr;
+  /// The other way, behind write_config, for checkpoints that come without config.json.
+  void (*complete_config)(const config::ModelConfig& provider, Json& config) = nullptr;
 
   /// The table of ArchSpec::form.
   const WeightTable& table(int form) const {
     return form == 0 ? weights : other_forms.at(static_cast<size_t>(form - 1)).weights;
   }
-  /// The form of a checkpoint with these tensors.
-  int find_form(const HfConfig& config, const ArchSpec& arch, const TensorShapes& shapes) const {
-    for (size_t i = 0; i < other_forms.size(); ++i)
-      if (other_forms[i].matches(config, arch, shapes)) return static_cast<int>(i + 1);
-    return 0;
+  /// Completes `arch` with what a checkpoint of these tensors says, its form among it.
+  void complete(const HfConfig& config, const TensorShapes& shapes, ArchSpec& arch) const {
+    if (read_tensors) read_tensors(config, shapes, arch);
+    arch.form = 0;
+    for (size_t i = 0; i < other_forms.size() && arch.form == 0; ++i)
+      if (other_forms[i].matches(config, arch, shapes)) arch.form = static_cast<int>(i + 1);
   }
 };
 

@@ -103,7 +103,7 @@ std::optional<DType> HfConfig::dtype() const {
     if (!dtype || !is_floating(*dtype)) fail(fmt::format("\"{}\": \"{}\" is no floating type of torch", key, name));
     return dtype;
   }
-  return std::nullopt;
+  return has("text_config") ? child("text_config").dtype() : std::nullopt;
 }
 
 RopeSpec HfConfig::rope(double default_theta) const {
@@ -121,7 +121,9 @@ RopeSpec HfConfig::rope(double default_theta) const {
     rope.rotary_percent = fields.number_or("partial_rotary_factor", rope.rotary_percent);
   }
   const std::string type = fields.text_or("rope_type", fields.text_or("type", "default"));
-  if (type == "default") return rope;
+  rope.mrope_section = fields.integers("mrope_section");
+  rope.mrope_interleaved = fields.boolean_or("mrope_interleaved", false);
+  if (type == "default" || type == "mrope") return rope;
   rope.factor = fields.number("factor");
   if (type == "linear") {
     rope.scaling = RopeScaling::kLinear;

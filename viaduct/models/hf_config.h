@@ -42,10 +42,10 @@ class HfConfig {
   HfConfig child(std::string_view key) const;
   /// A list of integers; empty when the key is absent or null.
   std::vector<int64_t> integers(std::string_view key) const;
-  /// "dtype" (transformers 5) or "torch_dtype"; none when the file says nothing.
+  /// "dtype" (transformers 5) or "torch_dtype", else the text_config's; none when the file says nothing.
   std::optional<DType> dtype() const;
-  /// rope_parameters (transformers 5), or rope_theta with rope_scaling. UserError for a scaling that is not known
-  /// here.
+  /// rope_parameters (transformers 5), or rope_theta with rope_scaling; the type "mrope" of older files is the
+  /// default one with sections. UserError for a scaling that is not known here.
   RopeSpec rope(double default_theta) const;
 
   /// Throws a UserError "<file>: <message>".

@@ -86,10 +86,13 @@ ArchSpec read_arch(const config::ModelConfig& provider) {
   return arch;
 }
 
-config::ModelConfig provider_for(const ArchSpec& arch) {
+config::ModelConfig provider_for(const ArchSpec& arch, const std::optional<Json>& config) {
+  const Family& family = family_named(arch.family);
   config::ModelConfig provider;
   set_decoder_provider(arch, provider);
-  family_named(arch.family).set_provider(arch, provider);
+  family.set_provider(arch, provider);
+  if (family.complete_provider)
+    family.complete_provider({config ? *config : hf_config_for(arch), "config.json"}, arch, provider);
   return provider;
 }
 
@@ -99,6 +102,13 @@ Json hf_config_for(const ArchSpec& arch) {
   config.set("architectures", Json::array({Json(family.architecture)}));
   config.set("model_type", Json(family.model_type));
   family.write_config(arch, config);
+  return config;
+}
+
+Json hf_config_for(const ArchSpec& arch, const config::ModelConfig& provider) {
+  Json config = hf_config_for(arch);
+  const Family& family = family_named(arch.family);
+  if (family.complete_config) family.complete_config(provider, config);
   return config;
 }
 

@@ -1,6 +1,7 @@
 // The registry of families, made from the list in viaduct/models/CMakeLists.txt.
 #pragma once
 
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -24,9 +25,12 @@ const Family& family_of(const config::ModelConfig& provider);
 ArchSpec read_arch(const HfConfig& config);
 /// run_config.yaml's model section -> ArchSpec, checked.
 ArchSpec read_arch(const config::ModelConfig& provider);
-/// ArchSpec -> the provider that upstream's import would write.
-config::ModelConfig provider_for(const ArchSpec& arch);
+/// ArchSpec -> the provider that upstream's import would write. `config` is the source's config.json, which knows
+/// more than ArchSpec; without one, what hf_config_for writes.
+config::ModelConfig provider_for(const ArchSpec& arch, const std::optional<Json>& config = std::nullopt);
 /// ArchSpec -> a config.json that transformers reads, in transformers 5's form with the old keys beside.
 Json hf_config_for(const ArchSpec& arch);
+/// The same, with what only the provider knows.
+Json hf_config_for(const ArchSpec& arch, const config::ModelConfig& provider);
 
 }  // namespace viaduct::models
