@@ -4,6 +4,8 @@ other on models that neither has seen.
 """
 import shutil
 
+import qwen_variants
+
 ROPE3 = dict(rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
              original_max_position_embeddings=64)
 DENSE = dict(vocab_size=250, hidden_size=48, intermediate_size=112, num_hidden_layers=3, num_attention_heads=6,
@@ -39,6 +41,7 @@ VARIANTS = {
                                                   intermediate_size=24), "bfloat16", "60KB"),
     "olmoe_float32": ("OlmoeConfig", dict(without(MOE, "head_dim", "moe_intermediate_size"), num_key_value_heads=6,
                                           intermediate_size=24, num_experts=4, num_experts_per_tok=2), "float32", "5GB"),
+    **qwen_variants.VARIANTS,
 }
 
 
@@ -50,11 +53,13 @@ def make(name, folder, tokenizer_from):
     config_class, settings, dtype, shard_size = VARIANTS[name]
     config = getattr(transformers, config_class)(**settings)
     torch.manual_seed(sum(map(ord, name)))
-    model = transformers.AutoModelForCausalLM.from_config(config).to(getattr(torch, dtype))
+    kind = "ImageTextToText" if hasattr(config, "vision_config") else "CausalLM"
+    model = getattr(transformers, f"AutoModelFor{kind}").from_config(config).to(getattr(torch, dtype))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape) * 0.05 + 0.01)
     model.config.dtype = getattr(torch, dtype)
     model.save_pretrained(folder, max_shard_size=shard_size)
+    qwen_variants.finish(name, folder)
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tokenizer_from / file, folder / file)

@@ -60,7 +60,12 @@ class RandomModel {
   /// What else varies in a family's config.json, by the family's name.
   using Vary = void (*)(RandomModel& random, Json& config);
   static const std::map<std::string_view, Vary>& varied() {
-    static const std::map<std::string_view, Vary> kVaried = {};
+    static const std::map<std::string_view, Vary> kVaried = {
+        {"qwen25_vl", vary_vision_language},
+        {"qwen3_vl", vary_vision_language},
+        {"qwen3_vl_moe", vary_vision_language},
+        {"qwen3_next", vary_linear_attention},
+    };
     return kVaried;
   }
 
@@ -92,6 +97,51 @@ class RandomModel {
     }
     ADD_FAILURE() << "no layout fits";
     return {};
+  }
+
+  /// A text_config and a vision_config.
+  static void vary_vision_language(RandomModel& random, Json& config) {
+    Json& text = *config.find("text_config");
+    random.vary_decoder(text);
+    if (text.contains("attention_bias")) text.set("attention_bias", random.one_of({0, 1}) == 1);
+    const bool tied = random.one_of({0, 1}) == 1;
+    text.set("tie_word_embeddings", tied);
+    config.set("tie_word_embeddings", tied);
+    Json& vision = *config.find("vision_config");
+    const int64_t depth = random.one_of({1, 2, 4});
+    vision.set("depth", depth);
+    if (vision.contains("deepstack_visual_indexes"))
+      vision.set("deepstack_visual_indexes",
+                 depth == 4 ? Json::array({Json(1), Json(3)}) : Json::array({Json(depth - 1)}));
+    vision.set("hidden_size", random.one_of({12, 24}));
+    vision.set("num_heads", random.one_of({1, 2, 3, 6}));
+    vision.set("intermediate_size", random.one_of({12, 24, 36}));
+    vision.set("out_hidden_size", text.at("hidden_size"));
+    vision.set("patch_size", random.one_of({2, 3}));
+    vision.set("spatial_merge_size", random.one_of({1, 2}));
+    vision.set("temporal_patch_size", random.one_of({1, 2}));
+    if (vision.contains("num_position_embeddings"))
+      vision.set("num_position_embeddings", random.one_of({4, 9, 25}));
+  }
+
+  /// Layers of linear attention among the others, shared experts, multi-token prediction.
+  static void vary_linear_attention(RandomModel& random, Json& config) {
+    const int64_t layers = config.at("num_hidden_layers").as_int();
+    Json types = Json::array();
+    for (int64_t i = 0; i + 1 < layers; ++i)
+      types.items().push_back(random.one_of({0, 1, 1}) == 1 ? "linear_attention" : "full_attention");
+    types.items().push_back("full_attention");
+    config.set("layer_types", std::move(types));
+    const int64_t key_heads = random.one_of({1, 2, 3, 6});
+    config.set("linear_num_key_heads", key_heads);
+    config.set("linear_num_value_heads", key_heads * random.one_of({1, 2, 3}));
+    config.set("linear_key_head_dim", random.one_of({4, 6}));
+    config.set("linear_value_head_dim", random.one_of({2, 8}));
+    config.set("linear_conv_kernel_dim", random.one_of({2, 4}));
+    config.set("shared_expert_intermediate_size", random.one_of({12, 24}));
+    config.set("mtp_num_hidden_layers", random.one_of({0, 1}));
+    config.set("attention_bias", random.one_of({0, 1}) == 1);
+    if (random.one_of({0, 1}) == 1) config.set("mlp_only_layers", Json::array({Json(0)}));
   }
 
  private:

@@ -53,23 +53,32 @@ class EveryFamily : public testing::TestWithParam<size_t> {
   const Family& family() const { return families()[GetParam()]; }
 };
 
-TEST_P(EveryFamily, ConfigGoesThroughArchSpecAndBack) {
-  const ArchSpec arch = read_arch(toy_config(family()));
-  const Json written = hf_config_for(arch);
-  const ArchSpec again = read_arch(HfConfig(written, "written"));
-  EXPECT_EQ(hf_config_for(again), written);
-  EXPECT_EQ(count_parameters(again), count_parameters(arch));
-  // What the toy says, the written configuration says as well.
-  const Json toy = toy_config(family()).document();
-  for (const auto& [key, value] : toy.members()) {
+// What `wanted` says, `written` says as well, inside of inner objects too.
+void expect_said(const Json& written, const Json& wanted, const std::string& where) {
+  for (const auto& [key, value] : wanted.members()) {
     static const std::set<std::string> kNotOfTheArchitecture = {"bos_token_id",      "eos_token_id",
                                                                 "pad_token_id",      "output_router_logits",
                                                                 "max_window_layers", "sliding_window"};
     if (kNotOfTheArchitecture.contains(key)) continue;
     const Json* other = written.find(key);
-    ASSERT_NE(other, nullptr) << key;
-    EXPECT_EQ(*other, value) << key << ": " << other->dump() << " against " << value.dump();
+    ASSERT_NE(other, nullptr) << where << key;
+    if (value.is_object() && other->is_object()) {
+      expect_said(*other, value, where + key + ".");
+    } else {
+      EXPECT_EQ(*other, value) << where << key << ": " << other->dump() << " against " << value.dump();
+    }
   }
+}
+
+TEST_P(EveryFamily, ConfigGoesThroughArchSpecAndBack) {
+  const Json toy = toy_config(family()).document();
+  const ArchSpec arch = read_arch(toy_config(family()));
+  config::ModelConfig provider = provider_for(arch, toy);
+  const Json written = hf_config_for(arch, provider);
+  const ArchSpec again = read_arch(HfConfig(written, "written"));
+  EXPECT_EQ(hf_config_for(again, provider_for(again, written)), written);
+  EXPECT_EQ(count_parameters(again), count_parameters(arch));
+  expect_said(written, toy, "");
 }
 
 TEST_P(EveryFamily, ProviderGoesBackToTheSameArchSpec) {
@@ -86,8 +95,8 @@ TEST_P(EveryFamily, EveryParameterHasARuleAndAUniqueKey) {
   std::set<std::string> names, places;
   for (const Parameter& parameter : megatron_parameters(arch)) {
     EXPECT_TRUE(names.insert(parameter.name).second) << parameter.name;
-    const layout::Expr expr = family().weights.expression(arch, parameter);
-    EXPECT_EQ(expr.shape(), parameter.shape) << parameter.name;
+    for (int form = 0; form <= static_cast<int>(family().other_forms.size()); ++form)
+      EXPECT_EQ(family().table(form).expression(arch, parameter).shape(), parameter.shape) << parameter.name;
     for (const LayerKeys keys : {LayerKeys::kStacked, LayerKeys::kPerLayer}) {
       for (const StateKey& key : state_keys(parameter, arch, keys))
         EXPECT_TRUE(places.insert(fmt::format("{} {} {}", static_cast<int>(keys), key.key, key.prefix)).second)
@@ -103,14 +112,18 @@ TEST(Registry, HoldsTheFamiliesOfTheDocumentation) {
   std::set<std::string> names;
   for (const Family& family : families()) names.emplace(family.architecture);
   const std::set<std::string> documented = {
-      "GemmaForCausalLM",    // Gemma
-      "Gemma2ForCausalLM",   // Gemma 2
-      "LlamaForCausalLM",    // Llama
-      "MistralForCausalLM",  // Mistral
-      "OlmoeForCausalLM",    // OLMoE
-      "Qwen2ForCausalLM",    // Qwen2
-      "Qwen3ForCausalLM",    // Qwen3
-      "Qwen3MoeForCausalLM"  // Qwen3-MoE
+      "GemmaForCausalLM",                    // Gemma
+      "Gemma2ForCausalLM",                   // Gemma 2
+      "LlamaForCausalLM",                    // Llama
+      "MistralForCausalLM",                  // Mistral
+      "OlmoeForCausalLM",                    // OLMoE
+      "Qwen2ForCausalLM",                    // Qwen2
+      "Qwen3ForCausalLM",                    // Qwen3
+      "Qwen3MoeForCausalLM",                 // Qwen3-MoE
+      "Qwen3NextForCausalLM",                // Qwen3-Next
+      "Qwen2_5_VLForConditionalGeneration",  // Qwen2.5-VL
+      "Qwen3VLForConditionalGeneration",     // Qwen3-VL
+      "Qwen3VLMoeForConditionalGeneration",  // Qwen3-VL MoE
   };
   EXPECT_EQ(names, documented);
 }
