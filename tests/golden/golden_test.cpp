@@ -114,15 +114,39 @@ TEST_P(GoldenFamily, RoundTripGivesTheSourcesFiles) {
   EXPECT_TRUE(check_manifest(back, {}).holds());
 }
 
+// What of a source run_config.yaml alone does not tell, by fixture.
+struct Untold {
+  std::string_view fixture;
+  std::string_view left_out;  // names of tensors that every reader computes for itself end so
+  bool other_form = false;    // the weights come in the family's usual form
+};
+constexpr Untold kUntold[] = {
+    {.fixture = "moonlight", .left_out = ".self_attn.rotary_emb.inv_freq"},
+    {.fixture = "glm45_fused", .other_form = true},
+};
+
 // With everything removed that import kept for the way back, run_config.yaml alone tells the model.
 TEST_P(GoldenFamily, ExportNeedsNothingButTheCheckpoint) {
   const Path out = scratch(GetParam() + "/bare");
   AutoBridge::export_ckpt(megatron(), out);
-  const Comparison comparison =
-      compare(raw_view(open_raw_checkpoint(out)), raw_view(open_raw_checkpoint(hf())), {});
-  EXPECT_TRUE(comparison.equal()) << text_of(comparison);
   EXPECT_TRUE(fs::exists(out / "config.json"));
   EXPECT_TRUE(fs::exists(out / "tokenizer.json"));
+  Untold untold;
+  for (const Untold& each : kUntold)
+    if (each.fixture == GetParam()) untold = each;
+  if (untold.other_form) {
+    // The same model in another form: it imports to the same bits.
+    const Path again = scratch(GetParam() + "/again");
+    AutoBridge::from_hf_pretrained(out).import_ckpt(again);
+    return expect_equal(open_raw_checkpoint(again), open_raw_checkpoint(megatron()));
+  }
+  Comparison comparison = compare(raw_view(open_raw_checkpoint(out)), raw_view(open_raw_checkpoint(hf())), {});
+  const size_t left_out = std::erase_if(comparison.differences, [&](const Difference& difference) {
+    return !untold.left_out.empty() && difference.tensor.ends_with(untold.left_out) &&
+           difference.what.starts_with("only in");
+  });
+  EXPECT_TRUE(comparison.equal()) << text_of(comparison);
+  EXPECT_EQ(left_out > 0, !untold.left_out.empty());
 }
 
 INSTANTIATE_TEST_SUITE_P(Fixtures, GoldenFamily, testing::ValuesIn(families_of_fixtures()),

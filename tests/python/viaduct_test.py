@@ -55,6 +55,7 @@ def viaduct(*arguments, expect=0):
 def parallel_options(hf):
     """A layout that cuts this model every way that fits it."""
     config = json.loads((pathlib.Path(hf) / "config.json").read_text())
+    config = config.get("text_config", config)
     layers = config["num_hidden_layers"]
     options = ["--tp", "2", "--pp", str(next(n for n in (2, 3, 5, layers) if layers % n == 0))]
     return options + (["--ep", "2"] if "num_experts_per_tok" in config else [])

@@ -8,6 +8,7 @@
 
 #include "viaduct/bridge/megatron_config.h"
 #include "viaduct/core/error.h"
+#include "viaduct/formats/hf_directory.h"
 #include "viaduct/formats/iteration_folder.h"
 #include "viaduct/formats/rank_folders.h"
 #include "viaduct/formats/safetensors.h"
@@ -120,11 +121,16 @@ class MegatronCheckpoint : public Checkpoint {
     record_ = std::move(config.record);
     graph_ = build_weight_graph(config.arch);
     locate();
-    read_kept();
+    if (options.reference) {
+      take_kept_of(*options.reference);
+    } else {
+      read_kept();
+    }
   }
 
  private:
   void read_kept();
+  void take_kept_of(const Path& reference);
   void locate();
   const StoredTensor* find_key(const std::string& key) const;
 
@@ -218,6 +224,27 @@ void MegatronCheckpoint::locate() {
       iteration_.string(), graph_.arch.family, count, count == 1 ? "" : "s", fmt::join(problems, "\n  "));
   const DType dtype = stored_.tensors[static_cast<size_t>(embedding)].dtype;
   if (is_floating(dtype)) graph_.arch.dtype = dtype;
+}
+
+// Derived tensors that no parameter gives, from where the rest of the source's form comes from.
+void MegatronCheckpoint::take_kept_of(const Path& reference) {
+  if (!formats::has_hf_weights(reference)) return;
+  const models::WeightTable& table = graph_.family->table(graph_.arch.form);
+  const auto reader = formats::open_hf_directory(reference);
+  const auto first_file = static_cast<uint32_t>(stored_.files.size());
+  for (const StoredTensor& tensor : reader->tensors()) {
+    if (graph_.hf_ids.contains(tensor.name)) continue;
+    const models::DerivedTensor* derived = table.find_derived(tensor.name);
+    if (!derived || derived->is_copy()) continue;
+    PlainTensor plain = plain_tensor(tensor);
+    for (PlainTensor::Chunk& chunk : plain.chunks) chunk.place.file += first_file;
+    kept_.push_back(static_cast<int32_t>(stored_.tensors.size()));
+    record_.kept_tensors.push_back(tensor.name);
+    stored_.tensors.push_back(std::move(plain));
+  }
+  if (kept_.empty()) return;
+  const std::vector<Path> files = reader->files();
+  stored_.files.insert(stored_.files.end(), files.begin(), files.end());
 }
 
 // Derived tensors that import has kept for the way back.

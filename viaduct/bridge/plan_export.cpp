@@ -52,9 +52,9 @@ class ExportPlanner {
  private:
   // Hugging Face ties it, so that its source need not store it; that the bits are equal is checked with the ties.
   bool left_out(const std::string& name) const {
-    return source_.arch().embedding.output_is_copy &&
-           source_.graph().family->table(source_.arch().form).find_derived(name);
+    return source_.arch().embedding.output_is_copy && table().find_derived(name);
   }
+  const models::WeightTable& table() const { return source_.graph().family->table(source_.arch().form); }
   Wanted tensor(std::string_view name, std::optional<DType> listed);
   DType choose_dtype(DType stored, std::optional<DType> listed, size_t hf_tensor);
 
@@ -98,12 +98,15 @@ Wanted ExportPlanner::tensor(std::string_view name, std::optional<DType> listed)
     wanted.hf_tensor = static_cast<int32_t>(id);
     return wanted;
   }
-  for (const auto& [copy, original] : source_.record().copies) {
-    if (copy != name) continue;
+  const auto copy_of = [&](const std::string& original) {
     wanted = tensor(original, listed);
     wanted.name = name;
     return wanted;
-  }
+  };
+  for (const auto& [copy, original] : source_.record().copies)
+    if (copy == name) return copy_of(original);
+  if (const models::DerivedTensor* derived = table().find_derived(name); derived && derived->is_copy())
+    return copy_of(derived->of);
   for (const int32_t id : source_.kept()) {
     const PlainTensor& kept = source_.stored().tensors[static_cast<size_t>(id)];
     if (kept.name != name) continue;
@@ -136,6 +139,8 @@ std::vector<Wanted> ExportPlanner::tensors(Conversion& conversion) {
   } else {
     for (const layout::Expr::Input& input : source_.graph().hf_tensors)
       result.push_back(tensor(input.name, std::nullopt));
+    for (const auto& [copy, original] : table().mtp_copies(source_.arch()))
+      result.push_back(tensor(copy, std::nullopt));
     std::sort(result.begin(), result.end(),
               [](const Wanted& a, const Wanted& b) { return natural_less(a.name, b.name); });
   }
