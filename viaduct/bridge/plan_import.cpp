@@ -153,6 +153,8 @@ config::ModelConfig provider_in_layout(const Checkpoint& source, const MegatronT
     provider.pipeline_model_parallel_layout = config::Yaml(topology::to_string(*layout));
   const int64_t vocab = arch.embedding.vocab_size;
   provider.should_pad_vocab = padded_vocab_size(vocab, config::vocab_divisor(vocab), parallel.tp) != vocab;
+  // Megatron pads by this number too: it must come to the rows that are stored here.
+  if (provider.should_pad_vocab) provider.make_vocab_size_divisible_by = config::vocab_divisor(vocab);
   provider.hf_model_id = source.record().origin;
   provider.finalize();
   return provider;

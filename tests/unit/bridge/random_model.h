@@ -65,8 +65,57 @@ class RandomModel {
         {"qwen3_vl", vary_vision_language},
         {"qwen3_vl_moe", vary_vision_language},
         {"qwen3_next", vary_linear_attention},
+        {"deepseek_v2", vary_latent}, {"deepseek_v3", vary_latent}, {"kimi_k2", vary_latent},
+        {"glm4_moe", vary_glm4_moe},  {"glm4v_moe", vary_glm4v_moe},
     };
     return kVaried;
+  }
+
+  /// Dense layers first, routed ones behind them, of groups of experts; layers of multi-token prediction.
+  static void vary_routed(RandomModel& random, Json& config) {
+    const int64_t layers = config.at("num_hidden_layers").as_int();
+    const int64_t groups = random.one_of({1, 2});
+    config.set("first_k_dense_replace", random.one_of({0, 1, layers - 1}));
+    config.set("n_group", groups);
+    config.set("topk_group", random.one_of({1, groups}));
+    config.set("num_experts_per_tok", random.one_of({1, 2}));
+    config.set("n_shared_experts", random.one_of({1, 2}));
+    config.set("num_nextn_predict_layers", random.one_of({0, 1, 2}));
+  }
+
+  static void vary_latent(RandomModel& random, Json& config) {
+    vary_routed(random, config);
+    config.set("q_lora_rank", random.one_of({0, 1}) ? Json(random.one_of({5, 12, 16})) : Json());
+    config.set("kv_lora_rank", random.one_of({7, 8, 12}));
+    config.set("qk_nope_head_dim", random.one_of({4, 6, 10}));
+    config.set("qk_rope_head_dim", random.one_of({2, 4, 8}));
+    config.set("v_head_dim", random.one_of({4, 5, 12}));
+  }
+
+  static void vary_glm4_moe(RandomModel& random, Json& config) {
+    vary_routed(random, config);
+    config.set("attention_bias", random.one_of({0, 1}) == 1);
+    config.set("use_qk_norm", random.one_of({0, 1}) == 1);
+  }
+
+  static void vary_glm4v_moe(RandomModel& random, Json& config) {
+    Json text = config.at("text_config"), vision = config.at("vision_config");
+    random.vary_decoder(text);
+    vary_glm4_moe(random, text);
+    text.set("num_nextn_predict_layers", 0);
+    const int64_t heads = random.one_of({1, 2, 3});
+    vision.set("attention_bias", random.one_of({0, 1}) == 1);
+    vision.set("depth", random.one_of({0, 1, 3}));
+    vision.set("hidden_size", heads * random.one_of({4, 6}));
+    vision.set("image_size", random.one_of({8, 12}));
+    vision.set("intermediate_size", random.one_of({10, 14}));
+    vision.set("num_heads", heads);
+    vision.set("out_hidden_size", text.at("hidden_size"));
+    vision.set("patch_size", random.one_of({2, 4}));
+    vision.set("spatial_merge_size", random.one_of({1, 2}));
+    vision.set("temporal_patch_size", random.one_of({1, 2}));
+    config.set("text_config", std::move(text));
+    config.set("vision_config", std::move(vision));
   }
 
   /// A layout that cuts the model, pipeline and (with experts) expert parallel among it.

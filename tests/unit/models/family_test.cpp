@@ -46,6 +46,15 @@ TEST(Family, ParameterCountsAreThePublishedOnes) {
   EXPECT_EQ(parameters_of("gemma-2-2b"), 2'614'341'888);
   EXPECT_EQ(parameters_of("gemma-2-9b"), 9'241'705'984);
   EXPECT_EQ(parameters_of("olmoe-1b-7b"), 6'919'161'856);
+  // 671,026,419,200 weights and biases of the router, and those of the layer that predicts a second token.
+  EXPECT_EQ(parameters_of("deepseek-v3"), 671'026'419'200 + 11'610'068'224);
+  EXPECT_EQ(parameters_of("deepseek-v2"), 235'741'434'880);
+  EXPECT_EQ(parameters_of("deepseek-v2-lite"), 15'706'484'224);
+  EXPECT_EQ(parameters_of("kimi-k2"), 1'026'408'232'448);
+  // The files hold the embedding and the output layer once more for multi-token prediction.
+  EXPECT_EQ(parameters_of("glm-4.5"), 358'337'791'296 - 2 * 151'552 * 5'120);
+  EXPECT_EQ(parameters_of("glm-4.5-air"), 110'468'824'832 - 2 * 151'552 * 4'096);
+  EXPECT_EQ(parameters_of("moonlight-16b-a3b"), 15'960'110'208);
 }
 
 class EveryFamily : public testing::TestWithParam<size_t> {
@@ -58,7 +67,10 @@ void expect_said(const Json& written, const Json& wanted, const std::string& whe
   for (const auto& [key, value] : wanted.members()) {
     static const std::set<std::string> kNotOfTheArchitecture = {"bos_token_id",      "eos_token_id",
                                                                 "pad_token_id",      "output_router_logits",
-                                                                "max_window_layers", "sliding_window"};
+                                                                "max_window_layers", "sliding_window",
+                                                                "image_end_token_id", "image_start_token_id",
+                                                                "image_token_id",    "video_end_token_id",
+                                                                "video_start_token_id", "video_token_id"};
     if (kNotOfTheArchitecture.contains(key)) continue;
     const Json* other = written.find(key);
     ASSERT_NE(other, nullptr) << where << key;
@@ -124,6 +136,10 @@ TEST(Registry, HoldsTheFamiliesOfTheDocumentation) {
       "Qwen2_5_VLForConditionalGeneration",  // Qwen2.5-VL
       "Qwen3VLForConditionalGeneration",     // Qwen3-VL
       "Qwen3VLMoeForConditionalGeneration",  // Qwen3-VL MoE
+      "DeepseekV2ForCausalLM",  // DeepSeek V2
+      "DeepseekV3ForCausalLM",  // DeepSeek V3, Moonlight
+      "Glm4MoeForCausalLM",     // GLM-4.5
+      "KimiK2ForCausalLM",      // Kimi K2
   };
   EXPECT_EQ(names, documented);
 }
