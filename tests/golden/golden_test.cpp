@@ -35,10 +35,70 @@ std::string text_of(const Comparison& comparison) {
   return text;
 }
 
-void expect_equal(const RawCheckpoint& a, const RawCheckpoint& b) {
-  const Comparison comparison = compare(raw_view(a), raw_view(b), {});
-  EXPECT_TRUE(comparison.equal()) << text_of(comparison);
+// The four checks in which a fixture may have an exception.
+enum Check { kImport, kRunConfig, kExport, kBareExport };
+
+// Where a fixture holds a slip of upstream's or a form that run_config.yaml does not tell: what then differs, all of
+// it and nothing else.
+struct Exception {
+  const char* fixture;
+  Check check;
+  const char* reason;
+  std::set<std::string> differs;          // tensors, or fields of run_config.yaml
+  std::string error;                      // the conversion is refused with this in the message
+  std::optional<DType> cast;              // with this --dtype ours is upstream's; without, the source's own type stays
+  bool comes_back_in_usual_form = false;  // importing what was written gives upstream's checkpoint again
+};
+
+const std::vector<Exception>& exceptions() {
+  static const std::vector<Exception> kExceptions = {
+      {.fixture = "qwen3_vl_bias",
+       .check = kImport,
+       .reason = "upstream loses the bias of o_proj",
+       .differs = {"language_model.decoder.layers.self_attention.linear_proj.bias"}},
+      {.fixture = "qwen3_vl_bias",
+       .check = kExport,
+       .reason = "the bias of o_proj is not in upstream's checkpoint",
+       .error = "missing: language_model.decoder.layers.self_attention.linear_proj.bias"},
+      {.fixture = "qwen3_vl_bias",
+       .check = kBareExport,
+       .reason = "the bias of o_proj is not in upstream's checkpoint",
+       .error = "missing: language_model.decoder.layers.self_attention.linear_proj.bias"},
+      {.fixture = "qwen3_vl_moe_v4",
+       .check = kBareExport,
+       .reason = "transformers 4 lays experts otherwise, which run_config.yaml does not tell",
+       .differs = {"model.language_model.layers.0.mlp.experts.down_proj",
+                   "model.language_model.layers.0.mlp.experts.gate_up_proj",
+                   "model.language_model.layers.1.mlp.experts.down_proj",
+                   "model.language_model.layers.1.mlp.experts.gate_up_proj"},
+       .comes_back_in_usual_form = true},
+  };
+  return kExceptions;
+}
+
+const Exception& exception_of(const std::string& fixture, Check check) {
+  static const Exception kNone = {};
+  for (const Exception& each : exceptions())
+    if (each.fixture == fixture && each.check == check) return each;
+  return kNone;
+}
+
+void expect_equal(const RawCheckpoint& a, const RawCheckpoint& b, const std::set<std::string>& differs = {}) {
+  const Comparison comparison = compare(raw_view(a), raw_view(b), {}, 1000);
+  std::set<std::string> names;
+  for (const Difference& difference : comparison.differences) names.insert(difference.tensor);
+  EXPECT_EQ(names, differs) << text_of(comparison);
   EXPECT_GT(comparison.tensors, 0u);
+}
+
+template <class Convert>
+void expect_refused(const Exception& exception, Convert convert) {
+  try {
+    convert();
+    ADD_FAILURE() << "not refused, although " << exception.reason;
+  } catch (const UserError& error) {
+    EXPECT_NE(std::string(error.what()).find(exception.error), std::string::npos) << error.what();
+  }
 }
 
 std::set<std::string> extra_states(const Path& root) {
@@ -72,29 +132,35 @@ class GoldenFamily : public testing::TestWithParam<std::string> {
 };
 
 TEST_P(GoldenFamily, ImportEqualsUpstreams) {
+  const Exception& exception = exception_of(GetParam(), kImport);
   const Path ours = scratch(GetParam() + "/import");
-  AutoBridge::from_hf_pretrained(hf()).import_ckpt(ours);
-  expect_equal(open_raw_checkpoint(ours), open_raw_checkpoint(megatron()));
-  EXPECT_EQ(extra_states(ours), extra_states(megatron()));
+  AutoBridge::from_hf_pretrained(hf()).import_ckpt(ours, {.dtype = exception.cast});
+  expect_equal(open_raw_checkpoint(ours), open_raw_checkpoint(megatron()), exception.differs);
+  if (exception.differs.empty()) EXPECT_EQ(extra_states(ours), extra_states(megatron()));
+  for (const std::string& name : extra_states(megatron())) EXPECT_TRUE(extra_states(ours).contains(name)) << name;
 }
 
 TEST_P(GoldenFamily, RunConfigEqualsUpstreams) {
+  const Exception& exception = exception_of(GetParam(), kRunConfig);
   const Path ours = scratch(GetParam() + "/config");
-  AutoBridge::from_hf_pretrained(hf()).import_ckpt(ours);
+  AutoBridge::from_hf_pretrained(hf()).import_ckpt(ours, {.dtype = exception.cast});
   const config::Yaml mine = model_section(ours), theirs = model_section(megatron());
   for (const auto& [key, value] : theirs.members()) {
     const config::Yaml* other = mine.find(key.as_string());
     ASSERT_NE(other, nullptr) << key.as_string();
-    EXPECT_TRUE(*other == value) << key.as_string() << ": " << config::emit_yaml(*other) << " against "
-                                 << config::emit_yaml(value);
+    EXPECT_EQ(*other == value, !exception.differs.contains(key.as_string()))
+        << key.as_string() << ": " << config::emit_yaml(*other) << " against " << config::emit_yaml(value);
   }
   EXPECT_EQ(mine.members().size(), theirs.members().size());
 }
 
 TEST_P(GoldenFamily, ExportOfUpstreamsEqualsTheSource) {
+  const Exception& exception = exception_of(GetParam(), kExport);
   const Path out = scratch(GetParam() + "/export");
-  AutoBridge::export_ckpt(megatron(), out, {}, {}, {.reference = hf()});
-  expect_equal(open_raw_checkpoint(out), open_raw_checkpoint(hf()));
+  const auto export_it = [&] { AutoBridge::export_ckpt(megatron(), out, {}, {}, {.reference = hf()}); };
+  if (!exception.error.empty()) return expect_refused(exception, export_it);
+  export_it();
+  expect_equal(open_raw_checkpoint(out), open_raw_checkpoint(hf()), exception.differs);
 }
 
 // The files themselves come back, headers and side files included.
@@ -116,11 +182,17 @@ TEST_P(GoldenFamily, RoundTripGivesTheSourcesFiles) {
 
 // With everything removed that import kept for the way back, run_config.yaml alone tells the model.
 TEST_P(GoldenFamily, ExportNeedsNothingButTheCheckpoint) {
+  const Exception& exception = exception_of(GetParam(), kBareExport);
   const Path out = scratch(GetParam() + "/bare");
-  AutoBridge::export_ckpt(megatron(), out);
-  const Comparison comparison =
-      compare(raw_view(open_raw_checkpoint(out)), raw_view(open_raw_checkpoint(hf())), {});
-  EXPECT_TRUE(comparison.equal()) << text_of(comparison);
+  const auto export_it = [&] { AutoBridge::export_ckpt(megatron(), out); };
+  if (!exception.error.empty()) return expect_refused(exception, export_it);
+  export_it();
+  expect_equal(open_raw_checkpoint(out), open_raw_checkpoint(hf()), exception.differs);
+  if (exception.comes_back_in_usual_form) {
+    const Path again = scratch(GetParam() + "/again");
+    AutoBridge::from_hf_pretrained(out).import_ckpt(again);
+    expect_equal(open_raw_checkpoint(again), open_raw_checkpoint(megatron()));
+  }
   EXPECT_TRUE(fs::exists(out / "config.json"));
   EXPECT_TRUE(fs::exists(out / "tokenizer.json"));
 }
