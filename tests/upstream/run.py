@@ -6,7 +6,8 @@ For every family of the fixtures, under two layouts: what viaduct imported, Mega
 Hugging Face bits. For models that neither has seen (variants.py): both import the same model; tensors, extra states and
 the model section of run_config.yaml are equal; each exports the other's checkpoint to the source's bits; transformers
 and megatron-core load ours. Fails unless all of them did, and reports the counts. With names, only the fixtures and
-variants of these names (or beginnings of names).
+variants of these names (or beginnings of names). Families that upstream cannot run as they are, or loses bits of, stand
+in NOT_RUN and LOST.
 """
 import argparse
 import contextlib
@@ -29,6 +30,10 @@ if __name__ == "__main__":  # upstream's save starts a helper process that impor
     NAMES = tuple(sys.argv[2:])
 
 LAYOUTS = ("one", "cut")
+# The vision tower's sizes are constants in upstream's code: it cannot build the fixture's small one.
+NOT_RUN = {"nemotron_nano_v2_vl"}
+# Upstream casts these float32 tensors to the model's bfloat16 when it imports.
+LOST = {"nemotron3_super": {f"backbone.layers.{layer}.mixer.{name}" for layer in (0, 2) for name in ("A_log", "D")}}
 
 # megatron-core 0.19.2 fuses a norm into linear_q_proj where a latent attention model has no low-rank query. No such
 # model has that norm, so Megatron-Bridge cannot load it.
@@ -85,13 +90,21 @@ class Tally:
             sys.stdout.flush()
 
 
+def chosen(name):
+    return not sys.argv[2:] or any(part in name for part in sys.argv[2:])
+
+
+def run_families():
+    return [family for family in FAMILIES if chosen(family) and family not in NOT_RUN]
+
+
 def expect_none(problems):
     if problems:
         raise AssertionError(problems if isinstance(problems, str) else "\n".join(problems))
 
 
 def loadable():
-    return [family for family in chosen(FAMILIES) if family not in UPSTREAM_CANNOT_LOAD]
+    return [family for family in chosen(FAMILIES) if family not in UPSTREAM_CANNOT_LOAD and family not in NOT_RUN]
 
 
 def without_mtp_copies(tensors, hf):
@@ -106,7 +119,10 @@ def bridge_exports_ours(tally, folder, log):
                 ours, back = folder / f"{family}-{layout}", folder / f"{family}-{layout}-back"
                 viaduct("import", hf, ours, *(parallel_options(hf) if layout == "cut" else []))
                 bridge("export", log, megatron=ours, hf=hf, out=back)
-                expect_none(differences(read_hf(back), without_mtp_copies(read_hf(hf), hf)))
+                got, source = read_hf(back), without_mtp_copies(read_hf(hf), hf)
+                for name in LOST.get(family, ()):
+                    source[name] = source[name].bfloat16()
+                expect_none(differences(got, source))
 
 
 def same_import(ours, theirs):

@@ -28,6 +28,12 @@ def without(settings, *names):
     return {k: v for k, v in settings.items() if k not in names}
 
 
+HYBRID = dict(vocab_size=250, hidden_size=40, intermediate_size=72, num_attention_heads=6, num_key_value_heads=2,
+              head_dim=8, max_position_embeddings=128, mamba_num_heads=12, mamba_head_dim=6, n_groups=4,
+              ssm_state_size=10, bos_token_id=1, eos_token_id=2, pad_token_id=0, use_mamba_kernels=False)
+ROUTED = dict(HYBRID, n_routed_experts=6, num_experts_per_tok=3, moe_intermediate_size=20,
+              moe_shared_expert_intermediate_size=28, routed_scaling_factor=1.5)
+
 # name: (configuration class, settings, dtype, shard size)
 VARIANTS = {
     "llama_float32": ("LlamaConfig", dict(DENSE, tie_word_embeddings=False, rms_norm_eps=1e-6), "float32", "5GB"),
@@ -62,6 +68,15 @@ VARIANTS = {
     "glm4_moe_air": ("Glm4MoeConfig", dict(GLM, use_qk_norm=False, attention_bias=True, num_nextn_predict_layers=1), "bfloat16", "5GB"),
     "glm4_moe_float32": ("Glm4MoeConfig", dict(GLM, use_qk_norm=True, attention_bias=False, n_group=2, topk_group=1,
                                                head_dim=16, partial_rotary_factor=0.25), "float32", "60KB"),
+    "nemotron_h_float32": ("NemotronHConfig", dict(HYBRID, hybrid_override_pattern="*M--MM"), "float32", "5GB"),
+    "nemotron_h_shards": ("NemotronHConfig", dict(HYBRID, hybrid_override_pattern="-M*M", layer_norm_epsilon=1e-6,
+                                                  chunk_size=64), "bfloat16", "40KB"),
+    "nemotron_h_experts_and_mlp": ("NemotronHConfig", dict(ROUTED, hybrid_override_pattern="EM-E*", n_group=2,
+                                                           topk_group=2), "bfloat16", "60KB"),
+    "nemotron_h_latent_two_depths": ("NemotronHConfig", dict(ROUTED, hybrid_override_pattern="ME*E", moe_latent_size=16,
+                                                             num_nextn_predict_layers=2), "bfloat16", "5GB"),
+    "nemotron_h_mtp_of_three": ("NemotronHConfig", dict(ROUTED, hybrid_override_pattern="M-E*", num_nextn_predict_layers=1,
+                                                        mtp_hybrid_override_pattern="-*E"), "float32", "5GB"),
 }
 
 
@@ -98,6 +113,42 @@ def is_mtp_copy(name, folder):
             and int(parts[2]) >= layers)
 
 
+def hybrid_as_published(folder, config):
+    """transformers writes the embedding's name in the singular and no multi-token prediction; published models have
+    the plural, and prediction layers that look like the model's own."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    renamed = {"backbone.embedding.weight": "backbone.embeddings.weight"}
+    tensors = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        tensors[file] = {renamed.get(k, k): v for k, v in load_file(file).items()}
+    kinds = {"attention": "q_proj", "moe": "gate", "mlp": "up_proj"}
+    every = {k: v for part in tensors.values() for k, v in part.items()}
+    added = {}
+    fresh = lambda v: (torch.randn(v.shape) * 0.05 + 0.01).to(v.dtype)
+    if config.num_nextn_predict_layers:
+        hidden, norm = config.hidden_size, every["backbone.norm_f.weight"]
+        for i, kind in enumerate(config.mtp_layers_block_type):
+            like = config.layers_block_type.index(kind)
+            prefix = f"backbone.layers.{like}."
+            assert any(k.startswith(f"{prefix}mixer.{kinds[kind]}.") for k in every)
+            added.update({f"mtp.layers.{i}." + k[len(prefix):]: fresh(v) for k, v in every.items() if k.startswith(prefix)})
+        for name in ("enorm", "hnorm"):
+            added[f"mtp.layers.0.{name}.weight"] = fresh(norm)
+        added["mtp.layers.0.eh_proj.weight"] = fresh(norm.new_zeros(hidden, 2 * hidden))
+        added[f"mtp.layers.{len(config.mtp_layers_block_type) - 1}.final_layernorm.weight"] = fresh(norm)
+    last = list(tensors)[-1]
+    tensors[last].update(added)
+    for file, part in tensors.items():
+        save_file(part, file, metadata={"format": "pt"})
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        document = json.loads(index.read_text())
+        document["weight_map"] = {name: file.name for file, part in tensors.items() for name in part}
+        index.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
+
+
 def make(name, folder, tokenizer_from):
     """Writes a variant as a Hugging Face folder; every weight drawn anew, norms and biases included."""
     import torch
@@ -115,7 +166,9 @@ def make(name, folder, tokenizer_from):
     model.config.dtype = getattr(torch, dtype)
     model.save_pretrained(folder, max_shard_size=shard_size)
     qwen_variants.finish(name, folder)
-    if getattr(config, "num_nextn_predict_layers", 0):
+    if config_class == "NemotronHConfig":
+        hybrid_as_published(folder, config)
+    elif getattr(config, "num_nextn_predict_layers", 0):
         add_mtp_layers(folder, config)
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tokenizer_from / file, folder / file)

@@ -55,6 +55,18 @@ TEST(Family, ParameterCountsAreThePublishedOnes) {
   EXPECT_EQ(parameters_of("glm-4.5"), 358'337'791'296 - 2 * 151'552 * 5'120);
   EXPECT_EQ(parameters_of("glm-4.5-air"), 110'468'824'832 - 2 * 151'552 * 4'096);
   EXPECT_EQ(parameters_of("moonlight-16b-a3b"), 15'960'110'208);
+  EXPECT_EQ(parameters_of("nemotron-h-4b"), 4'489'223'040);
+  EXPECT_EQ(parameters_of("nemotron-h-8b"), 8'100'852'736);
+  EXPECT_EQ(parameters_of("nemotron-h-47b"), 46'791'554'816);
+  EXPECT_EQ(parameters_of("nemotron-h-56b"), 56'324'350'464);
+  EXPECT_EQ(parameters_of("nemotron-nano-9b-v2"), 8'888'227'328);
+  EXPECT_EQ(parameters_of("nemotron-nano-12b-v2"), 12'310'001'152);
+  EXPECT_EQ(parameters_of("nemotron-3-nano-4b"), 3'973'556'832);
+  EXPECT_EQ(parameters_of("nemotron-3-nano-30b-a3b"), 31'577'940'288);
+  EXPECT_EQ(parameters_of("nemotron-3-super-120b-a12b"), 120'668'707'840 + 2'942'325'248);  // its own and MTP's
+  // The language models above and a tower of 651,653,120 with its projector.
+  EXPECT_EQ(parameters_of("nemotron-nano-12b-v2-vl"), 12'310'001'152 + 651'653'120 + 5120 + 20480 * (5120 + 5120));
+  EXPECT_EQ(parameters_of("nemotron-nano-9b-v2-vl"), 8'888'227'328 + 651'653'120 + 5120 + 20480 * (5120 + 4480));
 }
 
 class EveryFamily : public testing::TestWithParam<size_t> {
@@ -140,6 +152,8 @@ TEST(Registry, HoldsTheFamiliesOfTheDocumentation) {
       "DeepseekV3ForCausalLM",  // DeepSeek V3, Moonlight
       "Glm4MoeForCausalLM",     // GLM-4.5
       "KimiK2ForCausalLM",      // Kimi K2
+      "NemotronHForCausalLM",  // Nemotron-H, Nemotron Nano v2, Nemotron-3
+      "NemotronH_Nano_VL_V2",  // Nemotron Nano v2 VL
   };
   EXPECT_EQ(names, documented);
 }
