@@ -54,6 +54,12 @@ void add_export(CLI::App& program, Action& action) {
                         "Cut shards of at most this size, such as 5GB (default: the source's shards)")
             ->type_name("SIZE");
         add_vocab_size(command, options.vocab_size);
+        command
+            .add_option("--quantize", options.hf.quantize,
+                        "Write weights as codes and scales: fp8-block (128 x 128), mxfp4 (experts), or like-source "
+                        "(default: as numbers)")
+            ->check(CLI::IsMember({"fp8-block", "mxfp4", "like-source"}))
+            ->type_name("FORM");
         options.conversion.add_to(command);
       },
       run_export);

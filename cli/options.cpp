@@ -155,6 +155,10 @@ void add_vocab_size(CLI::App& command, std::optional<int64_t>& tokens) {
 bridge::HfTarget HfFlags::target() const {
   bridge::HfTarget target;
   target.dtype = parse_optional_dtype(dtype);
+  using Quantize = bridge::HfTarget::Quantize;
+  if (quantize == "fp8-block") target.quantize = Quantize::kFp8Block;
+  if (quantize == "mxfp4") target.quantize = Quantize::kMxfp4;
+  if (quantize == "like-source") target.quantize = Quantize::kLikeSource;
   if (!max_shard_size.empty()) target.max_shard_size = parse_size(max_shard_size);
   return target;
 }

@@ -61,6 +61,7 @@ void add_vocab_size(CLI::App& command, std::optional<int64_t>& tokens);
 struct HfFlags {
   std::string dtype;
   std::string max_shard_size;
+  std::string quantize;
 
   bridge::HfTarget target() const;
 };

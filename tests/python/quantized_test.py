@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.integrations.mxfp4 import _convert_moe_packed_tensors
 
-from viaduct_test import GOLDEN, differences, iteration, read_hf, read_torch_dist, scratch, viaduct
+from viaduct_test import GOLDEN, differences, iteration, read_hf, read_torch_dist, same_bits, scratch, viaduct
 
 SOURCE = GOLDEN / "families/llama/hf"
 E4M3 = torch.float8_e4m3fn
@@ -155,6 +155,80 @@ class QuantisedSources(unittest.TestCase):
             self.assertEqual(
                 differences(load_file(iteration(folder / f"again{len(layout)}") / "viaduct/kept.safetensors"), beside), "")
 
+    def check_like_source(self, form):
+        """Out again in the source's own form: untrained, the source's bytes; trained, new codes where numbers changed."""
+        folder = scratch(f"like_{form}")
+        write_model(form, folder)
+        quantised, megatron = folder / "quantised", folder / "megatron"
+        viaduct("import", quantised, megatron, "--tp", "2", "--pp", "3")
+        viaduct("export", megatron, folder / "back", "--quantize", "like-source")
+        self.assert_same_files(folder / "back", quantised)
+        viaduct("verify", folder / "back")
+        # Without what import kept, the source gives it.
+        shutil.rmtree(iteration(megatron) / "viaduct")
+        viaduct("export", megatron, folder / "referenced", "--quantize", "like-source", "--reference", quantised)
+        self.assert_same_files(folder / "referenced", quantised)
+        # From a folder of numbers, with the form of the source: the same codes again.
+        viaduct("export", quantised, folder / "direct", "--quantize", "like-source")
+        self.assert_same_files(folder / "direct", quantised)
+
+    def check_trained(self, form):
+        folder = scratch(f"trained_{form}")
+        stored, plain, _ = write_model(form, folder)
+        viaduct("import", folder / "quantised", folder / "megatron")
+        # Training changed two weights: one number of one, all of the other.
+        names = [n for n in plain if "mlp.down_proj" in n][:2]
+        changed = {k: v.clone() for k, v in plain.items()}
+        changed[names[0]][3, 5] *= 1.5
+        changed[names[1]] = (changed[names[1]].float() + 0.01 * torch.randn(changed[names[1]].shape)).to(torch.bfloat16)
+        save_file(changed, folder / "plain/model.safetensors", metadata={"format": "pt"})
+        viaduct("import", folder / "plain", folder / "trained", "--tp", "2")
+        shutil.rmtree(iteration(folder / "trained") / "viaduct")
+        shutil.copytree(iteration(folder / "megatron") / "viaduct", iteration(folder / "trained") / "viaduct")
+        viaduct("export", folder / "trained", folder / "back", "--quantize", "like-source")
+        found = read_hf(folder / "back")
+        self.assertEqual(set(found), set(stored))
+        different = {k for k in stored if not same_bits(found[k], stored[k])}
+        self.assertTrue(different)
+        self.assertTrue(all(any(k.startswith(n) for n in names) for k in different), different)
+        # Read again, the numbers are the trained ones within the format's error.
+        viaduct("export", folder / "back", folder / "numbers")
+        again = read_hf(folder / "numbers")
+        for name in names:
+            error = (again[name].float() - changed[name].float()).abs()
+            bound = {"int4": 0.08, "mxfp4": 0.26}.get(form, 0.04)  # of a block's largest number: half a unit and roundings
+            self.assertLessEqual(error.max().item(), bound * changed[name].float().abs().max().item(), name)
+
+    def assert_same_files(self, ours, expected):
+        names = {p.name for p in expected.iterdir() if p.is_file()}
+        self.assertEqual({p.name for p in ours.iterdir() if p.is_file() and not p.name.startswith(".")}, names)
+        for name in names:
+            self.assertEqual((ours / name).read_bytes(), (expected / name).read_bytes(), name)
+
+    def test_quantised_for_the_first_time(self):
+        folder = scratch("first")
+        viaduct("import", SOURCE, folder / "megatron", "--tp", "2")
+        viaduct("export", folder / "megatron", folder / "fp8", "--quantize", "fp8-block")
+        found, source = read_hf(folder / "fp8"), read_hf(SOURCE)
+        config = json.loads((folder / "fp8/config.json").read_text())["quantization_config"]
+        self.assertEqual((config["quant_method"], config["weight_block_size"]), ("fp8", [128, 128]))
+        for name, weight in source.items():
+            if "_proj." not in name:
+                self.assertTrue(same_bits(found[name], weight), name)
+                continue
+            codes, scales, values = fp8(weight, [128, 128], torch.float32)
+            self.assertTrue(same_bits(found[name], codes), name)
+            self.assertTrue(same_bits(found[name + "_scale_inv"], scales), name)
+        viaduct("export", folder / "fp8", folder / "numbers")
+        numbers = read_hf(folder / "numbers")
+        for name, weight in source.items():
+            if "_proj." in name:
+                self.assertTrue(same_bits(numbers[name], fp8(weight, [128, 128], torch.float32)[2]), name)
+        with self.assertRaisesRegex(AssertionError, "was not quantised"):
+            viaduct("export", folder / "megatron", folder / "none", "--quantize", "like-source")
+        with self.assertRaisesRegex(AssertionError, "no experts"):
+            viaduct("export", folder / "megatron", folder / "none", "--quantize", "mxfp4")
+
     def test_damaged(self):
         folder = scratch("damaged")
         stored, _, _ = write_model("blocks", folder)
@@ -188,7 +262,9 @@ class QuantisedSources(unittest.TestCase):
 
 
 for form_name in FORMS:
-    setattr(QuantisedSources, f"test_{form_name}", lambda self, form=form_name: self.check(form))
+    for what, check in (("", "check"), ("_like_source", "check_like_source"), ("_trained", "check_trained")):
+        setattr(QuantisedSources, f"test_{form_name}{what}",
+                lambda self, form=form_name, run=check: getattr(self, run)(form))
 
 if __name__ == "__main__":
     unittest.main()

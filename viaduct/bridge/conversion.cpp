@@ -23,7 +23,7 @@ uint64_t Conversion::bytes_to_write() const {
 }
 
 std::string Conversion::rule(size_t target_chunk) const {
-  const WeightGraph& graph = source->graph();
+  const WeightGraph& graph = target_graph ? *target_graph : source->graph();
   const int32_t id = made_of.at(target_chunk);
   if (id < 0) return "kept beside the checkpoint";
   std::string text;
@@ -39,6 +39,8 @@ std::string Conversion::rule(size_t target_chunk) const {
 }
 
 namespace {
+
+constexpr std::string_view kMeasuredScales = "measured.scales";
 
 // What latest_checkpointed_iteration.txt names; none when there is no such file, or when it says "release".
 std::optional<int64_t> tracked_iteration(const Path& root) {
@@ -80,12 +82,30 @@ ExecuteReport discard_bytes(const Conversion& conversion, const ExecuteOptions& 
   return report;
 }
 
+// The plan's source files, the one of measured scales among them. An interrupted run's is taken as it is.
+std::vector<Path> source_files(const Conversion& conversion, const Staging& staging,
+                               const ExecuteOptions& options) {
+  std::vector<Path> files = conversion.plan.source_files;
+  if (!conversion.plan.measured_file) return files;
+  const Path measured = staging.path() / kMeasuredScales;
+  if (!fs::exists(measured)) {
+    const Path partial = staging.path() / fmt::format("{}.partial", kMeasuredScales);
+    fs::remove(partial);
+    measure_scales(conversion.source->stored(), conversion.scaled, conversion.scaled_forms, partial, options);
+    File::open(partial, File::Mode::kWrite).resize(conversion.plan.measured_size);
+    fs::rename(partial, measured);
+  }
+  files[*conversion.plan.measured_file] = measured;
+  return files;
+}
+
 ExecuteReport move_bytes(const Conversion& conversion, const Staging& staging, ExecuteOptions options) {
   const Path data = staging.path() / conversion.folder;
   fs::create_directories(data);
-  const auto journal = open_journal(staging.path(), data, conversion.plan);
+  const std::vector<Path> sources = source_files(conversion, staging, options);
+  const auto journal = open_journal(staging.path(), data, conversion.plan, sources);
   options.journal = journal.get();
-  const auto source = file_source(conversion.plan.source_files);
+  const auto source = file_source(sources);
   const auto sink = file_sink(data, conversion.plan.target.files);
   if (options.progress) options.progress->begin("converting", conversion.plan.bytes_of_data());
   ExecuteReport report = execute(conversion.plan, *source, *sink, options);
@@ -129,11 +149,14 @@ ConversionReport run(const Conversion& conversion, const RunOptions& options) {
     report.peak_memory = peak_resident_memory();
     return report;
   };
+  VIADUCT_USER_CHECK(!options.discard || !conversion.plan.measured_file,
+                     "--discard cannot quantise: scales must be written before codes can be made");
   if (options.discard) return finish(discard_bytes(conversion, execute_options));
 
   const bool megatron = conversion.world == World::kMegatron;
-  const StagingOptions staging_options{conversion.plan.hash(), options.overwrite, options.resume,
-                                       conversion.plan.source_files};
+  std::vector<Path> keep = conversion.plan.source_files;
+  if (conversion.plan.measured_file) keep.erase(keep.begin() + *conversion.plan.measured_file);
+  const StagingOptions staging_options{conversion.plan.hash(), options.overwrite, options.resume, keep};
   Staging staging = megatron ? Staging::for_iteration(conversion.target, conversion.folder, staging_options)
                              : Staging::for_folder(conversion.target, staging_options);
   if (!staging.resumed()) check_space(conversion);
@@ -141,6 +164,7 @@ ConversionReport run(const Conversion& conversion, const RunOptions& options) {
   try {
     moved = move_bytes(conversion, staging, execute_options);
     write_files(conversion, staging, moved);
+    fs::remove(staging.path() / kMeasuredScales);
     staging.commit();
   } catch (const SystemError& error) {
     // A full disk or the like: what is done can be completed.

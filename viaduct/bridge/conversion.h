@@ -9,6 +9,7 @@
 
 #include "viaduct/bridge/checkpoint.h"
 #include "viaduct/bridge/executor.h"
+#include "viaduct/bridge/measure_scales.h"
 #include "viaduct/bridge/transfer.h"
 #include "viaduct/topology/parallelism.h"
 
@@ -27,6 +28,10 @@ struct MegatronTarget {
 };
 
 struct HfTarget {
+  /// How weights are written: as numbers, or as codes and scales in DeepSeek's or GPT-oss' form, or in the one that
+  /// the source had.
+  enum class Quantize { kNo, kFp8Block, kMxfp4, kLikeSource };
+  Quantize quantize = Quantize::kNo;
   std::optional<DType> dtype;              // cast every floating weight; none: the source record's, else as stored
   std::optional<uint64_t> max_shard_size;  // none: the source's own shards, else 5 GB
 };
@@ -50,6 +55,9 @@ struct Conversion {
   std::vector<UnusedTensor> unused;  // of the source, each with its reason
   std::vector<std::string> notes;    // what the user should know: casts, padding, re-sharding
   const Checkpoint* source = nullptr;
+  std::vector<ScaledTarget> scaled;  // weights whose scales are measured before the plan is executed
+  std::vector<ScaledForm> scaled_forms;
+  std::shared_ptr<const WeightGraph> target_graph;  // of a target's names that are not source->graph()'s
 
   uint64_t bytes_to_write() const;
   /// What a target chunk is made of, in the source's names: "model.layers.0.mlp.gate_proj.weight + ...".

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <tuple>
 
+#include "viaduct/bridge/encode.h"
 #include "viaduct/core/error.h"
 
 namespace viaduct::bridge {
@@ -10,7 +11,17 @@ namespace viaduct::bridge {
 void find_needs(const TransferPlan& plan, const TargetChunk& chunk, uint64_t begin, uint64_t end,
                 std::vector<SourceNeed>& needs) {
   needs.clear();
-  for_each_move(plan, chunk, begin, end, [&](const Move& move) {
+  TargetChunk numbers = chunk;
+  if (chunk.encoder != kNoEncoder) {
+    const auto [first, last] = elements_of(chunk, begin, end);
+    const EncoderRange beside = encoder_range(plan, chunk, first, last);
+    numbers = plan.numbers_of(chunk);
+    const auto size = static_cast<uint64_t>(element_size(numbers.dtype));
+    begin = static_cast<uint64_t>(first) * size;
+    end = static_cast<uint64_t>(last) * size;
+    add_range(needs, beside.file, beside.begin, beside.end);
+  }
+  for_each_move(plan, numbers, begin, end, [&](const Move& move) {
     source_ranges(move, [&](uint32_t file, uint64_t from, uint64_t to) { add_range(needs, file, from, to); });
   });
   merge_needs(needs);
@@ -73,6 +84,7 @@ class Planner {
   }
 
   bool by_element(const TargetChunk& chunk) const {
+    if (chunk.encoder != kNoEncoder) return true;
     for (uint32_t t = 0; t < chunk.num_transfers; ++t) {
       const int32_t source = plan_.transfers[chunk.first_transfer + t].source;
       if (source == layout::kNoTensor) continue;

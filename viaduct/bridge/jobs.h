@@ -33,7 +33,8 @@ struct JobList {
 JobList plan_jobs(const TransferPlan& plan, const std::vector<std::vector<BlockSum>>& sums, size_t wide_blocks,
                   size_t most_blocks);
 
-/// Calls `emit(const Move&)` for all that makes bytes [begin, end) of a target chunk.
+/// Calls `emit(const Move&)` for all that makes bytes [begin, end) of a target chunk without an encoder (the
+/// numbers of one with).
 template <class Emit>
 void for_each_move(const TransferPlan& plan, const TargetChunk& chunk, uint64_t begin, uint64_t end, Emit&& emit) {
   const Shape strides = row_major_strides(chunk.size);

@@ -40,9 +40,9 @@ struct Record {
   std::pair<uint32_t, uint32_t> key() const { return {chunk, block}; }
 };
 
-uint64_t source_identity(const TransferPlan& plan) {
+uint64_t source_identity(const std::vector<Path>& source_files) {
   std::vector<int64_t> facts;
-  for (const Path& file : plan.source_files) {
+  for (const Path& file : source_files) {
     struct stat status {};
     if (::stat(file.c_str(), &status) != 0) throw_system(fmt::format("cannot read the size of {}", file.string()));
     facts.insert(facts.end(), {status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec});
@@ -58,13 +58,14 @@ std::vector<Path> target_paths(const TransferPlan& plan, const Path& data) {
 
 class FileJournal : public BlockJournal {
  public:
-  FileJournal(const Path& staging, const Path& data, const TransferPlan& plan)
+  FileJournal(const Path& staging, const Path& data, const TransferPlan& plan,
+              const std::vector<Path>& source_files)
       : plan_(plan),
         targets_(target_paths(plan, data), File::Mode::kReadDirect),
         file_(File::open(staging / kJournalName, File::Mode::kWrite)) {
     Header header;
     header.plan = plan.hash();
-    header.source = source_identity(plan);
+    header.source = source_identity(source_files);
     read_records(header);
     if (end_ == 0) {
       file_.resize(0);
@@ -158,8 +159,9 @@ class FileJournal : public BlockJournal {
 
 }  // namespace
 
-std::unique_ptr<BlockJournal> open_journal(const Path& staging, const Path& data, const TransferPlan& plan) {
-  return std::make_unique<FileJournal>(staging, data, plan);
+std::unique_ptr<BlockJournal> open_journal(const Path& staging, const Path& data, const TransferPlan& plan,
+                                           const std::vector<Path>& source_files) {
+  return std::make_unique<FileJournal>(staging, data, plan, source_files);
 }
 
 }  // namespace viaduct::bridge

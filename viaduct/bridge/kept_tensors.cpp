@@ -4,13 +4,18 @@
 
 namespace viaduct::bridge {
 
-formats::TargetLayout add_kept_tensors(const Checkpoint& source, uint32_t first_tensor, PlanBuilder& builder) {
-  if (source.kept().empty()) return {};
+formats::TargetLayout add_kept_tensors(const Checkpoint& source, const std::vector<int32_t>& originals,
+                                       uint32_t first_tensor, PlanBuilder& builder) {
+  if (source.kept().empty() && originals.empty()) return {};
   formats::SafetensorsWriterOptions options;
   options.shards.push_back({std::string(kKeptTensorsFile), ""});
   formats::SafetensorsWriter writer(options);
   uint32_t tensor = first_tensor;
-  for (const int32_t id : source.kept()) {
+  std::vector<int32_t> ids = source.kept();
+  // A weight of codes is kept by its scales.
+  for (const int32_t id : originals)
+    if (!source.stored().tensors[static_cast<size_t>(id)].chunks.at(0).place.is_scaled()) ids.push_back(id);
+  for (const int32_t id : ids) {
     const PlainTensor& kept = source.stored().tensors[static_cast<size_t>(id)];
     formats::StoredTensor stored;
     stored.name = kept.name;

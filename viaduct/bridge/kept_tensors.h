@@ -7,9 +7,11 @@
 
 namespace viaduct::bridge {
 
-/// Adds every tensor of source.kept(), as it is stored, to a plan whose own tensors are counted below
-/// `first_tensor`. Returns the layout of their file, kKeptTensorsFile; without files when there is none to keep.
-formats::TargetLayout add_kept_tensors(const Checkpoint& source, uint32_t first_tensor, PlanBuilder& builder);
+/// Adds every tensor of source.kept() and the `originals` (indices into its stored tensors), as they are stored, to
+/// a plan whose own tensors are counted below `first_tensor`. Returns the layout of their file, kKeptTensorsFile;
+/// without files when there is none to keep.
+formats::TargetLayout add_kept_tensors(const Checkpoint& source, const std::vector<int32_t>& originals,
+                                       uint32_t first_tensor, PlanBuilder& builder);
 
 /// `to` with the files and tensors of `more` behind its own.
 void append_layout(formats::TargetLayout& to, formats::TargetLayout more);

@@ -85,7 +85,7 @@ std::string manifest_text(const Conversion& conversion, const std::vector<std::v
     line.set("tensor", tensor.name);
     line.set("offset", shape_json(tensor.chunks[chunk.chunk].offset));
     line.set("size", shape_json(tensor.chunks[chunk.chunk].size));
-    line.set("dtype", name(chunk.dtype));
+    line.set("dtype", name(tensor.dtype));
     line.set("in", plan.target.files[chunk.file].name);
     line.set("at", static_cast<int64_t>(chunk.byte_offset));
     line.set("rule", conversion.rule(i));

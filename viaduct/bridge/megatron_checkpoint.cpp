@@ -7,7 +7,9 @@
 #include <unordered_map>
 
 #include "viaduct/bridge/megatron_config.h"
+#include "viaduct/bridge/quantized_source.h"
 #include "viaduct/core/error.h"
+#include "viaduct/formats/hf_directory.h"
 #include "viaduct/formats/iteration_folder.h"
 #include "viaduct/formats/rank_folders.h"
 #include "viaduct/formats/safetensors.h"
@@ -120,13 +122,14 @@ class MegatronCheckpoint : public Checkpoint {
     record_ = std::move(config.record);
     graph_ = build_weight_graph(config.arch);
     locate();
-    read_kept();
+    read_kept(options);
   }
 
  private:
-  void read_kept();
+  void read_kept(const OpenOptions& options);
   void locate();
   const StoredTensor* find_key(const std::string& key) const;
+  bool is_kept_of_reference(const LogicalTensor& tensor) const;
 
   Path iteration_;
   std::unique_ptr<formats::TorchDistReader> reader_;
@@ -220,18 +223,54 @@ void MegatronCheckpoint::locate() {
   if (is_floating(dtype)) graph_.arch.dtype = dtype;
 }
 
-// Derived tensors that import has kept for the way back.
-void MegatronCheckpoint::read_kept() {
-  const Path file = iteration_ / kKeptTensorsFile;
-  if (record_.kept_tensors.empty() || !fs::exists(file)) return;
-  const formats::SafetensorsFile kept(file);
-  for (const StoredTensor& tensor : kept.tensors()) {
+// What import has kept for the way back: here, in another iteration of the run, or in the reference itself.
+void MegatronCheckpoint::read_kept(const OpenOptions& options) {
+  const auto add = [&](const StoredTensor& tensor) {
     PlainTensor plain = plain_tensor(tensor);
-    plain.chunks[0].place.file = static_cast<uint32_t>(stored_.files.size());
+    for (PlainTensor::Chunk& chunk : plain.chunks) chunk.place.file += static_cast<uint32_t>(stored_.files.size());
     kept_.push_back(static_cast<int32_t>(stored_.tensors.size()));
     stored_.tensors.push_back(std::move(plain));
+  };
+  if (options.reference) {
+    if (!formats::has_hf_weights(*options.reference)) return;
+    const auto reader = formats::open_hf_directory(*options.reference);
+    const std::vector<NamedTensor> listed = named_tensors(*reader);
+    const LogicalTensors logical = logical_tensors(listed, read_quantization(record_), options.reference->string());
+    for (const int32_t id : logical.beside) add(reader->tensors()[static_cast<size_t>(id)]);
+    for (const LogicalTensor& tensor : logical.tensors)
+      if (tensor.scales < 0 && is_kept_of_reference(tensor))
+        add(reader->tensors()[static_cast<size_t>(tensor.stored)]);
+    stored_.files.insert(stored_.files.end(), reader->files().begin(), reader->files().end());
+    return;
   }
-  stored_.files.push_back(file);
+  std::vector<Path> places = sibling_iterations(iteration_);
+  places.insert(places.begin(), iteration_);
+  for (const Path& place : places) {
+    const Path file = place / kKeptTensorsFile;
+    if (!fs::exists(file)) continue;
+    const formats::SafetensorsFile kept(file);
+    for (const StoredTensor& tensor : kept.tensors()) add(tensor);
+    stored_.files.push_back(file);
+    return;
+  }
+}
+
+// Of a reference's tensors those that import would have kept: what has no parameter, and originals of what Megatron
+// holds rounded.
+bool MegatronCheckpoint::is_kept_of_reference(const LogicalTensor& tensor) const {
+  const auto it = graph_.hf_ids.find(std::string(tensor.name));
+  if (it == graph_.hf_ids.end()) {
+    const models::DerivedTensor* derived = graph_.family->table(graph_.arch.form).find_derived(tensor.name);
+    return derived && !derived->is_copy();
+  }
+  const auto id = static_cast<size_t>(it->second);
+  if (tensor.shape != graph_.hf_tensors[id].shape) return false;
+  const int32_t parameter = graph_.parameters_of(id).at(0);
+  const int32_t own = own_[static_cast<size_t>(parameter)];
+  if (own < 0) return false;
+  const DType stored = stored_.tensors[static_cast<size_t>(own)].dtype;
+  return graph_.add_of_hf(id) != 0 ||
+         (tensor.dtype == DType::kF32 && is_floating(stored) && element_size(stored) < 4);
 }
 
 }  // namespace

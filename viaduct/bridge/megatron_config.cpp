@@ -23,15 +23,8 @@ namespace {
 // The folder's own record, else that of another iteration of the same run.
 std::optional<SourceRecord> find_record(const Path& iteration) {
   if (auto record = read_record(iteration)) return record;
-  std::vector<Path> siblings;
-  const Path root = fs::absolute(iteration).parent_path();
-  if (!iteration.filename().string().starts_with("iter_")) return std::nullopt;
-  for (const fs::directory_entry& entry : fs::directory_iterator(root))
-    if (entry.is_directory() && entry.path().filename().string().starts_with("iter_"))
-      siblings.push_back(entry.path());
-  std::sort(siblings.begin(), siblings.end());
-  for (auto it = siblings.rbegin(); it != siblings.rend(); ++it)
-    if (auto record = read_record(*it)) return record;
+  for (const Path& sibling : sibling_iterations(iteration))
+    if (auto record = read_record(sibling)) return record;
   return std::nullopt;
 }
 

@@ -143,24 +143,24 @@ Move compile(const TransferPlan& plan, const Transfer& transfer, const TargetChu
   return move;
 }
 
-std::pair<uint64_t, uint64_t> scale_range(const Move& move, int64_t first, int64_t end) {
-  const Shape& size = move.codes->size;
-  const Shape strides = row_major_strides(size), steps = row_major_strides(move.form->grid(size));
+std::pair<uint64_t, uint64_t> scale_range(const ScaledForm& form, const Scales& scales, const Shape& size,
+                                          int64_t first, int64_t end) {
+  const Shape strides = row_major_strides(size), steps = row_major_strides(form.grid(size));
   const int64_t last = end - 1;
   int64_t from = 0, count = 1, rest_first = first, rest_last = last;
   for (int axis = 0; axis < size.rank(); ++axis) {
     const int64_t a = rest_first / strides[axis], b = rest_last / strides[axis];
     rest_first %= strides[axis];
     rest_last %= strides[axis];
-    const int64_t block_a = a / move.form->block[axis], block_b = b / move.form->block[axis];
+    const int64_t block_a = a / form.block[axis], block_b = b / form.block[axis];
     from += block_a * steps[axis];
     // From the first axis on along which the two differ, everything between them may be needed.
     count = (block_b - block_a + 1) * steps[axis];
     if (a != b) break;
     count = 1;
   }
-  const int64_t unit = element_size(move.form->scale_dtype);
-  const uint64_t base = move.scales->byte_offset;
+  const int64_t unit = element_size(form.scale_dtype);
+  const uint64_t base = scales.byte_offset;
   return {base + static_cast<uint64_t>(from * unit), base + static_cast<uint64_t>((from + count) * unit)};
 }
 

@@ -165,8 +165,10 @@ void source_stretches(const Move& move, Visit&& visit) {
   }
 }
 
-/// The bytes of the file of scales that elements [first, end) of a scaled source need, as one stretch.
-std::pair<uint64_t, uint64_t> scale_range(const Move& move, int64_t first, int64_t end);
+/// The bytes of the file of scales that elements [first, end) of a tensor of codes of shape `size` need, as one
+/// stretch.
+std::pair<uint64_t, uint64_t> scale_range(const ScaledForm& form, const Scales& scales, const Shape& size,
+                                          int64_t first, int64_t end);
 
 /// Calls `visit(file, first byte, last byte + 1)` with all stretches of source files that a move reads.
 template <class Visit>
@@ -176,7 +178,7 @@ void source_ranges(const Move& move, Visit&& visit) {
   });
   if (!move.scales) return;
   source_stretches(move, [&](int64_t first, int64_t end) {
-    const auto [from, to] = scale_range(move, first, end);
+    const auto [from, to] = scale_range(*move.form, *move.scales, move.codes->size, first, end);
     visit(move.scales->file, from, to);
   });
 }

@@ -44,13 +44,14 @@ PlanBuilder::PlanBuilder(const StoredTensors& source) : source_(source) {
 }
 
 void PlanBuilder::add(const Shape& offset, const Shape& size, DType dtype, const Pieces& pieces, uint32_t tensor,
-                      uint32_t chunk, float add) {
+                      uint32_t chunk, float add, uint32_t encoder) {
   TargetChunk target;
   target.dtype = dtype;
   target.size = size;
   target.tensor = tensor;
   target.chunk = chunk;
   target.add = add;
+  target.encoder = encoder;
   target.first_transfer = static_cast<uint32_t>(plan_.transfers.size());
   const Box box = Box::dense(offset, size);
   const auto shift = [](Box moved, const Shape& origin) {
@@ -77,6 +78,43 @@ void PlanBuilder::add(const Shape& offset, const Shape& size, DType dtype, const
   }
   target.num_transfers = static_cast<uint32_t>(plan_.transfers.size()) - target.first_transfer;
   plan_.targets.push_back(target);
+}
+
+void PlanBuilder::add_copy(const SourceChunk& place, uint32_t tensor, uint32_t chunk) {
+  TargetChunk target;
+  target.dtype = place.dtype;
+  target.size = place.size;
+  target.tensor = tensor;
+  target.chunk = chunk;
+  target.first_transfer = static_cast<uint32_t>(plan_.transfers.size());
+  target.num_transfers = 1;
+  const Box whole = Box::whole(place.size);
+  add_transfer(static_cast<int32_t>(plan_.sources.size()),
+               {whole, whole, layout::AxisMap::identity(place.size.rank())});
+  plan_.sources.push_back(place);
+  plan_.targets.push_back(target);
+}
+
+uint32_t PlanBuilder::add_encoder(const Encoder& encoder) {
+  plan_.encoders.push_back(encoder);
+  return static_cast<uint32_t>(plan_.encoders.size() - 1);
+}
+
+uint32_t PlanBuilder::add_scales(const Scales& scales) {
+  plan_.scales.push_back(scales);
+  return static_cast<uint32_t>(plan_.scales.size() - 1);
+}
+
+uint32_t PlanBuilder::add_forms(const std::vector<ScaledForm>& forms) {
+  plan_.forms.insert(plan_.forms.end(), forms.begin(), forms.end());
+  return static_cast<uint32_t>(plan_.forms.size() - forms.size());
+}
+
+uint32_t PlanBuilder::add_measured_file(uint64_t size) {
+  plan_.source_files.emplace_back("measured scales");
+  plan_.measured_file = static_cast<uint32_t>(plan_.source_files.size() - 1);
+  plan_.measured_size = size;
+  return *plan_.measured_file;
 }
 
 void PlanBuilder::add_transfer(int32_t source, const Region& region) {

@@ -19,7 +19,18 @@ class PlanBuilder {
   /// source.tensors, coordinates of the whole tensor) make. `add` is added to every value. Its place is filled in
   /// by finish().
   void add(const Shape& offset, const Shape& size, DType dtype, const layout::Pieces& pieces, uint32_t tensor,
-           uint32_t chunk, float add = 0);
+           uint32_t chunk, float add = 0, uint32_t encoder = kNoEncoder);
+  /// Adds the next target chunk as a copy of this place, whole.
+  void add_copy(const SourceChunk& place, uint32_t tensor, uint32_t chunk);
+
+  /// Each returns what the plan calls it by.
+  uint32_t add_encoder(const Encoder& encoder);
+  uint32_t add_scales(const Scales& scales);
+  uint32_t add_forms(const std::vector<ScaledForm>& forms);  // of the first
+  /// A source file of this size that is made before the plan is executed.
+  uint32_t add_measured_file(uint64_t size);
+  /// The source chunk that holds all of tensor `id` of source.tensors.
+  int32_t chunk_of(int32_t id) const { return static_cast<int32_t>(first_chunk_[static_cast<size_t>(id)]); }
 
   /// The plan, with the places that `target` gives to the chunks.
   TransferPlan finish(formats::TargetLayout target);

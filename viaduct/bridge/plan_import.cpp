@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "viaduct/bridge/conversion.h"
 #include "viaduct/bridge/kept_tensors.h"
@@ -42,6 +43,30 @@ DType target_dtype(const Checkpoint& source, const Parameter& parameter, DType s
   if (source.world() == World::kHuggingFace && parameter.stored_type == models::StoredType::kFloat32)
     return DType::kF32;
   return cast && parameter.stored_type != models::StoredType::kFloat32 ? *cast : stored;
+}
+
+float add_on_import(const Checkpoint& source, size_t parameter) {
+  return source.world() == World::kHuggingFace ? source.graph().add_of_parameter(parameter) : 0;
+}
+
+// Tensors that the target holds rounded: indices into the source's stored tensors. A cast that the user asked for
+// is none of them.
+std::vector<int32_t> lossy_originals(const Checkpoint& source, const std::vector<Planned>& planned,
+                                     std::optional<DType> cast) {
+  std::vector<int32_t> originals;
+  std::unordered_set<int32_t> seen;
+  if (source.world() != World::kHuggingFace) return originals;
+  for (size_t p = 0; p < planned.size(); ++p) {
+    const bool narrower = planned[p].dtype != planned[p].stored && planned[p].dtype != DType::kF32 &&
+                          planned[p].dtype != DType::kF64 && planned[p].dtype != cast;
+    if (!narrower && add_on_import(source, p) == 0) continue;
+    for (const layout::Piece& piece : source.parameter_pieces(p)) {
+      if (piece.is_fill() || !seen.insert(piece.source).second) continue;
+      if (!is_block_quantized(source.stored().tensors[static_cast<size_t>(piece.source)].dtype))
+        originals.push_back(piece.source);
+    }
+  }
+  return originals;
 }
 
 // A chunk of the target, before it has a place.
@@ -124,10 +149,15 @@ config::ModelConfig provider_in_layout(const Checkpoint& source, const MegatronT
   provider.expert_model_parallel_size = parallel.ep;
   provider.expert_tensor_parallel_size = parallel.etp;
   if (parallel.pp > 1) provider.pipeline_dtype = provider.params_dtype;
-  if (const auto layout = pipeline_options(arch, parallel).pipeline_model_parallel_layout)
+  const topology::PipelineOptions pipeline = pipeline_options(arch, parallel);
+  if (const auto& layout = pipeline.pipeline_model_parallel_layout)
     provider.pipeline_model_parallel_layout = config::Yaml(topology::to_string(*layout));
+  if (pipeline.num_layers_in_last_pipeline_stage)
+    provider.num_layers_in_last_pipeline_stage = *pipeline.num_layers_in_last_pipeline_stage;
   const int64_t vocab = arch.embedding.vocab_size;
   provider.should_pad_vocab = padded_vocab_size(vocab, config::vocab_divisor(vocab), parallel.tp) != vocab;
+  // Megatron pads by this number too: it must come to the rows that are stored here.
+  if (provider.should_pad_vocab) provider.make_vocab_size_divisible_by = config::vocab_divisor(vocab);
   provider.hf_model_id = source.record().origin;
   provider.finalize();
   return provider;
@@ -231,11 +261,12 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
     conversion.made_of.push_back(static_cast<int32_t>(unit.parameter));
     writer.add({key.key, dtype, key.stored_shape(shape), {chunk}});
     builder.add(box.offset, box.size, dtype, planned_pieces(source, unit.parameter, shape), it->second,
-                num_chunks[it->second]++);
+                num_chunks[it->second]++, add_on_import(source, unit.parameter));
   }
   for (const std::string& name : models::extra_state_names(graph.parameters, graph.arch, keys))
     writer.add_object(name, formats::empty_extra_state());
-  formats::TargetLayout kept = add_kept_tensors(source, static_cast<uint32_t>(num_chunks.size()), builder);
+  formats::TargetLayout kept = add_kept_tensors(source, lossy_originals(source, planned, target.dtype),
+                                                static_cast<uint32_t>(num_chunks.size()), builder);
   conversion.made_of.resize(conversion.made_of.size() + kept.tensors.size(), -1);
   formats::TargetLayout layout = writer.finish();
   append_layout(layout, std::move(kept));

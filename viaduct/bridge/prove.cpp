@@ -45,6 +45,15 @@ class Prover {
     for (const SourceChunk& chunk : plan_.sources)
       if (chunk.is_scaled() && chunk.scales >= plan_.scales.size())
         problem("a source chunk with scales {} of {}", chunk.scales, plan_.scales.size());
+    for (const TargetChunk& chunk : plan_.targets)
+      if (chunk.encoder != kNoEncoder && chunk.encoder >= plan_.encoders.size())
+        problem("a target chunk with encoder {} of {}", chunk.encoder, plan_.encoders.size());
+    for (const Encoder& encoder : plan_.encoders) {
+      if (encoder.scales != kNoScales && encoder.scales >= plan_.scales.size())
+        problem("an encoder with scales {} of {}", encoder.scales, plan_.scales.size());
+      if (encoder.original != layout::kNoTensor && static_cast<size_t>(encoder.original) >= plan_.sources.size())
+        problem("an encoder with source chunk {} of {}", encoder.original, plan_.sources.size());
+    }
     for (const Scales& scales : plan_.scales)
       if (scales.form >= plan_.forms.size()) problem("scales of form {} of {}", scales.form, plan_.forms.size());
     for (const Transfer& transfer : plan_.transfers) {
@@ -91,30 +100,53 @@ class Prover {
     }
   }
 
-  // The scales of a tensor of codes fit it and lie inside their file.
   void check_scales(const SourceChunk& chunk) {
-    const Scales& scales = plan_.scales[chunk.scales];
-    const ScaledForm& form = plan_.forms[scales.form];
     const auto place = [&] {
       return fmt::format("{}: {} at byte {}", plan_.source_files[chunk.file].string(), chunk.size,
                          chunk.byte_offset);
     };
-    const bool nibbles = form.codes == Codes::kE2M1 || form.codes == Codes::kInt4;
     if (!chunk.strides.empty()) return problem("{}: a strided view of codes", place());
-    if ((nibbles ? 2 : 1) != info(chunk.dtype).block_elements || info(chunk.dtype).block_bytes != 1)
-      return problem("{}: {} does not hold codes as its scales need them", place(), chunk.dtype);
+    check_scales(plan_.scales[chunk.scales], chunk.dtype, chunk.size, place);
+  }
+
+  // The scales of a tensor of codes, which are packed as `dtype` is, fit it and lie inside their file.
+  template <class Place>
+  void check_scales(const Scales& scales, DType dtype, const Shape& size, Place&& place) {
+    const ScaledForm& form = plan_.forms[scales.form];
+    const bool nibbles = form.codes == Codes::kE2M1 || form.codes == Codes::kInt4;
+    if ((nibbles ? 2 : 1) != info(dtype).block_elements || info(dtype).block_bytes != 1)
+      return problem("{}: {} does not hold codes as its scales need them", place(), dtype);
     if (!is_scale_dtype(form.scale_dtype) || (form.scale_dtype == DType::kU8) != (form.codes == Codes::kE2M1))
       return problem("{}: scales of {}", place(), form.scale_dtype);
-    if (form.block.rank() != chunk.size.rank() || form.block.rank() == 0 ||
-        std::any_of(form.block.begin(), form.block.end(), [](int64_t size) { return size < 1; }))
+    if (form.block.rank() != size.rank() || form.block.rank() == 0 ||
+        std::any_of(form.block.begin(), form.block.end(), [](int64_t each) { return each < 1; }))
       return problem("{}: blocks of {} elements", place(), form.block);
     if (scales.file >= sizes_.size())
       return problem("{}: scales in file {} of {}", place(), scales.file, sizes_.size());
-    const auto bytes = static_cast<uint64_t>(num_bytes(form.scale_dtype, num_elements(form.grid(chunk.size))));
+    const auto bytes = static_cast<uint64_t>(num_bytes(form.scale_dtype, num_elements(form.grid(size))));
     if (scales.byte_offset + bytes > sizes_[scales.file])
-      problem("{}: its scales {} at byte {} of {} reach to byte {}, the file ends at {}", place(),
-              form.grid(chunk.size), scales.byte_offset, plan_.source_files[scales.file].string(),
-              scales.byte_offset + bytes, sizes_[scales.file]);
+      problem("{}: its scales {} at byte {} of {} reach to byte {}, the file ends at {}", place(), form.grid(size),
+              scales.byte_offset, plan_.source_files[scales.file].string(), scales.byte_offset + bytes,
+              sizes_[scales.file]);
+  }
+
+  // What an encoder reads besides the numbers is there, and the bytes can be made.
+  void check_encoder(const TargetChunk& chunk) {
+    const Encoder& encoder = plan_.encoders[chunk.encoder];
+    const auto place = [&] { return name_of(chunk); };
+    if ((encoder.scales == kNoScales) == (encoder.original == layout::kNoTensor))
+      return problem("{}: an encoder must have either scales or an original", place());
+    if (encoder.scales != kNoScales) {
+      if (encoder.value_dtype != kScaledDType || chunk.add != 0)
+        problem("{}: codes of {} plus {}", place(), encoder.value_dtype, chunk.add);
+      return check_scales(plan_.scales[encoder.scales], chunk.dtype, chunk.size, place);
+    }
+    const SourceChunk& original = plan_.sources[static_cast<size_t>(encoder.original)];
+    if (original.dtype != chunk.dtype || original.size != chunk.size || !original.strides.empty() ||
+        original.is_scaled())
+      problem("{}: {} {} with an original {} {}", place(), chunk.dtype, chunk.size, original.dtype, original.size);
+    if (!can_add(chunk.dtype, encoder.value_dtype) || !can_add(encoder.value_dtype, chunk.dtype))
+      problem("{}: {} cannot be compared with {}", place(), chunk.dtype, encoder.value_dtype);
   }
 
   // Every element of every target chunk comes from exactly one transfer.
@@ -122,9 +154,10 @@ class Prover {
     layout::Pieces pieces;
     for (const TargetChunk& chunk : plan_.targets) {
       const int64_t wanted = num_elements(chunk.size);
+      if (chunk.encoder != kNoEncoder) check_encoder(chunk);
       for (uint32_t t = 0; t < chunk.num_transfers; ++t) {
         const Transfer& transfer = plan_.transfers[chunk.first_transfer + t];
-        check_transfer(transfer, chunk);
+        check_transfer(transfer, plan_.numbers_of(chunk));
       }
       // The usual chunk is one whole box.
       if (chunk.num_transfers == 1 &&
@@ -208,7 +241,12 @@ class Prover {
 
 std::vector<uint64_t> source_sizes(const TransferPlan& plan) {
   std::vector<uint64_t> sizes;
-  for (const Path& file : plan.source_files) {
+  for (size_t i = 0; i < plan.source_files.size(); ++i) {
+    const Path& file = plan.source_files[i];
+    if (plan.measured_file == i) {
+      sizes.push_back(plan.measured_size);
+      continue;
+    }
     std::error_code error;
     sizes.push_back(std::filesystem::file_size(file, error));
     if (error) throw_system(fmt::format("cannot read the size of {}", file.string()), error.value());

@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "viaduct/bridge/move_loops.h"
+#include "viaduct/bridge/scale_reader.h"
 #include "viaduct/core/convert.h"
-#include "viaduct/core/scales.h"
 
 namespace viaduct::bridge {
 
@@ -20,66 +20,30 @@ constexpr int64_t kTileLine = static_cast<int64_t>(CopyScratch::kBytes) / kValue
 class Dequantiser {
  public:
   Dequantiser(const Move& move, SourceView& source, CopyScratch& scratch)
-      : move_(move), source_(source), scratch_(scratch), size_(move.codes->size), form_(*move.form) {
-    steps_ = row_major_strides(form_.grid(size_));
-    last_ = size_.rank() - 1;
-  }
+      : move_(move), source_(source), scratch_(scratch), scales_(*move.form, *move.scales, move.codes->size) {}
 
-  // Elements [first, first + count) of the tensor in row-major order, at most kLine of them.
+  // Elements [first, first + count) of the tensor in row-major order.
   void run(int64_t first, int64_t count, std::byte* to) {
+    const DTypeInfo& packing = info(move_.from);
     while (count > 0) {
-      const int64_t column = first % size_[last_];
-      const int64_t here = std::min(count, size_[last_] - column);
-      row_part(first, column, here, to);
-      first += here;
-      count -= here;
-      to += here * kValueBytes;
+      const ScaleReader::Run part = scales_.read(first, count, source_, scratch_.lines());
+      // The codes, from a whole byte on.
+      const int64_t skipped = first % packing.block_elements;
+      const int64_t units = (skipped + part.count + packing.block_elements - 1) / packing.block_elements;
+      const std::byte* codes = source_.at(move_.file, move_.source_byte(first - skipped),
+                                          static_cast<size_t>(units * packing.block_bytes), scratch_.lines());
+      dequantize(move_.form->codes, codes, skipped, part.scales, part.skip, scales_.block(), to, part.count);
+      first += part.count;
+      count -= part.count;
+      to += part.count * kValueBytes;
     }
   }
 
  private:
-  void row_part(int64_t first, int64_t column, int64_t count, std::byte* to) {
-    const int64_t block = form_.block[last_];
-    int64_t scale = column / block;
-    int64_t row = first / size_[last_];
-    for (int axis = last_; axis-- > 0;) {
-      scale += row % size_[axis] / form_.block[axis] * steps_[axis];
-      row /= size_[axis];
-    }
-    const int64_t num_scales = (column + count - 1) / block - column / block + 1;
-    const float* const scales = load_scales(scale, num_scales);
-    // The codes, from a whole byte on.
-    const DTypeInfo& packing = info(move_.from);
-    const int64_t skipped = first % packing.block_elements;
-    const int64_t units = (skipped + count + packing.block_elements - 1) / packing.block_elements;
-    const std::byte* codes = source_.at(move_.file, move_.source_byte(first - skipped),
-                                        static_cast<size_t>(units * packing.block_bytes), scratch_.lines());
-    dequantize(form_.codes, codes, skipped, scales, column % block, block, to, count);
-  }
-
-  // The same scales serve many runs: rows of one block, or a whole tensor.
-  const float* load_scales(int64_t first, int64_t count) {
-    if (first >= first_scale_ && first + count <= first_scale_ + num_scales_)
-      return scales_.data() + (first - first_scale_);
-    const int64_t unit = element_size(form_.scale_dtype);
-    const std::byte* bytes =
-        source_.at(move_.scales->file, move_.scales->byte_offset + static_cast<uint64_t>(first * unit),
-                   static_cast<size_t>(count * unit), scratch_.lines());
-    decode_scales(form_.scale_dtype, bytes, scales_.data(), count, form_.round_scale);
-    first_scale_ = first;
-    num_scales_ = count;
-    return scales_.data();
-  }
-
   const Move& move_;
   SourceView& source_;
   CopyScratch& scratch_;
-  const Shape& size_;
-  const ScaledForm& form_;
-  Shape steps_;  // of the grid of scales
-  int last_ = 0;
-  std::array<float, kLine + 1> scales_;
-  int64_t first_scale_ = 0, num_scales_ = 0;
+  ScaleReader scales_;
 };
 
 // Numbers that are as the target wants them, or such made of them in `place`.

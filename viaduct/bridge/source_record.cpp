@@ -111,6 +111,18 @@ void check_name(const std::string& name, const Path& file) {
 
 }  // namespace
 
+std::vector<Path> sibling_iterations(const Path& iteration) {
+  std::vector<Path> siblings;
+  if (!iteration.filename().string().starts_with("iter_")) return siblings;
+  for (const fs::directory_entry& entry : fs::directory_iterator(fs::absolute(iteration).parent_path())) {
+    const std::string name = entry.path().filename().string();
+    if (entry.is_directory() && name.starts_with("iter_") && name != iteration.filename().string())
+      siblings.push_back(entry.path());
+  }
+  std::sort(siblings.rbegin(), siblings.rend());
+  return siblings;
+}
+
 std::optional<SourceRecord> read_record(const Path& iteration) {
   const Path folder = record_folder(iteration);
   const Path file = folder / "record.json";

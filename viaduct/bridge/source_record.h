@@ -63,6 +63,8 @@ std::vector<SideFile> find_side_files(const Path& folder);
 
 /// Writes record.json, shard headers and side files below `iteration`/viaduct/. `cast`: the --dtype of this import.
 void write_record(const SourceRecord& record, std::optional<DType> cast, const Path& iteration);
+/// The other iterations of the run that `iteration` (a folder iter_*) belongs to, the newest first.
+std::vector<Path> sibling_iterations(const Path& iteration);
 /// Reads them back; nullopt when the folder has none. UserError naming the file when it is damaged.
 std::optional<SourceRecord> read_record(const Path& iteration);
 

@@ -85,6 +85,12 @@ uint64_t TransferPlan::hash() const {
     digest.add(uint64_t{form.round_scale});
     digest.add(form.block);
   }
+  for (const Encoder& encoder : encoders) {
+    digest.add(static_cast<uint64_t>(encoder.value_dtype));
+    digest.add(uint64_t{encoder.scales});
+    digest.add(static_cast<uint64_t>(encoder.original));
+    digest.add(uint64_t{std::bit_cast<uint32_t>(encoder.import_add)});
+  }
   for (const formats::TargetFile& file : target.files) {
     digest.add(file.name);
     digest.add(file.size);
@@ -101,7 +107,7 @@ uint64_t TransferPlan::hash() const {
     digest.add(chunk.size);
     digest.add(chunk.first_transfer);
     digest.add(chunk.num_transfers);
-    digest.add(uint64_t{std::bit_cast<uint32_t>(chunk.add)});
+    digest.add(uint64_t{std::bit_cast<uint32_t>(chunk.add)} << 32 | chunk.encoder);
   }
   for (const Transfer& transfer : transfers) {
     digest.add(static_cast<uint64_t>(transfer.source));

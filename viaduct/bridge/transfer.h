@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -56,17 +57,31 @@ struct SourceChunk {
   DType value_dtype() const { return is_scaled() ? kScaledDType : dtype; }
 };
 
+/// How the bytes of a target chunk are made when they are more than its numbers converted. Just one of `scales` and
+/// `original` is set.
+struct Encoder {
+  DType value_dtype{};          // of the numbers that the transfers give
+  uint32_t scales = kNoScales;  // index into TransferPlan::scales: the chunk is the codes of a whole tensor
+  // Index into TransferPlan::sources, row-major, of the chunk's type and size: an element of it is written where,
+  // imported (rounded to value_dtype after import_add was added), it is the number; else the number converted.
+  int32_t original = layout::kNoTensor;
+  float import_add = 0;
+};
+
+inline constexpr uint32_t kNoEncoder = ~uint32_t{0};
+
 /// A dense row-major run of elements in a target file.
 struct TargetChunk {
   uint32_t file = 0;  // index into TransferPlan::target.files
   uint64_t byte_offset = 0;
-  DType dtype{};
+  DType dtype{};  // as written; of codes how they are packed (F4: any two codes in a byte)
   Shape size;
   uint32_t tensor = 0;  // which tensor and chunk of TransferPlan::target this is
   uint32_t chunk = 0;
   uint32_t first_transfer = 0;  // its transfers: [first_transfer, first_transfer + num_transfers)
   uint32_t num_transfers = 0;
   float add = 0;  // added to every value in float32 before it is rounded to `dtype`; zero boxes stay zero
+  uint32_t encoder = kNoEncoder;  // index into TransferPlan::encoders
 
   uint64_t num_bytes() const { return static_cast<uint64_t>(viaduct::num_bytes(dtype, num_elements(size))); }
   uint64_t num_blocks() const { return (num_bytes() + kBlockBytes - 1) / kBlockBytes; }
@@ -92,12 +107,25 @@ struct TransferPlan {
   std::vector<SourceChunk> sources;
   std::vector<Scales> scales;  // of those sources that have some
   std::vector<ScaledForm> forms;
+  std::vector<Encoder> encoders;
+  // A source file that is made before the plan is executed: scales measured for codes that it writes.
+  std::optional<uint32_t> measured_file;
+  uint64_t measured_size = 0;
   formats::TargetLayout target;      // files, literals, CRC fields
   std::vector<TargetChunk> targets;  // in the order in which they are to be made
   std::vector<Transfer> transfers;   // grouped by target chunk
   std::vector<Region> regions;       // the layers of a model share theirs
 
   const Region& region_of(const Transfer& transfer) const { return regions[transfer.region]; }
+  /// The chunk as the numbers that its transfers give; itself without an encoder.
+  TargetChunk numbers_of(const TargetChunk& chunk) const {
+    TargetChunk numbers = chunk;
+    if (chunk.encoder == kNoEncoder) return numbers;
+    numbers.dtype = encoders[chunk.encoder].value_dtype;
+    numbers.add = 0;
+    numbers.encoder = kNoEncoder;
+    return numbers;
+  }
 
   uint64_t bytes_to_write() const;  // sizes of all target files
   uint64_t bytes_of_data() const;   // of all target chunks

@@ -12,12 +12,23 @@ namespace viaduct::bridge {
 
 namespace {
 
+// The type in which a tensor's values are stored.
+DType value_dtype(const View& view, const ViewTensor& tensor) {
+  for (const layout::Piece& piece : tensor.pieces)
+    if (!piece.is_fill()) return view.stored->tensors[static_cast<size_t>(piece.source)].dtype;
+  return tensor.dtype;
+}
+
 TransferPlan plan_of(const View& view, const std::vector<size_t>& chosen, const std::vector<DType>& dtypes) {
   PlanBuilder builder(*view.stored);
   for (size_t i = 0; i < chosen.size(); ++i) {
     const ViewTensor& tensor = view.tensors[chosen[i]];
+    uint32_t encoder = kNoEncoder;
+    if (tensor.original != layout::kNoTensor)
+      encoder = builder.add_encoder(
+          {value_dtype(view, tensor), kNoScales, builder.chunk_of(tensor.original), tensor.import_add});
     builder.add(Shape::filled(tensor.shape.rank(), 0), tensor.shape, dtypes[i], tensor.pieces,
-                static_cast<uint32_t>(i), 0);
+                static_cast<uint32_t>(i), 0, tensor.add, encoder);
   }
   return builder.finish_virtual();
 }
@@ -78,11 +89,22 @@ View hf_view(const Checkpoint& checkpoint) {
   View view;
   view.stored = &checkpoint.stored();
   const WeightGraph& graph = checkpoint.graph();
+  std::unordered_map<std::string_view, int32_t> kept;
+  for (const int32_t id : checkpoint.kept())
+    kept.emplace(checkpoint.stored().tensors[static_cast<size_t>(id)].name, id);
   for (size_t i = 0; i < graph.hf_tensors.size(); ++i) {
     const layout::Expr::Input& tensor = graph.hf_tensors[i];
     layout::Pieces pieces = checkpoint.hf_pieces(i);
-    const DType dtype = checkpoint.dtype_of(pieces);
-    view.tensors.push_back({tensor.name, dtype, tensor.shape, std::move(pieces)});
+    ViewTensor seen{tensor.name, checkpoint.dtype_of(pieces), tensor.shape, std::move(pieces)};
+    if (checkpoint.world() == World::kMegatron) {
+      seen.import_add = graph.add_of_hf(i);
+      seen.add = -seen.import_add;
+      if (const auto it = kept.find(tensor.name); it != kept.end()) {
+        seen.original = it->second;
+        seen.dtype = checkpoint.stored().tensors[static_cast<size_t>(it->second)].dtype;
+      }
+    }
+    view.tensors.push_back(std::move(seen));
   }
   return view;
 }

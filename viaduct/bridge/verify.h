@@ -28,6 +28,9 @@ struct ViewTensor {
   DType dtype{};
   Shape shape;
   layout::Pieces pieces;
+  float add = 0;                         // to each value
+  int32_t original = layout::kNoTensor;  // a tensor whose elements count where, imported, they are the values ...
+  float import_add = 0;                  // ... with this added
 };
 
 /// What of a checkpoint is compared.

@@ -175,6 +175,18 @@ class PlanMaker {
     return static_cast<int32_t>(given_.plan.sources.size() - 1);
   }
 
+  /// A bfloat16 tensor of ordinary numbers.
+  int32_t add_numbers(uint32_t file, const Shape& size) {
+    const int32_t id = add_source(file, DType::kBF16, size);
+    std::byte* const bytes = given_.sources[file].data() + given_.plan.sources.back().byte_offset;
+    for (int64_t i = 0; i < num_elements(size); ++i) {
+      const uint16_t bits = to_bfloat16_bits(static_cast<float>(number(-4000, 4000)) * 0x1p-11f);
+      std::memcpy(bytes + 2 * i, &bits, 2);
+    }
+    return id;
+  }
+  Bytes& bytes(uint32_t file) { return given_.sources[file]; }
+
   /// A tensor of random codes with scales of ordinary sizes, both at the ends of files.
   int32_t add_scaled_source(uint32_t file, const Shape& size, const ScaledForm& form, uint32_t scale_file) {
     const bool nibbles = form.codes == Codes::kE2M1 || form.codes == Codes::kInt4;

@@ -296,7 +296,7 @@ class JournalTest : public StagingTest {
 
   // Runs the plan in the staging folder; returns how many bytes were read from the source.
   uint64_t make(const Path& staging, Progress* progress = nullptr) {
-    const auto journal = open_journal(staging, staging, given_.plan);
+    const auto journal = open_journal(staging, staging, given_.plan, given_.plan.source_files);
     ExecuteOptions options;
     options.max_memory = 24u << 20;
     options.journal = journal.get();
