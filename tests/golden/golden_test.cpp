@@ -35,10 +35,137 @@ std::string text_of(const Comparison& comparison) {
   return text;
 }
 
-void expect_equal(const RawCheckpoint& a, const RawCheckpoint& b) {
-  const Comparison comparison = compare(raw_view(a), raw_view(b), {});
-  EXPECT_TRUE(comparison.equal()) << text_of(comparison);
+// The four checks in which a fixture may have an exception.
+enum Check { kImport, kRunConfig, kExport, kBareExport };
+
+// Where a fixture holds a slip of upstream's or a form that run_config.yaml does not tell: what then differs, all
+// of it and nothing else.
+struct Exception {
+  const char* fixture;
+  Check check;
+  const char* reason;
+  std::set<std::string> differs;  // tensors, or fields of run_config.yaml
+  std::string below;              // tensors whose names begin so
+  std::string ends;               // tensors whose names end so
+  std::string error;              // the conversion is refused with this in the message
+  std::optional<DType> cast;      // with this --dtype ours is upstream's; without, the source's own type stays
+  bool comes_back_in_usual_form = false;  // importing what was written gives upstream's checkpoint again
+};
+
+const std::vector<Exception>& exceptions() {
+  static const std::vector<Exception> kExceptions = {
+      {.fixture = "qwen3_vl_bias",
+       .check = kImport,
+       .reason = "upstream loses the bias of o_proj",
+       .differs = {"language_model.decoder.layers.self_attention.linear_proj.bias"}},
+      {.fixture = "qwen3_vl_bias",
+       .check = kExport,
+       .reason = "the bias of o_proj is not in upstream's checkpoint",
+       .error = "missing: language_model.decoder.layers.self_attention.linear_proj.bias"},
+      {.fixture = "qwen3_vl_bias",
+       .check = kBareExport,
+       .reason = "the bias of o_proj is not in upstream's checkpoint",
+       .error = "missing: language_model.decoder.layers.self_attention.linear_proj.bias"},
+      {.fixture = "qwen3_vl_moe_v4",
+       .check = kBareExport,
+       .reason = "transformers 4 lays experts otherwise, which run_config.yaml does not tell",
+       .differs = {"model.language_model.layers.0.mlp.experts.down_proj",
+                   "model.language_model.layers.0.mlp.experts.gate_up_proj",
+                   "model.language_model.layers.1.mlp.experts.down_proj",
+                   "model.language_model.layers.1.mlp.experts.gate_up_proj"},
+       .comes_back_in_usual_form = true},
+      {.fixture = "qwen25_vl",
+       .check = kRunConfig,
+       .reason = "upstream pins it, whatever config.json says",
+       .differs = {"mrope_section"}},
+      {.fixture = "qwen25_vl_flat",
+       .check = kRunConfig,
+       .reason = "upstream pins it, whatever config.json says",
+       .differs = {"mrope_section"}},
+      {.fixture = "qwen25_vl_nodtype",
+       .check = kRunConfig,
+       .reason = "upstream does not see the dtype beside text_config, and pins mrope_section",
+       .differs = {"mrope_section"},
+       .cast = DType::kF32},
+      {.fixture = "qwen25_vl_nodtype",
+       .check = kImport,
+       .reason = "upstream does not see the dtype beside text_config",
+       .cast = DType::kF32},
+      {.fixture = "qwen25_vl_nodtype",
+       .check = kExport,
+       .reason = "upstream's checkpoint is float32",
+       .cast = DType::kBF16},
+      {.fixture = "qwen25_vl_nodtype",
+       .check = kBareExport,
+       .reason = "upstream's checkpoint is float32",
+       .cast = DType::kBF16},
+      {.fixture = "qwen3_next",
+       .check = kBareExport,
+       .reason = "bf16(w - 1) loses bits of w below 0.5, and upstream keeps no copy",
+       .differs = {"model.layers.2.linear_attn.norm.weight"}},
+      {.fixture = "qwen3_next_public",
+       .check = kImport,
+       .reason = "upstream drops mtp.* where config.json does not mention it",
+       .below = "mtp."},
+      {.fixture = "qwen3_next_public",
+       .check = kRunConfig,
+       .reason = "upstream drops mtp.* where config.json does not mention it",
+       .differs = {"mtp_num_layers"}},
+      {.fixture = "qwen3_next_public",
+       .check = kExport,
+       .reason = "upstream's checkpoint has no mtp.*",
+       .error = "missing: mtp."},
+      {.fixture = "qwen3_next_public",
+       .check = kBareExport,
+       .reason = "upstream's checkpoint has no mtp.*, and bf16(w - 1) loses bits",
+       .differs = {"model.layers.2.linear_attn.norm.weight"},
+       .below = "mtp."},
+      {.fixture = "moonlight",
+       .check = kBareExport,
+       .reason = "rotary frequencies, which every reader computes for itself",
+       .ends = ".self_attn.rotary_emb.inv_freq"},
+      {.fixture = "glm45_fused",
+       .check = kBareExport,
+       .reason = "experts in one tensor are a form that run_config.yaml does not tell",
+       .below = "model.layers.",
+       .comes_back_in_usual_form = true},
+  };
+  return kExceptions;
+}
+
+const Exception& exception_of(const std::string& fixture, Check check) {
+  static const Exception kNone = {};
+  for (const Exception& each : exceptions())
+    if (each.fixture == fixture && each.check == check) return each;
+  return kNone;
+}
+
+void expect_equal(const RawCheckpoint& a, const RawCheckpoint& b, const Exception& exception = {}) {
+  const Comparison comparison = compare(raw_view(a), raw_view(b), {}, 1000);
+  std::set<std::string> names;
+  size_t below = 0;
+  for (const Difference& difference : comparison.differences) {
+    const bool named = (!exception.below.empty() && difference.tensor.starts_with(exception.below)) ||
+                       (!exception.ends.empty() && difference.tensor.ends_with(exception.ends));
+    if (named) {
+      ++below;
+    } else {
+      names.insert(difference.tensor);
+    }
+  }
+  EXPECT_EQ(names, exception.differs) << text_of(comparison);
+  EXPECT_EQ(below > 0, !exception.below.empty() || !exception.ends.empty());
   EXPECT_GT(comparison.tensors, 0u);
+}
+
+template <class Convert>
+void expect_refused(const Exception& exception, Convert convert) {
+  try {
+    convert();
+    ADD_FAILURE() << "not refused, although " << exception.reason;
+  } catch (const UserError& error) {
+    EXPECT_NE(std::string(error.what()).find(exception.error), std::string::npos) << error.what();
+  }
 }
 
 std::set<std::string> extra_states(const Path& root) {
@@ -72,29 +199,39 @@ class GoldenFamily : public testing::TestWithParam<std::string> {
 };
 
 TEST_P(GoldenFamily, ImportEqualsUpstreams) {
+  const Exception& exception = exception_of(GetParam(), kImport);
   const Path ours = scratch(GetParam() + "/import");
-  AutoBridge::from_hf_pretrained(hf()).import_ckpt(ours);
-  expect_equal(open_raw_checkpoint(ours), open_raw_checkpoint(megatron()));
-  EXPECT_EQ(extra_states(ours), extra_states(megatron()));
+  AutoBridge::from_hf_pretrained(hf()).import_ckpt(ours, {.dtype = exception.cast});
+  expect_equal(open_raw_checkpoint(ours), open_raw_checkpoint(megatron()), exception);
+  if (exception.below.empty()) {
+    EXPECT_EQ(extra_states(ours), extra_states(megatron()));
+  }
+  for (const std::string& name : extra_states(megatron())) EXPECT_TRUE(extra_states(ours).contains(name)) << name;
 }
 
 TEST_P(GoldenFamily, RunConfigEqualsUpstreams) {
+  const Exception& exception = exception_of(GetParam(), kRunConfig);
   const Path ours = scratch(GetParam() + "/config");
-  AutoBridge::from_hf_pretrained(hf()).import_ckpt(ours);
+  AutoBridge::from_hf_pretrained(hf()).import_ckpt(ours, {.dtype = exception.cast});
   const config::Yaml mine = model_section(ours), theirs = model_section(megatron());
   for (const auto& [key, value] : theirs.members()) {
     const config::Yaml* other = mine.find(key.as_string());
     ASSERT_NE(other, nullptr) << key.as_string();
-    EXPECT_TRUE(*other == value) << key.as_string() << ": " << config::emit_yaml(*other) << " against "
-                                 << config::emit_yaml(value);
+    EXPECT_EQ(*other == value, !exception.differs.contains(key.as_string()))
+        << key.as_string() << ": " << config::emit_yaml(*other) << " against " << config::emit_yaml(value);
   }
   EXPECT_EQ(mine.members().size(), theirs.members().size());
 }
 
 TEST_P(GoldenFamily, ExportOfUpstreamsEqualsTheSource) {
+  const Exception& exception = exception_of(GetParam(), kExport);
   const Path out = scratch(GetParam() + "/export");
-  AutoBridge::export_ckpt(megatron(), out, {}, {}, {.reference = hf()});
-  expect_equal(open_raw_checkpoint(out), open_raw_checkpoint(hf()));
+  const auto export_it = [&] {
+    AutoBridge::export_ckpt(megatron(), out, {.dtype = exception.cast}, {}, {.reference = hf()});
+  };
+  if (!exception.error.empty()) return expect_refused(exception, export_it);
+  export_it();
+  expect_equal(open_raw_checkpoint(out), open_raw_checkpoint(hf()), exception);
 }
 
 // The files themselves come back, headers and side files included.
@@ -116,11 +253,17 @@ TEST_P(GoldenFamily, RoundTripGivesTheSourcesFiles) {
 
 // With everything removed that import kept for the way back, run_config.yaml alone tells the model.
 TEST_P(GoldenFamily, ExportNeedsNothingButTheCheckpoint) {
+  const Exception& exception = exception_of(GetParam(), kBareExport);
   const Path out = scratch(GetParam() + "/bare");
-  AutoBridge::export_ckpt(megatron(), out);
-  const Comparison comparison =
-      compare(raw_view(open_raw_checkpoint(out)), raw_view(open_raw_checkpoint(hf())), {});
-  EXPECT_TRUE(comparison.equal()) << text_of(comparison);
+  const auto export_it = [&] { AutoBridge::export_ckpt(megatron(), out, {.dtype = exception.cast}); };
+  if (!exception.error.empty()) return expect_refused(exception, export_it);
+  export_it();
+  expect_equal(open_raw_checkpoint(out), open_raw_checkpoint(hf()), exception);
+  if (exception.comes_back_in_usual_form) {
+    const Path again = scratch(GetParam() + "/again");
+    AutoBridge::from_hf_pretrained(out).import_ckpt(again);
+    expect_equal(open_raw_checkpoint(again), open_raw_checkpoint(megatron()));
+  }
   EXPECT_TRUE(fs::exists(out / "config.json"));
   EXPECT_TRUE(fs::exists(out / "tokenizer.json"));
 }

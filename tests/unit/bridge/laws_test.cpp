@@ -26,11 +26,28 @@ class Laws : public testing::TestWithParam<size_t> {
 
   const models::Family& family() const { return models::families()[GetParam()]; }
 
+  // The model in one of the family's forms that a checkpoint's tensors alone tell.
+  models::ArchSpec in_some_form(const models::HfConfig& config, const models::ArchSpec& arch) {
+    models::ArchSpec wanted = arch;
+    wanted.form = static_cast<int>(random_.bits() % (1 + family().other_forms.size()));
+    const WeightGraph graph = build_weight_graph(wanted);
+    models::ArchSpec found = arch;
+    family().complete(
+        config,
+        [&](std::string_view name) -> std::optional<Shape> {
+          const auto it = graph.hf_ids.find(std::string(name));
+          return it == graph.hf_ids.end() ? std::nullopt
+                                          : std::optional(graph.hf_tensors[static_cast<size_t>(it->second)].shape);
+        },
+        found);
+    return found;
+  }
+
   // A model of odd sizes with random bits in every weight, NaN payloads among them.
   Path make_model(int number) {
     const Json config = random_.config();
     const models::HfConfig hf(config, "toy");
-    const WeightGraph graph = build_weight_graph(models::read_arch(hf));
+    const WeightGraph graph = build_weight_graph(in_some_form(hf, models::read_arch(hf)));
     std::vector<std::pair<formats::StoredTensor, std::vector<std::byte>>> tensors;
     const bool wide = random_.bits() % 2 == 0;  // what Megatron holds as float32 comes as that, or as bfloat16
     for (size_t i = 0; i < graph.hf_tensors.size(); ++i) {
