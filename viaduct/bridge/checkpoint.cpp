@@ -87,6 +87,21 @@ Pieces Checkpoint::hf_pieces(size_t hf_tensor) const {
   return world_ == World::kHuggingFace ? own_pieces(hf_tensor) : through_own(graph_.to_hf(hf_tensor));
 }
 
+Pieces Checkpoint::hf_pieces_in(const WeightGraph& graph, size_t hf_tensor) const {
+  const Pieces second = graph.to_hf(hf_tensor);
+  Pieces first;
+  std::vector<int32_t> seen;
+  for (const layout::Piece& piece : second) {
+    if (piece.is_fill() || std::find(seen.begin(), seen.end(), piece.source) != seen.end()) continue;
+    seen.push_back(piece.source);
+    for (layout::Piece part : parameter_pieces(static_cast<size_t>(piece.source))) {
+      part.target = piece.source;
+      first.push_back(part);
+    }
+  }
+  return layout::compose(first, second);
+}
+
 PlainTensor plain_tensor(const formats::StoredTensor& stored) {
   PlainTensor plain;
   plain.name = stored.name;

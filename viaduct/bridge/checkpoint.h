@@ -87,6 +87,8 @@ class Checkpoint {
   /// 0).
   layout::Pieces parameter_pieces(size_t parameter) const;
   layout::Pieces hf_pieces(size_t hf_tensor) const;
+  /// The same for a tensor of another graph of the same parameters: other Hugging Face names and forms.
+  layout::Pieces hf_pieces_in(const WeightGraph& graph, size_t hf_tensor) const;
   /// The element type of what these pieces of stored().tensors make: the widest of its parts.
   DType dtype_of(const layout::Pieces& pieces) const;
 

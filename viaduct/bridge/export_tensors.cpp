@@ -37,10 +37,9 @@ class ExportPlanner {
     return source_.arch().embedding.output_is_copy && table().find_derived(name);
   }
   const models::WeightTable& table() const { return graph().family->table(graph().arch.form); }
-  const WeightGraph& graph() const { return result_.graph.family ? result_.graph : source_.graph(); }
+  const WeightGraph& graph() const { return result_.graph ? *result_.graph : source_.graph(); }
   void choose_graph();
   DType choose_dtype(DType stored, std::optional<DType> listed, size_t hf_tensor);
-  Pieces pieces_of(size_t hf_tensor) const;
   ExportTensor tensor(std::string_view name, std::optional<DType> listed);
   ExportTensor kept_tensor(std::string_view name) const;
   void add_as_listed();
@@ -82,7 +81,7 @@ void ExportPlanner::choose_graph() {
     return source_.graph().hf_tensors[static_cast<size_t>(it->second)].shape;
   };
   graph().family->complete(config, shape_of, arch);
-  if (arch.form != source_.arch().form) result_.graph = build_weight_graph(arch);
+  if (arch.form != source_.arch().form) result_.graph = std::make_shared<const WeightGraph>(build_weight_graph(arch));
 }
 
 // Without --dtype a tensor gets the type that its source had, where that loses nothing; else the stored one.
@@ -105,22 +104,6 @@ DType ExportPlanner::choose_dtype(DType stored, std::optional<DType> listed, siz
   return stored;
 }
 
-Pieces ExportPlanner::pieces_of(size_t hf_tensor) const {
-  if (!result_.graph.family) return source_.hf_pieces(hf_tensor);
-  const Pieces second = graph().to_hf(hf_tensor);
-  Pieces first;
-  std::vector<int32_t> seen;
-  for (const layout::Piece& piece : second) {
-    if (piece.is_fill() || std::find(seen.begin(), seen.end(), piece.source) != seen.end()) continue;
-    seen.push_back(piece.source);
-    for (layout::Piece part : source_.parameter_pieces(static_cast<size_t>(piece.source))) {
-      part.target = piece.source;
-      first.push_back(part);
-    }
-  }
-  return layout::compose(first, second);
-}
-
 ExportTensor ExportPlanner::kept_tensor(std::string_view name) const {
   const auto it = kept_.find(name);
   VIADUCT_USER_CHECK(it != kept_.end(),
@@ -132,7 +115,7 @@ ExportTensor ExportPlanner::kept_tensor(std::string_view name) const {
   result.name = name;
   result.dtype = kept.dtype;
   result.shape = kept.shape;
-  result.pieces = {whole_piece(it->second, kept.shape)};
+  result.kept = it->second;
   return result;
 }
 
@@ -142,9 +125,9 @@ ExportTensor ExportPlanner::tensor(std::string_view name, std::optional<DType> l
     ExportTensor wanted;
     wanted.name = name;
     wanted.shape = graph().hf_tensors[id].shape;
-    wanted.pieces = pieces_of(id);
-    wanted.dtype = choose_dtype(source_.dtype_of(wanted.pieces), listed, id);
     wanted.hf_tensor = static_cast<int32_t>(id);
+    wanted.numbers = source_.dtype_of(pieces_of(wanted, source_, result_.graph.get()));
+    wanted.dtype = choose_dtype(wanted.numbers, listed, id);
     if (source_.world() != World::kMegatron) return wanted;
     wanted.import_add = graph().add_of_hf(id);
     if (const auto kept = kept_.find(name); kept != kept_.end()) {
@@ -210,7 +193,7 @@ int32_t ExportPlanner::add_scaled(const ExportTensor& numbers, const std::string
   ScaledTarget target;
   target.name = name;
   target.shape = numbers.shape;
-  target.pieces = numbers.pieces;
+  target.hf_tensor = numbers.hf_tensor;
   const auto known = std::find(result_.forms.begin(), result_.forms.end(), form);
   target.form = static_cast<uint32_t>(known - result_.forms.begin());
   if (known == result_.forms.end()) result_.forms.push_back(form);
@@ -259,7 +242,6 @@ void ExportPlanner::add_as_listed() {
                          std::string(named_[static_cast<size_t>(logical.scales)].name));
         wanted.part = roles[i].scales ? ExportTensor::Part::kScales : ExportTensor::Part::kCodes;
         wanted.scaled = scaled[id];
-        wanted.pieces.clear();
       }
     }
     wanted.name = listed.name;
@@ -353,7 +335,7 @@ ExportTensors ExportPlanner::plan() {
   choose_graph();
   if (target_.quantize == Quantize::kLikeSource) {
     add_as_listed();
-  } else if (!record_.tensors.empty() && !result_.graph.family) {
+  } else if (!record_.tensors.empty() && !result_.graph) {
     add_listed_numbers();
     result_.own_shards = logical_.forms.empty() && target_.quantize == Quantize::kNo;
   } else {
@@ -371,6 +353,12 @@ ExportTensors ExportPlanner::plan() {
 }
 
 }  // namespace
+
+Pieces pieces_of(const ExportTensor& tensor, const Checkpoint& source, const WeightGraph* graph) {
+  if (tensor.hf_tensor < 0) return {whole_piece(tensor.kept, tensor.shape)};
+  const auto id = static_cast<size_t>(tensor.hf_tensor);
+  return graph ? source.hf_pieces_in(*graph, id) : source.hf_pieces(id);
+}
 
 ExportTensors export_tensors(const Checkpoint& source, const HfTarget& target) {
   return ExportPlanner(source, target).plan();

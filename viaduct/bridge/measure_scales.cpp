@@ -1,6 +1,7 @@
 #include "viaduct/bridge/measure_scales.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <mutex>
 
@@ -167,23 +168,33 @@ uint64_t place_scales(std::vector<ScaledTarget>& targets, const std::vector<Scal
   return size;
 }
 
-void measure_scales(const StoredTensors& source, const std::vector<ScaledTarget>& targets,
+void measure_scales(const Checkpoint& source, const WeightGraph* graph, const std::vector<ScaledTarget>& targets,
                     const std::vector<ScaledForm>& forms, const Path& file, const ExecuteOptions& options) {
-  PlanBuilder builder(source);
-  for (size_t i = 0; i < targets.size(); ++i)
-    builder.add(Shape::filled(targets[i].shape.rank(), 0), targets[i].shape, kScaledDType, targets[i].pieces,
-                static_cast<uint32_t>(i), 0);
-  const TransferPlan plan = builder.finish_virtual();
-  Measure measure(source, targets, forms, file);
+  // Some at a time: the plan of all would take as much memory as the conversion's own.
+  constexpr size_t kTogether = 4096;
+  Measure measure(source.stored(), targets, forms, file);
+  uint64_t bytes = 0;
+  for (const ScaledTarget& target : targets)
+    bytes += static_cast<uint64_t>(num_elements(target.shape) * kValueBytes);
+  if (options.progress) options.progress->begin("measuring", bytes);
   ExecuteOptions reading = options;
   reading.crc = false;
   reading.journal = nullptr;
-  if (options.progress) options.progress->begin("measuring", plan.bytes_of_data());
-  const auto bytes = file_source(plan.source_files);
-  execute(plan, *bytes, *callback_sink([&](uint32_t target, uint64_t offset, std::span<const std::byte> numbers) {
-            measure.add(target, offset, numbers);
-          }),
-          reading);
+  for (size_t first = 0; first < targets.size(); first += kTogether) {
+    const size_t end = std::min(first + kTogether, targets.size());
+    PlanBuilder builder(source.stored());
+    for (size_t i = first; i < end; ++i) {
+      const auto id = static_cast<size_t>(targets[i].hf_tensor);
+      builder.add(Shape::filled(targets[i].shape.rank(), 0), targets[i].shape, kScaledDType,
+                  graph ? source.hf_pieces_in(*graph, id) : source.hf_pieces(id), static_cast<uint32_t>(i - first), 0);
+    }
+    const TransferPlan plan = builder.finish_virtual();
+    const auto from = file_source(plan.source_files);
+    const auto sink = callback_sink([&](uint32_t target, uint64_t offset, std::span<const std::byte> numbers) {
+      measure.add(static_cast<uint32_t>(first + target), offset, numbers);
+    });
+    execute(plan, *from, *sink, reading);
+  }
   if (options.progress) options.progress->end();
   measure.finish();
 }

@@ -14,7 +14,7 @@ namespace viaduct::bridge {
 struct ScaledTarget {
   std::string name;       // for messages
   Shape shape;            // of its numbers
-  layout::Pieces pieces;  // that make it; source ids count in StoredTensors::tensors
+  int32_t hf_tensor = -1;  // of the target's graph
   uint32_t form = 0;      // index into a list of forms
   std::optional<Scales>
       original;         // scales of the source, in the same form; the file counts in StoredTensors::files
@@ -25,10 +25,10 @@ struct ScaledTarget {
 uint64_t place_scales(std::vector<ScaledTarget>& targets, const std::vector<ScaledForm>& forms);
 
 /// Streams the weights once and writes their scales to `file`, row-major at each target's offset. Memory stays
-/// bounded. A block's scale is the original where dequantize(quantize(x)) then gives every number of the block bit
+/// bounded. `graph` names the weights; none: the source's own. A block's scale is the original where dequantize(quantize(x)) then gives every number of the block bit
 /// for bit, else that of its largest magnitude (scale_for). UserError naming a weight that holds a NaN or an
 /// infinity.
-void measure_scales(const StoredTensors& source, const std::vector<ScaledTarget>& targets,
+void measure_scales(const Checkpoint& source, const WeightGraph* graph, const std::vector<ScaledTarget>& targets,
                     const std::vector<ScaledForm>& forms, const Path& file, const ExecuteOptions& options);
 
 }  // namespace viaduct::bridge

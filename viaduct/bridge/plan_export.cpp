@@ -62,8 +62,9 @@ class ChunkBuilder {
       uint32_t encoder = kNoEncoder;
       if (tensor.original >= 0)
         encoder = builder_.add_encoder(
-            {source_.dtype_of(tensor.pieces), kNoScales, builder_.chunk_of(tensor.original), tensor.import_add});
-      builder_.add(start, tensor.shape, tensor.dtype, tensor.pieces, number, 0, -tensor.import_add, encoder);
+            {tensor.numbers, kNoScales, builder_.chunk_of(tensor.original), tensor.import_add});
+      builder_.add(start, tensor.shape, tensor.dtype, pieces_of(tensor, source_, target_.graph.get()), number, 0,
+                   -tensor.import_add, encoder);
       return;
     }
     const ScaledTarget& scaled = target_.scaled[static_cast<size_t>(tensor.scaled)];
@@ -76,7 +77,8 @@ class ChunkBuilder {
     const DType packing = form.codes == Codes::kE4M3   ? DType::kF8E4M3
                           : form.codes == Codes::kE5M2 ? DType::kF8E5M2
                                                        : DType::kF4;
-    builder_.add(Shape::filled(scaled.shape.rank(), 0), scaled.shape, packing, scaled.pieces, number, 0, 0,
+    builder_.add(Shape::filled(scaled.shape.rank(), 0), scaled.shape, packing,
+                 pieces_of(tensor, source_, target_.graph.get()), number, 0, 0,
                  builder_.add_encoder({kScaledDType, scales, layout::kNoTensor, 0}));
   }
 
@@ -136,7 +138,7 @@ Conversion plan_export(const Checkpoint& source, const Path& folder, const HfTar
       conversion.files.push_back({side.name, record.read(side)});
   conversion.files.push_back({"config.json", config_text(record, main_dtype(wanted), wanted)});
   conversion.proof = prove(conversion.plan, source_sizes(conversion.plan));
-  if (wanted.graph.family) conversion.target_graph = std::make_shared<const WeightGraph>(std::move(wanted.graph));
+  conversion.target_graph = std::move(wanted.graph);
   conversion.scaled = std::move(wanted.scaled);
   conversion.scaled_forms = std::move(wanted.forms);
   return conversion;

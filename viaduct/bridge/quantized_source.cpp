@@ -13,6 +13,8 @@ using Method = Quantization::Method;
 
 namespace {
 
+constexpr int64_t kMostElements = int64_t{1} << 48;  // along one axis; a unit of storage holds up to 32
+
 bool is_fp8(DType dtype) { return dtype == DType::kF8E4M3 || dtype == DType::kF8E5M2; }
 
 std::string_view without(std::string_view name, std::string_view end) {
@@ -159,6 +161,8 @@ class LogicalView {
     LogicalTensor logical{logical_name(codes.name), kScaledDType, codes.shape, id};
     ScaledForm form;
     const int rank = codes.shape.rank();
+    for (const int64_t size : codes.shape)
+      if (size > kMostElements) return report("{}: {} is too large for a weight", codes.name, codes.shape);
     if (quantization_.method == Method::kMxfp4) {
       if (codes.dtype != DType::kU8 || rank < 2 || codes.shape[rank - 1] != 16)
         return report("{}: {} {}, not U8 with 16 bytes a group along its last axis", codes.name, codes.dtype,

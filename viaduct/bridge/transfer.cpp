@@ -8,7 +8,8 @@ namespace viaduct::bridge {
 
 Shape ScaledForm::grid(const Shape& size) const {
   Shape grid = size;
-  for (int axis = 0; axis < size.rank(); ++axis) grid[axis] = (size[axis] + block[axis] - 1) / block[axis];
+  for (int axis = 0; axis < size.rank(); ++axis)
+    grid[axis] = size[axis] == 0 ? 0 : (size[axis] - 1) / block[axis] + 1;
   return grid;
 }
 
