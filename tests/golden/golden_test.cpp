@@ -46,6 +46,7 @@ struct Exception {
   const char* reason;
   std::set<std::string> differs;  // tensors, or fields of run_config.yaml
   std::string below;              // tensors whose names begin so
+  std::string ends;               // tensors whose names end so
   std::string error;              // the conversion is refused with this in the message
   std::optional<DType> cast;      // with this --dtype ours is upstream's; without, the source's own type stays
   bool comes_back_in_usual_form = false;  // importing what was written gives upstream's checkpoint again
@@ -119,6 +120,15 @@ const std::vector<Exception>& exceptions() {
        .reason = "upstream's checkpoint has no mtp.*, and bf16(w - 1) loses bits",
        .differs = {"model.layers.2.linear_attn.norm.weight"},
        .below = "mtp."},
+      {.fixture = "moonlight",
+       .check = kBareExport,
+       .reason = "rotary frequencies, which every reader computes for itself",
+       .ends = ".self_attn.rotary_emb.inv_freq"},
+      {.fixture = "glm45_fused",
+       .check = kBareExport,
+       .reason = "experts in one tensor are a form that run_config.yaml does not tell",
+       .below = "model.layers.",
+       .comes_back_in_usual_form = true},
   };
   return kExceptions;
 }
@@ -135,7 +145,8 @@ void expect_equal(const RawCheckpoint& a, const RawCheckpoint& b, const Exceptio
   std::set<std::string> names;
   size_t below = 0;
   for (const Difference& difference : comparison.differences) {
-    const bool named = !exception.below.empty() && difference.tensor.starts_with(exception.below);
+    const bool named = (!exception.below.empty() && difference.tensor.starts_with(exception.below)) ||
+                       (!exception.ends.empty() && difference.tensor.ends_with(exception.ends));
     if (named) {
       ++below;
     } else {
@@ -143,7 +154,7 @@ void expect_equal(const RawCheckpoint& a, const RawCheckpoint& b, const Exceptio
     }
   }
   EXPECT_EQ(names, exception.differs) << text_of(comparison);
-  EXPECT_EQ(below > 0, !exception.below.empty());
+  EXPECT_EQ(below > 0, !exception.below.empty() || !exception.ends.empty());
   EXPECT_GT(comparison.tensors, 0u);
 }
 

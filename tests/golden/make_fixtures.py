@@ -21,6 +21,9 @@ FAMILIES = """
     qwen3_vl qwen3_vl_bias qwen3_vl_moe qwen3_vl_moe_v4
     qwen25_vl qwen25_vl_flat qwen25_vl_nodtype
     qwen3_next qwen3_next_public qwen3_next_tf5
+    deepseek_v2 deepseek_v2_lite deepseek_v3 deepseek_v3_topk4 moonlight kimi_k2 kimi_k2_public
+    glm45 glm45_fused glm45v
+    nemotron_h nemotron_h_tf5 nemotron_nano_v2 nemotron3_nano nemotron3_super nemotron_nano_v2_vl
 """.split()
 RUNS = ("llama_tp2_pp2 llama_pp2_vpp2 llama_tp2_dp2_fpsave llama_tp2_dp2_nofpsave qwen3_moe_tp2_pp2_ep2 "
         "qwen3_moe_ep2_nofpsave qwen3_moe_tp2_ep2_etp2 gena_core014_llama_tp2 mlm_torch_dist_llama_tp2").split()

@@ -63,10 +63,13 @@ def viaduct(*arguments, expect=0):
 def parallel_options(hf):
     """A layout that cuts this model every way that fits it."""
     config = json.loads((pathlib.Path(hf) / "config.json").read_text())
-    config = config.get("text_config", config)
-    layers = config["num_hidden_layers"]
+    config = config.get("text_config", config.get("llm_config", config))
+    # A hybrid's experts are layers of their own, which its configuration may describe without having any.
+    kinds = config.get("hybrid_override_pattern") or config.get("layers_block_type")
+    layers = len(kinds) if kinds else config["num_hidden_layers"]
+    experts = bool({"E", "moe"} & set(kinds)) if kinds else "num_experts_per_tok" in config
     options = ["--tp", "2", "--pp", str(next(n for n in (2, 3, 5, layers) if layers % n == 0))]
-    return options + (["--ep", "2"] if "num_experts_per_tok" in config else [])
+    return options + (["--ep", "2"] if experts else [])
 
 
 def without_lost(family, tensors, *tables):

@@ -1,11 +1,13 @@
 """Megatron-Bridge itself, run beside viaduct. Needs the folder of reference programs (ORACLE/upstream).
 
-usage: run.py ORACLE
+usage: run.py ORACLE [NAME...]
 
 For every family of the fixtures, under two layouts: what viaduct imported, Megatron-Bridge loads and exports to the same
 Hugging Face bits. For models that neither has seen (variants.py): both import the same model; tensors, extra states and
 the model section of run_config.yaml are equal; each exports the other's checkpoint to the source's bits; transformers
-and megatron-core load ours. Fails unless all of them did, and reports the counts.
+and megatron-core load ours. Fails unless all of them did, and reports the counts. With names, only the fixtures and
+variants of these names (or beginnings of names). Families that upstream cannot run as they are, or loses bits of, stand
+in NOT_RUN and LOST.
 """
 import argparse
 import contextlib
@@ -25,7 +27,21 @@ if __name__ == "__main__":  # upstream's save starts a helper process that impor
     from viaduct_test import (CORES, FAMILIES, GOLDEN, differences, loads_in_megatron_core, parallel_options,
                               provider_differences, read_hf, read_torch_dist, report, scratch, viaduct)
 
+    NAMES = tuple(sys.argv[2:])
+
 LAYOUTS = ("one", "cut")
+# The vision tower's sizes are constants in upstream's code: it cannot build the fixture's small one.
+NOT_RUN = {"nemotron_nano_v2_vl"}
+# Upstream casts these float32 tensors to the model's bfloat16 when it imports.
+LOST = {"nemotron3_super": {f"backbone.layers.{layer}.mixer.{name}" for layer in (0, 2) for name in ("A_log", "D")}}
+
+# megatron-core 0.19.2 fuses a norm into linear_q_proj where a latent attention model has no low-rank query. No such
+# model has that norm, so Megatron-Bridge cannot load it.
+UPSTREAM_CANNOT_LOAD = ("deepseek_v2_lite", "moonlight")
+
+
+def chosen(names):
+    return [name for name in names if not NAMES or name.startswith(NAMES)]
 
 
 @contextlib.contextmanager
@@ -74,20 +90,39 @@ class Tally:
             sys.stdout.flush()
 
 
+def chosen(name):
+    return not sys.argv[2:] or any(part in name for part in sys.argv[2:])
+
+
+def run_families():
+    return [family for family in FAMILIES if chosen(family) and family not in NOT_RUN]
+
+
 def expect_none(problems):
     if problems:
         raise AssertionError(problems if isinstance(problems, str) else "\n".join(problems))
 
 
+def loadable():
+    return [family for family in chosen(FAMILIES) if family not in UPSTREAM_CANNOT_LOAD and family not in NOT_RUN]
+
+
+def without_mtp_copies(tensors, hf):
+    return {name: tensor for name, tensor in tensors.items() if not variants.is_mtp_copy(name, hf)}
+
+
 def bridge_exports_ours(tally, folder, log):
-    for family in FAMILIES:
+    for family in loadable():
         hf = GOLDEN / "families" / family / "hf"
         for layout in LAYOUTS:
             with tally.trying("Megatron-Bridge exports our checkpoint to the source's bits", f"{family} {layout}"):
                 ours, back = folder / f"{family}-{layout}", folder / f"{family}-{layout}-back"
                 viaduct("import", hf, ours, *(parallel_options(hf) if layout == "cut" else []))
                 bridge("export", log, megatron=ours, hf=hf, out=back)
-                expect_none(differences(read_hf(back), read_hf(hf)))
+                got, source = read_hf(back), without_mtp_copies(read_hf(hf), hf)
+                for name in LOST.get(family, ()):
+                    source[name] = source[name].bfloat16()
+                expect_none(differences(got, source))
 
 
 def same_import(ours, theirs):
@@ -97,17 +132,24 @@ def same_import(ours, theirs):
     expect_none([f"extra state {n} is on one side only" for n in sorted(states[0] ^ states[1])])
 
 
-def transformers_loads(folder):
+def transformers_loads(folder, source):
     from transformers import AutoModelForCausalLM
 
-    _, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, dtype="auto")
-    expect_none([f"{what}: {sorted(info[what])}" for what in ("missing_keys", "unexpected_keys", "mismatched_keys")
-                 if info[what]])
+    def complaints(model):
+        _, info = AutoModelForCausalLM.from_pretrained(model, output_loading_info=True, dtype="auto")
+        return [f"{what}: {sorted(info[what])}" for what in ("missing_keys", "unexpected_keys", "mismatched_keys")
+                if info[what]]
+
+    found = complaints(folder)
+    # transformers has no multi-token prediction: its tensors are unexpected in the source as well.
+    if found and "num_nextn_predict_layers" in (source / "config.json").read_text() and found == complaints(source):
+        return
+    expect_none(found)
 
 
 def unseen_models(tally, folder, log):
     pairs = []
-    for name in variants.VARIANTS:
+    for name in chosen(variants.VARIANTS):
         hf, ours, theirs = (folder / f"{name}-{part}" for part in ("hf", "ours", "theirs"))
         trying = functools.partial(tally.trying, name=name)
         with trying("unseen model made and imported by both"):
@@ -124,13 +166,13 @@ def unseen_models(tally, folder, log):
             expect_none(provider_differences(ours, theirs))
         with trying("unseen model: upstream exports ours to the source's bits"):
             bridge("export", log, megatron=ours, hf=hf, out=folder / f"{name}-ours-back")
-            expect_none(differences(read_hf(folder / f"{name}-ours-back"), read_hf(hf)))
+            expect_none(differences(read_hf(folder / f"{name}-ours-back"), without_mtp_copies(read_hf(hf), hf)))
         with trying("unseen model: we export upstream's to the source's bits, transformers loads it"):
             back = folder / f"{name}-theirs-back"
             viaduct("export", theirs, back)
             expect_none(differences(read_hf(back), read_hf(hf)))
             with quiet(log):
-                transformers_loads(back)
+                transformers_loads(back, hf)
     for version in CORES:
         for ours, problem in loads_in_megatron_core(pairs, version).items():
             with tally.trying(f"unseen model: megatron-core {version} loads ours", ours):
@@ -142,8 +184,8 @@ def main():
     log = folder / "upstream.log"
     bridge_exports_ours(tally, folder, log)
     unseen_models(tally, folder, log)
-    expected = {what: len(variants.VARIANTS) for what in tally.done if what.startswith("unseen")}
-    expected["Megatron-Bridge exports our checkpoint to the source's bits"] = len(FAMILIES) * len(LAYOUTS)
+    expected = {what: len(chosen(variants.VARIANTS)) for what in tally.done if what.startswith("unseen")}
+    expected["Megatron-Bridge exports our checkpoint to the source's bits"] = len(loadable()) * len(LAYOUTS)
     for what, number in expected.items():
         report(f"upstream: {what}: {tally.done.get(what, 0)} of {number}")
     for failure in tally.failures:

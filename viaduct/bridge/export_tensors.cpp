@@ -34,8 +34,9 @@ class ExportPlanner {
  private:
   // Hugging Face ties it, so that its source need not store it; that the bits are equal is checked with the ties.
   bool left_out(const std::string& name) const {
-    return source_.arch().embedding.output_is_copy && graph().family->table(graph().arch.form).find_derived(name);
+    return source_.arch().embedding.output_is_copy && table().find_derived(name);
   }
+  const models::WeightTable& table() const { return graph().family->table(graph().arch.form); }
   const WeightGraph& graph() const { return result_.graph.family ? result_.graph : source_.graph(); }
   void choose_graph();
   DType choose_dtype(DType stored, std::optional<DType> listed, size_t hf_tensor);
@@ -152,12 +153,15 @@ ExportTensor ExportPlanner::tensor(std::string_view name, std::optional<DType> l
     }
     return wanted;
   }
-  for (const auto& [copy, original] : record_.copies) {
-    if (copy != name) continue;
+  const auto copy_of = [&](const std::string& original) {
     ExportTensor wanted = tensor(original, listed);
     wanted.name = name;
     return wanted;
-  }
+  };
+  for (const auto& [copy, original] : record_.copies)
+    if (copy == name) return copy_of(original);
+  if (const models::DerivedTensor* derived = table().find_derived(name); derived && derived->is_copy())
+    return copy_of(derived->of);
   if (kept_.contains(name)) return kept_tensor(name);
   throw UserError(
       fmt::format("{}: the source listed the tensor {}, which the {} model does not have; use "
@@ -190,6 +194,9 @@ void ExportPlanner::add_all_of_graph() {
     result_.tensors.push_back(
         tensor(input.name, listed == listed_.end() ? std::nullopt : std::optional(listed->second)));
   }
+  if (logical_.tensors.empty())
+    for (const auto& [copy, original] : table().mtp_copies(graph().arch))
+      result_.tensors.push_back(tensor(copy, std::nullopt));
   for (const LogicalTensor& listed : logical_.tensors)
     if (!graph().hf_ids.contains(std::string(listed.name)) &&
         !source_.graph().hf_ids.contains(std::string(listed.name)))

@@ -158,16 +158,19 @@ void HfCheckpoint::locate(const formats::TensorReader& reader, const LogicalTens
 
 void HfCheckpoint::check_derived(const formats::TensorReader& reader, const StoredTensor& tensor,
                                  const DerivedTensor& derived, int32_t id) {
-  if (derived.kind == DerivedTensor::Kind::kCopy) {
-    const StoredTensor* original = reader.find(derived.of);
-    VIADUCT_CHECK(original, "{}", derived.of);
+  if (derived.is_copy()) {
+    // The original may itself be a copy that the files leave out: the output layer of a tied model.
+    const DerivedTensor* further = reader.find(derived.of) ? nullptr : table().find_derived(derived.of);
+    const std::string& name = further ? further->of : derived.of;
+    const StoredTensor* original = reader.find(name);
+    VIADUCT_CHECK(original, "{}", name);
     VIADUCT_USER_CHECK(original->shape == tensor.shape && original->dtype == tensor.dtype,
                        "{}: {} {} {} should be a copy of {} {} {}, which the model uses in its place",
-                       path_.string(), tensor.name, tensor.dtype, tensor.shape, derived.of, original->dtype,
+                       path_.string(), tensor.name, tensor.dtype, tensor.shape, name, original->dtype,
                        original->shape);
-    ties_.push_back({id, own_[static_cast<size_t>(graph_.hf_ids.at(derived.of))]});
-    record_.copies.emplace_back(tensor.name, derived.of);
-    unused_.push_back({tensor.name, fmt::format("a copy of {}", derived.of)});
+    ties_.push_back({id, own_[static_cast<size_t>(graph_.hf_ids.at(name))]});
+    record_.copies.emplace_back(tensor.name, name);
+    unused_.push_back({tensor.name, fmt::format("a copy of {}", name)});
     return;
   }
   kept_.push_back(id);

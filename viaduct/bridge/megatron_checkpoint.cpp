@@ -261,7 +261,7 @@ bool MegatronCheckpoint::is_kept_of_reference(const LogicalTensor& tensor) const
   const auto it = graph_.hf_ids.find(std::string(tensor.name));
   if (it == graph_.hf_ids.end()) {
     const models::DerivedTensor* derived = graph_.family->table(graph_.arch.form).find_derived(tensor.name);
-    return derived && derived->kind != models::DerivedTensor::Kind::kCopy;
+    return derived && !derived->is_copy();
   }
   const auto id = static_cast<size_t>(it->second);
   if (tensor.shape != graph_.hf_tensors[id].shape) return false;

@@ -31,6 +31,10 @@ topology::PipelineOptions pipeline_options(const ArchSpec& arch, const Paralleli
   if (layers % chunks == 0 || layers < chunks) return options;
   const int most = (layers + chunks - 1) / chunks;
   const bool filled = most * (chunks - 1) < layers;  // the last one gets something too
+  if (arch.hybrid) {  // takes no layout: its stages are equal but for the first and the last
+    options.num_layers_in_last_pipeline_stage = layers - (filled ? most : layers / chunks) * (chunks - 1);
+    return options;
+  }
   topology::StageList& stages = options.pipeline_model_parallel_layout.emplace();
   int left = layers;
   for (int i = 0; i < chunks; ++i) {
@@ -125,6 +129,12 @@ class LayoutCheck {
   const Parallelism& parallel_;
 };
 
+std::string spread(const topology::PipelineOptions& options) {
+  if (const auto& layout = options.pipeline_model_parallel_layout)
+    return "pipeline_model_parallel_layout " + topology::to_string(*layout);
+  return fmt::format("num_layers_in_last_pipeline_stage {}", options.num_layers_in_last_pipeline_stage.value());
+}
+
 }  // namespace
 
 std::vector<std::string> check_layout(const ArchSpec& arch, const Parallelism& parallel) {
@@ -147,11 +157,10 @@ std::vector<std::string> check_layout(const ArchSpec& arch, const Parallelism& p
     check.add(check.problems,
               fmt::format("{} {}, is more than the number of layers {}", flag, chunks, arch.num_layers()));
   else if (arch.num_layers() % chunks != 0)
-    check.add(check.notes,
-              fmt::format("{} {} does not divide the number of layers {}: run_config.yaml spreads them by "
-                          "pipeline_model_parallel_layout {}",
-                          flag, chunks, arch.num_layers(),
-                          topology::to_string(*pipeline_options(arch, parallel).pipeline_model_parallel_layout)));
+    check.add(check.notes, fmt::format("{} {} does not divide the number of layers {}: run_config.yaml spreads them by {}",
+                                       flag, chunks, arch.num_layers(), spread(pipeline_options(arch, parallel))));
+  if (parallel.vpp != 1 && arch.hybrid)
+    check.add(check.problems, fmt::format("--vpp {}: Megatron has no virtual pipeline for hybrid models", parallel.vpp));
   if (parallel.vpp != 1 && parallel.pp == 1)
     check.add(check.problems, fmt::format("--vpp {} wants pipeline stages: --pp is 1", parallel.vpp));
   VIADUCT_USER_CHECK(check.problems.empty(), "the parallel layout does not fit the {} model:\n  {}", arch.family,

@@ -149,10 +149,15 @@ config::ModelConfig provider_in_layout(const Checkpoint& source, const MegatronT
   provider.expert_model_parallel_size = parallel.ep;
   provider.expert_tensor_parallel_size = parallel.etp;
   if (parallel.pp > 1) provider.pipeline_dtype = provider.params_dtype;
-  if (const auto layout = pipeline_options(arch, parallel).pipeline_model_parallel_layout)
+  const topology::PipelineOptions pipeline = pipeline_options(arch, parallel);
+  if (const auto& layout = pipeline.pipeline_model_parallel_layout)
     provider.pipeline_model_parallel_layout = config::Yaml(topology::to_string(*layout));
+  if (pipeline.num_layers_in_last_pipeline_stage)
+    provider.num_layers_in_last_pipeline_stage = *pipeline.num_layers_in_last_pipeline_stage;
   const int64_t vocab = arch.embedding.vocab_size;
   provider.should_pad_vocab = padded_vocab_size(vocab, config::vocab_divisor(vocab), parallel.tp) != vocab;
+  // Megatron pads by this number too: it must come to the rows that are stored here.
+  if (provider.should_pad_vocab) provider.make_vocab_size_divisible_by = config::vocab_divisor(vocab);
   provider.hf_model_id = source.record().origin;
   provider.finalize();
   return provider;

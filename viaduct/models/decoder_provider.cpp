@@ -59,14 +59,18 @@ void set_latent_attention(const ArchSpec& arch, const MlaSpec& mla, ModelConfig&
   provider.qk_head_dim = mla.nope_head_dim;
   provider.qk_pos_emb_head_dim = mla.rope_head_dim;
   provider.v_head_dim = mla.v_head_dim;
+  provider.kv_channels = mla.rope_head_dim;  // what transformers calls the head_dim of such a model
   provider.rotary_base = Number(rope.theta);
+  // The provider's own defaults are yarn's; without yarn nothing is stretched.
+  provider.rotary_scaling_factor = Number(1.0);
+  provider.mscale_all_dim = Number(1.0);
   if (rope.scaling != RopeScaling::kYarn) return;
   provider.rotary_scaling_factor = Number(rope.factor);
   provider.original_max_position_embeddings = rope.original_max_positions;
   provider.beta_fast = Number(rope.beta_fast);
   provider.beta_slow = Number(rope.beta_slow);
   provider.mscale = Number(rope.mscale.value_or(1.0));
-  provider.mscale_all_dim = Number(rope.mscale_all_dim.value_or(1.0));
+  provider.mscale_all_dim = Number(rope.mscale_all_dim.value_or(0.0));
 }
 
 void read_latent_attention(const ModelConfig& provider, ArchSpec& arch, AttentionSpec& attention) {
@@ -77,7 +81,7 @@ void read_latent_attention(const ModelConfig& provider, ArchSpec& arch, Attentio
   mla.rope_head_dim = provider.qk_pos_emb_head_dim;
   mla.v_head_dim = provider.v_head_dim;
   attention.qk_norm = QkNorm::kNone;
-  attention.head_dim = mla.nope_head_dim + mla.rope_head_dim;
+  attention.head_dim = mla.rope_head_dim;
   RopeSpec& rope = arch.rope;
   rope.factor = provider.rotary_scaling_factor.value_or(Number(1.0));
   if (rope.factor == 1.0) return;

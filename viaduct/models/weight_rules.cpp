@@ -158,6 +158,17 @@ Expr WeightTable::expression(const ArchSpec& arch, const Parameter& parameter) c
   return found.rule->make({arch, parameter, found.names});
 }
 
+std::vector<std::pair<std::string, std::string>> WeightTable::mtp_copies(const ArchSpec& arch) const {
+  std::vector<std::pair<std::string, std::string>> copies;
+  for (int64_t depth = 0; arch.mtp && depth < arch.mtp->num_weight_sets(); ++depth) {
+    const int64_t layer = arch.num_layers() + depth;
+    for (const DerivedTensor& tensor : derived_)
+      if (tensor.kind == DerivedTensor::Kind::kMtpCopy)
+        copies.emplace_back(fill_pattern(tensor.hf, std::span(&layer, 1)), tensor.of);
+  }
+  return copies;
+}
+
 const DerivedTensor* WeightTable::find_derived(std::string_view hf_name) const {
   for (const DerivedTensor& tensor : derived_)
     if (matches(tensor.hf, hf_name)) return &tensor;

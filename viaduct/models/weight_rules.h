@@ -69,12 +69,15 @@ WeightRule fused_expert(std::string megatron, std::string hf, ExpertAxes axes);
 struct DerivedTensor {
   enum class Kind {
     kCopy,         // must have the bits of tensor `of`
+    kMtpCopy,      // the same, one in each layer of multi-token prediction; inference engines want it
     kInverseFreq,  // rotary_emb.inv_freq: follows from the configuration; kept beside the checkpoint
     kKept,         // a buffer of its own (image normalisation), kept beside the checkpoint
   };
   std::string hf;  // pattern; "*" is any number
   Kind kind = Kind::kCopy;
   std::string of;
+
+  bool is_copy() const { return kind == Kind::kCopy || kind == Kind::kMtpCopy; }
 };
 
 /// A family's table. Rows are looked up by pattern; the last row added for a pattern replaces earlier ones.
@@ -104,6 +107,9 @@ class WeightTable {
   layout::Expr expression(const ArchSpec& arch, const Parameter& parameter) const;
   /// Whether `hf_name` is a derived tensor; `of` is filled in.
   const DerivedTensor* find_derived(std::string_view hf_name) const;
+  /// The copies of kind kMtpCopy that this model has: (copy, original). Files are written with them where nothing
+  /// says what the source had.
+  std::vector<std::pair<std::string, std::string>> mtp_copies(const ArchSpec& arch) const;
   const std::vector<WeightRule>& rules() const { return rules_; }
 
  private:

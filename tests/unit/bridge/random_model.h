@@ -65,8 +65,97 @@ class RandomModel {
         {"qwen3_vl", vary_vision_language},
         {"qwen3_vl_moe", vary_vision_language},
         {"qwen3_next", vary_linear_attention},
+        {"deepseek_v2", vary_latent}, {"deepseek_v3", vary_latent}, {"kimi_k2", vary_latent},
+        {"glm4_moe", vary_glm4_moe},  {"glm4v_moe", vary_glm4v_moe},
+        {"nemotron_h", [](RandomModel& random, Json& config) { random.vary_hybrid(config); }},
+        {"nemotron_nano_vl",
+         [](RandomModel& random, Json& config) {
+           Json& language = *config.find("llm_config");
+           random.vary_decoder(language);
+           random.vary_hybrid(language);
+           Json& vision = *config.find("vision_config");
+           const int64_t heads = random.one_of({1, 2, 3, 4});
+           vision.set("hidden_size", heads * random.one_of({4, 6, 12}));
+           vision.set("intermediate_size", random.one_of({12, 24, 36}));
+           vision.set("num_attention_heads", heads);
+           vision.set("num_cls_tokens", random.one_of({1, 3, 8}));
+           vision.set("num_hidden_layers", random.one_of({1, 2, 3}));
+           vision.set("max_resolution", random.one_of({32, 48, 128}));
+           config.set("projector_hidden_size", random.one_of({12, 24, 36}));
+         }},
     };
     return kVaried;
+  }
+
+  /// Dense layers first, routed ones behind them, of groups of experts; layers of multi-token prediction.
+  static void vary_routed(RandomModel& random, Json& config) {
+    const int64_t layers = config.at("num_hidden_layers").as_int();
+    const int64_t groups = random.one_of({1, 2});
+    config.set("first_k_dense_replace", random.one_of({0, 1, layers - 1}));
+    config.set("n_group", groups);
+    config.set("topk_group", random.one_of({1, groups}));
+    config.set("num_experts_per_tok", random.one_of({1, 2}));
+    config.set("n_shared_experts", random.one_of({1, 2}));
+    config.set("num_nextn_predict_layers", random.one_of({0, 1, 2}));
+  }
+
+  static void vary_latent(RandomModel& random, Json& config) {
+    vary_routed(random, config);
+    config.set("q_lora_rank", random.one_of({0, 1}) ? Json(random.one_of({5, 12, 16})) : Json());
+    config.set("kv_lora_rank", random.one_of({7, 8, 12}));
+    config.set("qk_nope_head_dim", random.one_of({4, 6, 10}));
+    config.set("qk_rope_head_dim", random.one_of({2, 4, 8}));
+    config.set("v_head_dim", random.one_of({4, 5, 12}));
+  }
+
+  static void vary_glm4_moe(RandomModel& random, Json& config) {
+    vary_routed(random, config);
+    config.set("attention_bias", random.one_of({0, 1}) == 1);
+    config.set("use_qk_norm", random.one_of({0, 1}) == 1);
+  }
+
+  static void vary_glm4v_moe(RandomModel& random, Json& config) {
+    Json text = config.at("text_config"), vision = config.at("vision_config");
+    random.vary_decoder(text);
+    vary_glm4_moe(random, text);
+    text.set("num_nextn_predict_layers", 0);
+    const int64_t heads = random.one_of({1, 2, 3});
+    vision.set("attention_bias", random.one_of({0, 1}) == 1);
+    vision.set("depth", random.one_of({0, 1, 3}));
+    vision.set("hidden_size", heads * random.one_of({4, 6}));
+    vision.set("image_size", random.one_of({8, 12}));
+    vision.set("intermediate_size", random.one_of({10, 14}));
+    vision.set("num_heads", heads);
+    vision.set("out_hidden_size", text.at("hidden_size"));
+    vision.set("patch_size", random.one_of({2, 4}));
+    vision.set("spatial_merge_size", random.one_of({1, 2}));
+    vision.set("temporal_patch_size", random.one_of({1, 2}));
+    config.set("text_config", std::move(text));
+    config.set("vision_config", std::move(vision));
+  }
+
+  /// The order and the sizes of a hybrid's layers.
+  void vary_hybrid(Json& config) {
+    const auto pattern = [&](int64_t layers) {
+      std::string text;
+      while (layers-- > 0) text += "M*-E"[one_of({0, 1, 2, 3})];
+      return text;
+    };
+    const int64_t layers = one_of({2, 3, 4, 6}), groups = one_of({1, 2, 3, 4});
+    config.set("hybrid_override_pattern", pattern(layers));
+    config.erase("layers_block_type");
+    config.set("num_hidden_layers", layers);
+    config.set("n_groups", groups);
+    config.set("mamba_num_heads", groups * one_of({1, 2, 3}));
+    config.set("mamba_head_dim", one_of({2, 4, 6}));
+    config.set("ssm_state_size", one_of({3, 4, 8}));
+    config.set("moe_intermediate_size", one_of({12, 24}));
+    config.set("moe_shared_expert_intermediate_size", one_of({12, 24, 36}));
+    config.set("moe_latent_size", one_of({0, 1}) ? Json(one_of({12, 20})) : Json());
+    if (!config.contains("num_nextn_predict_layers")) return;
+    config.set("num_nextn_predict_layers", one_of({0, 1, 2}));
+    config.set("mtp_hybrid_override_pattern", pattern(one_of({1, 2, 3})));
+    config.set("mtp_use_repeated_layer", one_of({0, 1}) != 0);
   }
 
   /// A layout that cuts the model, pipeline and (with experts) expert parallel among it.

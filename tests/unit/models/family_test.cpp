@@ -46,6 +46,27 @@ TEST(Family, ParameterCountsAreThePublishedOnes) {
   EXPECT_EQ(parameters_of("gemma-2-2b"), 2'614'341'888);
   EXPECT_EQ(parameters_of("gemma-2-9b"), 9'241'705'984);
   EXPECT_EQ(parameters_of("olmoe-1b-7b"), 6'919'161'856);
+  // 671,026,419,200 weights and biases of the router, and those of the layer that predicts a second token.
+  EXPECT_EQ(parameters_of("deepseek-v3"), 671'026'419'200 + 11'610'068'224);
+  EXPECT_EQ(parameters_of("deepseek-v2"), 235'741'434'880);
+  EXPECT_EQ(parameters_of("deepseek-v2-lite"), 15'706'484'224);
+  EXPECT_EQ(parameters_of("kimi-k2"), 1'026'408'232'448);
+  // The files hold the embedding and the output layer once more for multi-token prediction.
+  EXPECT_EQ(parameters_of("glm-4.5"), 358'337'791'296 - 2 * 151'552 * 5'120);
+  EXPECT_EQ(parameters_of("glm-4.5-air"), 110'468'824'832 - 2 * 151'552 * 4'096);
+  EXPECT_EQ(parameters_of("moonlight-16b-a3b"), 15'960'110'208);
+  EXPECT_EQ(parameters_of("nemotron-h-4b"), 4'489'223'040);
+  EXPECT_EQ(parameters_of("nemotron-h-8b"), 8'100'852'736);
+  EXPECT_EQ(parameters_of("nemotron-h-47b"), 46'791'554'816);
+  EXPECT_EQ(parameters_of("nemotron-h-56b"), 56'324'350'464);
+  EXPECT_EQ(parameters_of("nemotron-nano-9b-v2"), 8'888'227'328);
+  EXPECT_EQ(parameters_of("nemotron-nano-12b-v2"), 12'310'001'152);
+  EXPECT_EQ(parameters_of("nemotron-3-nano-4b"), 3'973'556'832);
+  EXPECT_EQ(parameters_of("nemotron-3-nano-30b-a3b"), 31'577'940'288);
+  EXPECT_EQ(parameters_of("nemotron-3-super-120b-a12b"), 120'668'707'840 + 2'942'325'248);  // its own and MTP's
+  // The language models above and a tower of 651,653,120 with its projector.
+  EXPECT_EQ(parameters_of("nemotron-nano-12b-v2-vl"), 12'310'001'152 + 651'653'120 + 5120 + 20480 * (5120 + 5120));
+  EXPECT_EQ(parameters_of("nemotron-nano-9b-v2-vl"), 8'888'227'328 + 651'653'120 + 5120 + 20480 * (5120 + 4480));
 }
 
 class EveryFamily : public testing::TestWithParam<size_t> {
@@ -58,7 +79,10 @@ void expect_said(const Json& written, const Json& wanted, const std::string& whe
   for (const auto& [key, value] : wanted.members()) {
     static const std::set<std::string> kNotOfTheArchitecture = {"bos_token_id",      "eos_token_id",
                                                                 "pad_token_id",      "output_router_logits",
-                                                                "max_window_layers", "sliding_window"};
+                                                                "max_window_layers", "sliding_window",
+                                                                "image_end_token_id", "image_start_token_id",
+                                                                "image_token_id",    "video_end_token_id",
+                                                                "video_start_token_id", "video_token_id"};
     if (kNotOfTheArchitecture.contains(key)) continue;
     const Json* other = written.find(key);
     ASSERT_NE(other, nullptr) << where << key;
@@ -124,6 +148,12 @@ TEST(Registry, HoldsTheFamiliesOfTheDocumentation) {
       "Qwen2_5_VLForConditionalGeneration",  // Qwen2.5-VL
       "Qwen3VLForConditionalGeneration",     // Qwen3-VL
       "Qwen3VLMoeForConditionalGeneration",  // Qwen3-VL MoE
+      "DeepseekV2ForCausalLM",  // DeepSeek V2
+      "DeepseekV3ForCausalLM",  // DeepSeek V3, Moonlight
+      "Glm4MoeForCausalLM",     // GLM-4.5
+      "KimiK2ForCausalLM",      // Kimi K2
+      "NemotronHForCausalLM",  // Nemotron-H, Nemotron Nano v2, Nemotron-3
+      "NemotronH_Nano_VL_V2",  // Nemotron Nano v2 VL
   };
   EXPECT_EQ(names, documented);
 }
