@@ -120,8 +120,8 @@ void Checkpoint::fit_vocabulary(std::optional<int64_t> rows) {
                          "{}: {} has {} rows, the model {} tokens, and the rows beyond hold values that no padding "
                          "explains. Say with --vocab-size how many to keep: {} drops them",
                          path_.string(), graph_.parameters[id].name, stored.shape[0], model, model);
-      notes_.push_back(fmt::format("{}: {} rows of padding behind the model's {} are left out",
-                                   graph_.parameters[id].name, stored.shape[0] - model, model));
+      notes_.push_back(fmt::format("{}: {} rows are stored, the model has {}; the rest is padding and is left out",
+                                   graph_.parameters[id].name, stored.shape[0], model));
     }
     return;
   }

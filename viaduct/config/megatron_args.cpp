@@ -367,7 +367,10 @@ void ArgsWriter::set_architecture(const ModelConfig& model) {
   set("seq_length", model.seq_length);
   set("encoder_seq_length", model.seq_length);
   set("multi_latent_attention", (provider_bits(model.target) & kMla) != 0);
-  set("is_hybrid_model", (provider_bits(model.target) & kHybrid) != 0);
+  const bool hybrid = (provider_bits(model.target) & kHybrid) != 0;
+  set("is_hybrid_model", hybrid);
+  if (hybrid)
+    set("spec", PickleValue::list({"megatron.core.models.hybrid.hybrid_layer_specs", "hybrid_stack_spec"}));
   set("cp_comm_type", PickleValue::list({"p2p"}));
   for (int64_t i = 1; i <= 5; ++i) {
     if (!(model.attention_backend.value == Yaml(i))) continue;
@@ -412,8 +415,8 @@ void ArgsWriter::set_vocabulary(const ModelConfig& model, const ArgsContext& con
   const auto padded = [&](int64_t count) { return (count + divisor - 1) / divisor * divisor; };
   set("make_vocab_size_divisible_by", divisor);
   set("vocab_size", padded(tokens - 1) == rows && tokens > 1 ? tokens - 1 : tokens);
-  set("tokenizer_type", context.tokenizer_type);
-  set("tokenizer_model", context.tokenizer_model.empty() ? PickleValue() : PickleValue(context.tokenizer_model));
+  set("tokenizer_type", "NullTokenizer");
+  set("tokenizer_model", {});
 }
 
 }  // namespace

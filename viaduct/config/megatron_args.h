@@ -26,8 +26,6 @@ struct ArgsContext {
   std::string save_path;  // the checkpoint's root
   int64_t iteration = 0;
   int64_t padded_vocab_size = 0;  // rows as stored
-  std::string tokenizer_type = "NullTokenizer";
-  std::string tokenizer_model;  // empty: None
 };
 
 /// The other way: an argparse.Namespace from which Megatron-LM (--use-checkpoint-args) and Megatron Bridge's reader
