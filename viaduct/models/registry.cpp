@@ -51,7 +51,7 @@ const Family& family_of(const HfConfig& config) {
   for (const Family& family : families()) known.emplace_back(family.architecture);
   const std::string name = config.architecture();
   const auto near = nearest(name, known);
-  config.fail(fmt::format("the architecture \"{}\" is not supported{}. Supported are: {}",
+  config.fail(fmt::format("the architecture \"{}\" is not supported{}. Supported are: {}. docs/adding-a-model.md says how to add one",
                           name.empty() ? config.model_type() : name,
                           near ? fmt::format(" (did you mean \"{}\"?)", *near) : "", fmt::join(known, ", ")));
 }
