@@ -132,7 +132,7 @@ void ArchSpec::validate() const {
   // Each expert is a module of its own: a senseless number would fill the memory before anything could be compared.
   int64_t experts = 0;
   for (const LayerSpec& layer : layers)
-    if (layer.moe) experts += std::clamp<int64_t>(layer.moe->num_experts, 0, kMostExperts);
+    if (layer.moe) experts += std::clamp<int64_t>(layer.moe->num_experts, 0, kMostExperts + 1);
   problems.require(experts <= kMostExperts,
                    fmt::format("there are more than {} experts in all layers", kMostExperts));
   if (mtp) {
