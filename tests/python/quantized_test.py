@@ -249,6 +249,24 @@ class QuantisedSources(unittest.TestCase):
             self.assertIn("exit code 2", str(caught.exception))
             self.assertFalse(run.exists())
 
+    def test_hostile_configurations(self):
+        folder = scratch("hostile")
+        write_model("blocks", folder)
+        config = json.loads((folder / "quantised/config.json").read_text())
+        for section in ([], "fp8", 7, {}, {"quant_method": 3}, {"quant_method": "fp8", "weight_block_size": [128]},
+                        {"quant_method": "fp8", "weight_block_size": [-1, 128]},
+                        {"quant_method": "fp8", "weight_block_size": [2**63 - 1, 2**63 - 1]},
+                        {"quant_method": "fp8", "weight_block_size": [1e300, 1]}, {"quant_method": "fp8"},
+                        {"quant_method": "compressed-tensors", "format": "pack-quantized"},
+                        {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {"num_bits": "x"}}}},
+                        {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": [1]}):
+            config["quantization_config"] = section
+            (folder / "quantised/config.json").write_text(json.dumps(config))
+            with self.subTest(section=section):
+                with self.assertRaisesRegex(AssertionError, "exit code 2, expected 0(.|\n)*error: "):
+                    viaduct("import", folder / "quantised", folder / "out")
+                self.assertFalse((folder / "out").exists())
+
     def test_refused(self):
         folder = scratch("refused")
         write_model("blocks", folder)
