@@ -46,6 +46,17 @@ TEST(Family, ParameterCountsAreThePublishedOnes) {
   EXPECT_EQ(parameters_of("gemma-2-2b"), 2'614'341'888);
   EXPECT_EQ(parameters_of("gemma-2-9b"), 9'241'705'984);
   EXPECT_EQ(parameters_of("olmoe-1b-7b"), 6'919'161'856);
+  EXPECT_EQ(parameters_of("qwen2.5-vl-3b"), 3'754'622'976);
+  EXPECT_EQ(parameters_of("qwen2.5-vl-7b"), 8'292'166'656);
+  EXPECT_EQ(parameters_of("qwen2.5-vl-32b"), 33'452'718'336);
+  EXPECT_EQ(parameters_of("qwen2.5-vl-72b"), 73'410'777'344);
+  EXPECT_EQ(parameters_of("qwen3-vl-2b"), 2'127'532'032);
+  EXPECT_EQ(parameters_of("qwen3-vl-4b"), 4'437'815'808);
+  EXPECT_EQ(parameters_of("qwen3-vl-8b"), 8'767'123'696);
+  EXPECT_EQ(parameters_of("qwen3-vl-32b"), 33'357'390'064);
+  EXPECT_EQ(parameters_of("qwen3-vl-30b-a3b"), 31'070'754'032);
+  EXPECT_EQ(parameters_of("qwen3-vl-235b-a22b"), 235'670'022'896);
+  EXPECT_EQ(parameters_of("qwen3-next-80b-a3b"), 81'324'862'720);  // with multi-token prediction
   // 671,026,419,200 weights and biases of the router, and those of the layer that predicts a second token.
   EXPECT_EQ(parameters_of("deepseek-v3"), 671'026'419'200 + 11'610'068'224);
   EXPECT_EQ(parameters_of("deepseek-v2"), 235'741'434'880);
