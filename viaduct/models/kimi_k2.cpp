@@ -40,8 +40,8 @@ void write_config(const ArchSpec& arch, Json& config) {
 void set_provider(const ArchSpec& arch, config::ModelConfig& provider) {
   set_routed_provider(arch, provider);
   set_latent_provider(1280, provider);
-  if (!arch.mtp) provider.mtp_num_layers = 0;
   if (arch.form == 1) return;
+  if (!arch.mtp) provider.mtp_num_layers = 0;
   provider.seq_length = 4096;  // upstream's, for training
   provider.moe_aux_loss_coeff = config::Number(0.001);
 }

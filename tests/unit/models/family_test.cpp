@@ -65,6 +65,8 @@ TEST(Family, ParameterCountsAreThePublishedOnes) {
   // The files hold the embedding and the output layer once more for multi-token prediction.
   EXPECT_EQ(parameters_of("glm-4.5"), 358'337'791'296 - 2 * 151'552 * 5'120);
   EXPECT_EQ(parameters_of("glm-4.5-air"), 110'468'824'832 - 2 * 151'552 * 4'096);
+  // Added up by hand: the language model without multi-token prediction, and the tower with its merger.
+  EXPECT_EQ(parameters_of("glm-4.5v"), 106'852'251'264 + 892'498'432);
   EXPECT_EQ(parameters_of("moonlight-16b-a3b"), 15'960'110'208);
   EXPECT_EQ(parameters_of("nemotron-h-4b"), 4'489'223'040);
   EXPECT_EQ(parameters_of("nemotron-h-8b"), 8'100'852'736);
@@ -113,7 +115,13 @@ TEST_P(EveryFamily, ConfigGoesThroughArchSpecAndBack) {
   const ArchSpec again = read_arch(HfConfig(written, "written"));
   EXPECT_EQ(hf_config_for(again, provider_for(again, written)), written);
   EXPECT_EQ(count_parameters(again), count_parameters(arch));
-  expect_said(written, toy, "");
+  Json said = toy;
+  if (family().name == "kimi_k2") {
+    // Written under DeepSeek's class, which needs no code of the model's own.
+    said.erase("architectures");
+    said.erase("model_type");
+  }
+  expect_said(written, said, "");
 }
 
 TEST_P(EveryFamily, ProviderGoesBackToTheSameArchSpec) {
@@ -159,10 +167,11 @@ TEST(Registry, HoldsTheFamiliesOfTheDocumentation) {
       "Qwen2_5_VLForConditionalGeneration",  // Qwen2.5-VL
       "Qwen3VLForConditionalGeneration",     // Qwen3-VL
       "Qwen3VLMoeForConditionalGeneration",  // Qwen3-VL MoE
-      "DeepseekV2ForCausalLM",  // DeepSeek V2
-      "DeepseekV3ForCausalLM",  // DeepSeek V3, Moonlight
-      "Glm4MoeForCausalLM",     // GLM-4.5
-      "KimiK2ForCausalLM",      // Kimi K2
+      "DeepseekV2ForCausalLM",               // DeepSeek V2
+      "DeepseekV3ForCausalLM",               // DeepSeek V3, Moonlight
+      "Glm4MoeForCausalLM",                  // GLM-4.5
+      "Glm4vMoeForConditionalGeneration",    // GLM-4.5V
+      "KimiK2ForCausalLM",                   // Kimi K2
       "NemotronHForCausalLM",  // Nemotron-H, Nemotron Nano v2, Nemotron-3
       "NemotronH_Nano_VL_V2",  // Nemotron Nano v2 VL
   };
