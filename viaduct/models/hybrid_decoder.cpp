@@ -292,6 +292,9 @@ void set_hybrid_provider(const ArchSpec& arch, ModelConfig& provider) {
   provider.is_hybrid_model = true;
   provider.first_last_layers_bf16 = true;
   provider.persist_layer_norm = true;
+  provider.apply_rope_fusion = true;
+  provider.bias_dropout_fusion = true;
+  provider.set_attention_backend("flash");
   provider.rotary_base = Number(arch.rope.theta);
   provider.rotary_percent = Number(arch.rope.rotary_percent);
   std::string pattern = pattern_of(arch.layers);
