@@ -90,14 +90,6 @@ class Tally:
             sys.stdout.flush()
 
 
-def chosen(name):
-    return not sys.argv[2:] or any(part in name for part in sys.argv[2:])
-
-
-def run_families():
-    return [family for family in FAMILIES if chosen(family) and family not in NOT_RUN]
-
-
 def expect_none(problems):
     if problems:
         raise AssertionError(problems if isinstance(problems, str) else "\n".join(problems))
@@ -162,6 +154,9 @@ def unseen_models(tally, folder, log):
         pairs.append((ours, theirs))
         with trying("unseen model: our import is upstream's, tensors and extra states"):
             same_import(ours, theirs)
+            if variants.as_saved(hf).exists():
+                viaduct("import", variants.as_saved(hf), folder / f"{name}-as-saved")
+                same_import(folder / f"{name}-as-saved", theirs)
         with trying("unseen model: run_config.yaml is upstream's in value and type"):
             expect_none(provider_differences(ours, theirs))
         with trying("unseen model: upstream exports ours to the source's bits"):

@@ -113,12 +113,19 @@ def is_mtp_copy(name, folder):
             and int(parts[2]) >= layers)
 
 
+def as_saved(folder):
+    """Where a variant also lies as transformers wrote it, when `folder` has it otherwise."""
+    return folder.with_name(folder.name + "-as-saved")
+
+
 def hybrid_as_published(folder, config):
     """transformers writes the embedding's name in the singular and no multi-token prediction; published models have
     the plural, and prediction layers that look like the model's own."""
     import torch
     from safetensors.torch import load_file, save_file
 
+    if not config.num_nextn_predict_layers:
+        shutil.copytree(folder, as_saved(folder))
     renamed = {"backbone.embedding.weight": "backbone.embeddings.weight"}
     tensors = {}
     for file in sorted(folder.glob("*.safetensors")):
@@ -160,6 +167,9 @@ def make(name, folder, tokenizer_from):
     kind = "ImageTextToText" if hasattr(config, "vision_config") else "CausalLM"
     model = getattr(transformers, f"AutoModelFor{kind}").from_config(config).to(getattr(torch, dtype))
     with torch.no_grad():
+        for module in model.modules():  # float32 whatever the model is, as published models have it
+            if hasattr(module, "e_score_correction_bias"):
+                module.e_score_correction_bias = module.e_score_correction_bias.float()
         biases = [b for n, b in model.named_buffers() if n.endswith("e_score_correction_bias")]
         for parameter in [*model.parameters(), *biases]:
             parameter.copy_(torch.randn(parameter.shape) * 0.05 + 0.01)

@@ -65,8 +65,11 @@ class RandomModel {
         {"qwen3_vl", vary_vision_language},
         {"qwen3_vl_moe", vary_vision_language},
         {"qwen3_next", vary_linear_attention},
-        {"deepseek_v2", vary_latent}, {"deepseek_v3", vary_latent}, {"kimi_k2", vary_latent},
-        {"glm4_moe", vary_glm4_moe},  {"glm4v_moe", vary_glm4v_moe},
+        {"deepseek_v2", vary_latent},
+        {"deepseek_v3", vary_latent},
+        {"kimi_k2", vary_latent},
+        {"glm4_moe", vary_glm4_moe},
+        {"glm4v_moe", vary_glm4v_moe},
         {"nemotron_h", [](RandomModel& random, Json& config) { random.vary_hybrid(config); }},
         {"nemotron_nano_vl",
          [](RandomModel& random, Json& config) {
