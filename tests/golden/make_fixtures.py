@@ -24,6 +24,7 @@ FAMILIES = """
     deepseek_v2 deepseek_v2_lite deepseek_v3 deepseek_v3_topk4 moonlight kimi_k2 kimi_k2_public
     glm45 glm45_fused glm45v
     nemotron_h nemotron_h_tf5 nemotron_nano_v2 nemotron3_nano nemotron3_super nemotron_nano_v2_vl
+    nemotron gemma3 gemma3_vl gemma3_vl_v4 gpt_oss llama_nemotron llama_nemotron_linear ministral3
 """.split()
 RUNS = ("llama_tp2_pp2 llama_pp2_vpp2 llama_tp2_dp2_fpsave llama_tp2_dp2_nofpsave qwen3_moe_tp2_pp2_ep2 "
         "qwen3_moe_ep2_nofpsave qwen3_moe_tp2_ep2_etp2 gena_core014_llama_tp2 mlm_torch_dist_llama_tp2").split()

@@ -12,6 +12,7 @@ in NOT_RUN and LOST.
 import argparse
 import contextlib
 import functools
+import json
 import os
 import pathlib
 import sys
@@ -125,10 +126,14 @@ def same_import(ours, theirs):
 
 
 def transformers_loads(folder, source):
-    from transformers import AutoModelForCausalLM
+    import transformers
+
+    config = json.loads((folder / "config.json").read_text())
+    kind = transformers.AutoModelForImageTextToText if "vision_config" in config else transformers.AutoModelForCausalLM
 
     def complaints(model):
-        _, info = AutoModelForCausalLM.from_pretrained(model, output_loading_info=True, dtype="auto")
+        _, info = kind.from_pretrained(model, output_loading_info=True, dtype="auto",
+                                       trust_remote_code="auto_map" in config)
         return [f"{what}: {sorted(info[what])}" for what in ("missing_keys", "unexpected_keys", "mismatched_keys")
                 if info[what]]
 
