@@ -167,7 +167,7 @@ class Hostile(CliCase):
         attacks["layers"] = (args_pickle(num_layers=2**62), "")
         attacks["layout"] = (args_pickle(pipeline_model_parallel_size=2**20), "")
         attacks["negative"] = (args_pickle(tensor_model_parallel_size=-1), "tensor_model_parallel_size")
-        attacks["experts"] = (args_pickle(num_experts=2**40), "")
+        attacks["experts"] = (args_pickle(num_experts=2**40, qk_layernorm=True, moe_ffn_hidden_size=16), "experts")
         attacks["text"] = (args_pickle(pipeline_model_parallel_size=2,
                                        pipeline_model_parallel_layout="(t*1000000)*1000000"), "")
         for name, (content, says) in attacks.items():

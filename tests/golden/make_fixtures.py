@@ -24,10 +24,13 @@ FAMILIES = """
     deepseek_v2 deepseek_v2_lite deepseek_v3 deepseek_v3_topk4 moonlight kimi_k2 kimi_k2_public
     glm45 glm45_fused glm45v
     nemotron_h nemotron_h_tf5 nemotron_nano_v2 nemotron3_nano nemotron3_super nemotron_nano_v2_vl
+    nemotron gemma3 gemma3_vl gemma3_vl_v4 gpt_oss llama_nemotron llama_nemotron_linear ministral3
 """.split()
 RUNS = ("llama_tp2_pp2 llama_pp2_vpp2 llama_tp2_dp2_fpsave llama_tp2_dp2_nofpsave qwen3_moe_tp2_pp2_ep2 "
         "qwen3_moe_ep2_nofpsave qwen3_moe_tp2_ep2_etp2 gena_core014_llama_tp2 mlm_torch_dist_llama_tp2").split()
 MODELS_OF_RUNS = "llama llama4 llama_tied qwen3_moe".split()
+# Sources of codes and scales, judged by tests/python/quantized_test.py; they unpack below quantized/.
+QUANTIZED = "deepseek_v3_fp8".split()
 PARTS = ("hf", "megatron", "oracle.json")
 
 
@@ -40,13 +43,14 @@ def files_below(folder):
             yield from sorted(p for p in path.rglob("*") if p.is_file())
 
 
-def pack(oracle, folders, archive):
+def pack(oracle, folders, archive, below=None):
     buffer = io.BytesIO()
     count = 0
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for folder in folders:
             for path in files_below(oracle / folder):
-                entry = tarfile.TarInfo(str(path.relative_to(oracle)))
+                name = path.relative_to(oracle)
+                entry = tarfile.TarInfo(str(pathlib.Path(below, *name.parts[1:]) if below else name))
                 entry.size = path.stat().st_size
                 entry.mode = 0o644
                 tar.addfile(entry, io.BytesIO(path.read_bytes()))
@@ -58,7 +62,7 @@ def pack(oracle, folders, archive):
 def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    oracle, names = pathlib.Path(sys.argv[1]), sys.argv[2:] or FAMILIES + ["runs"]
+    oracle, names = pathlib.Path(sys.argv[1]), sys.argv[2:] or FAMILIES + QUANTIZED + ["runs"]
     fixtures = pathlib.Path(__file__).resolve().parent / "fixtures"
     for name in names:
         folders = [f"families/{name}"]
@@ -67,7 +71,7 @@ def main():
         missing = [f for f in folders if not (oracle / f).is_dir()]
         if missing:
             sys.exit(f"not in {oracle}: {', '.join(missing)}")
-        pack(oracle, folders, fixtures / f"{name}.tar.xz")
+        pack(oracle, folders, fixtures / f"{name}.tar.xz", "quantized" if name in QUANTIZED else None)
 
 
 if __name__ == "__main__":

@@ -229,6 +229,29 @@ class QuantisedSources(unittest.TestCase):
         with self.assertRaisesRegex(AssertionError, "no experts"):
             viaduct("export", folder / "megatron", folder / "none", "--quantize", "mxfp4")
 
+    def test_as_upstream_has_it(self):
+        """Models of upstream's own quantisation: import is upstream's bit for bit, export the source's bytes."""
+        models = sorted((GOLDEN / "quantized").iterdir())
+        self.assertTrue(models)
+        for model in models:
+            with self.subTest(model=model.name):
+                folder, source = scratch(model.name), model / "hf"
+                expected, _ = read_torch_dist(model / "megatron")
+                for number, layout in enumerate(([], ["--tp", "2"])):
+                    ours = folder / f"megatron{number}"
+                    viaduct("import", source, ours, *layout)
+                    self.assertEqual(differences(read_torch_dist(ours)[0], expected), "")
+                    viaduct("verify", source, ours)
+                    viaduct("export", ours, folder / f"back{number}", "--quantize", "like-source")
+                    self.assert_same_files(folder / f"back{number}", source)
+                    # As numbers, and from those the same checkpoint again.
+                    viaduct("export", ours, folder / f"plain{number}")
+                    viaduct("import", folder / f"plain{number}", folder / f"again{number}", *layout)
+                    self.assertEqual(differences(read_torch_dist(folder / f"again{number}")[0], expected), "")
+                # What upstream wrote, with the source's own scales.
+                viaduct("export", model / "megatron", folder / "upstreams", "--reference", source, "--quantize", "like-source")
+                self.assert_same_files(folder / "upstreams", source)
+
     def test_damaged(self):
         folder = scratch("damaged")
         stored, _, _ = write_model("blocks", folder)
@@ -248,6 +271,24 @@ class QuantisedSources(unittest.TestCase):
             self.assertIn(name[: -len("_scale_inv")], str(caught.exception))
             self.assertIn("exit code 2", str(caught.exception))
             self.assertFalse(run.exists())
+
+    def test_hostile_configurations(self):
+        folder = scratch("hostile")
+        write_model("blocks", folder)
+        config = json.loads((folder / "quantised/config.json").read_text())
+        for section in ([], "fp8", 7, {}, {"quant_method": 3}, {"quant_method": "fp8", "weight_block_size": [128]},
+                        {"quant_method": "fp8", "weight_block_size": [-1, 128]},
+                        {"quant_method": "fp8", "weight_block_size": [2**63 - 1, 2**63 - 1]},
+                        {"quant_method": "fp8", "weight_block_size": [1e300, 1]}, {"quant_method": "fp8"},
+                        {"quant_method": "compressed-tensors", "format": "pack-quantized"},
+                        {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {"num_bits": "x"}}}},
+                        {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": [1]}):
+            config["quantization_config"] = section
+            (folder / "quantised/config.json").write_text(json.dumps(config))
+            with self.subTest(section=section):
+                with self.assertRaisesRegex(AssertionError, "exit code 2, expected 0(.|\n)*error: "):
+                    viaduct("import", folder / "quantised", folder / "out")
+                self.assertFalse((folder / "out").exists())
 
     def test_refused(self):
         folder = scratch("refused")

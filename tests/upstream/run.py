@@ -12,6 +12,7 @@ in NOT_RUN and LOST.
 import argparse
 import contextlib
 import functools
+import json
 import os
 import pathlib
 import sys
@@ -81,18 +82,6 @@ class Tally:
             sys.stdout.flush()
 
 
-def chosen(name):
-    return not sys.argv[2:] or any(part in name for part in sys.argv[2:])
-
-
-def run_families():
-    return [family for family in FAMILIES if chosen(family) and family not in NOT_RUN]
-
-
-def run_variants():
-    return [name for name in variants.VARIANTS if chosen(name)]
-
-
 def expect_none(problems):
     if problems:
         raise AssertionError(problems if isinstance(problems, str) else "\n".join(problems))
@@ -124,10 +113,14 @@ def same_import(ours, theirs):
 
 
 def transformers_loads(folder, source):
-    from transformers import AutoModelForCausalLM
+    import transformers
+
+    config = json.loads((folder / "config.json").read_text())
+    kind = transformers.AutoModelForImageTextToText if "vision_config" in config else transformers.AutoModelForCausalLM
 
     def complaints(model):
-        _, info = AutoModelForCausalLM.from_pretrained(model, output_loading_info=True, dtype="auto")
+        _, info = kind.from_pretrained(model, output_loading_info=True, dtype="auto",
+                                       trust_remote_code="auto_map" in config)
         return [f"{what}: {sorted(info[what])}" for what in ("missing_keys", "unexpected_keys", "mismatched_keys")
                 if info[what]]
 
@@ -153,6 +146,9 @@ def unseen_models(tally, folder, log):
         pairs.append((ours, theirs))
         with trying("unseen model: our import is upstream's, tensors and extra states"):
             same_import(ours, theirs)
+            if variants.as_saved(hf).exists():
+                viaduct("import", variants.as_saved(hf), folder / f"{name}-as-saved")
+                same_import(folder / f"{name}-as-saved", theirs)
         with trying("unseen model: run_config.yaml is upstream's in value and type"):
             expect_none(provider_differences(ours, theirs))
         with trying("unseen model: upstream exports ours to the source's bits"):

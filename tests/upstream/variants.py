@@ -5,6 +5,7 @@ other on models that neither has seen.
 import json
 import shutil
 
+import oss_variants
 import qwen_variants
 
 ROPE3 = dict(rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
@@ -58,6 +59,7 @@ VARIANTS = {
     "olmoe_float32": ("OlmoeConfig", dict(without(MOE, "head_dim", "moe_intermediate_size"), num_key_value_heads=6,
                                           intermediate_size=24, num_experts=4, num_experts_per_tok=2), "float32", "5GB"),
     **qwen_variants.VARIANTS,
+    **oss_variants.VARIANTS,
     "deepseek_v2_group": ("DeepseekV2Config", dict(LATENT, rope_parameters=YARN, topk_method="group_limited_greedy"), "bfloat16", "60KB"),
     "deepseek_v2_float32": ("DeepseekV2Config", dict(LATENT, n_group=1, topk_group=1, first_k_dense_replace=0), "float32", "5GB"),
     "deepseek_v3_no_yarn": ("DeepseekV3Config", dict(LATENT, num_nextn_predict_layers=0, num_key_value_heads=3), "bfloat16", "60KB"),
@@ -113,12 +115,19 @@ def is_mtp_copy(name, folder):
             and int(parts[2]) >= layers)
 
 
+def as_saved(folder):
+    """Where a variant also lies as transformers wrote it, when `folder` has it otherwise."""
+    return folder.with_name(folder.name + "-as-saved")
+
+
 def hybrid_as_published(folder, config):
     """transformers writes the embedding's name in the singular and no multi-token prediction; published models have
     the plural, and prediction layers that look like the model's own."""
     import torch
     from safetensors.torch import load_file, save_file
 
+    if not config.num_nextn_predict_layers:
+        shutil.copytree(folder, as_saved(folder))
     renamed = {"backbone.embedding.weight": "backbone.embeddings.weight"}
     tensors = {}
     for file in sorted(folder.glob("*.safetensors")):
@@ -155,11 +164,17 @@ def make(name, folder, tokenizer_from):
     import transformers
 
     config_class, settings, dtype, shard_size = VARIANTS[name]
+    if config_class == "DeciLMConfig":
+        oss_variants.make_heterogeneous(name, folder, tokenizer_from.parents[1] / "llama_nemotron/hf")
+        return copy_tokenizer(tokenizer_from, folder)
     config = getattr(transformers, config_class)(**settings)
     torch.manual_seed(sum(map(ord, name)))
     kind = "ImageTextToText" if hasattr(config, "vision_config") else "CausalLM"
     model = getattr(transformers, f"AutoModelFor{kind}").from_config(config).to(getattr(torch, dtype))
     with torch.no_grad():
+        for module in model.modules():  # float32 whatever the model is, as published models have it
+            if hasattr(module, "e_score_correction_bias"):
+                module.e_score_correction_bias = module.e_score_correction_bias.float()
         biases = [b for n, b in model.named_buffers() if n.endswith("e_score_correction_bias")]
         for parameter in [*model.parameters(), *biases]:
             parameter.copy_(torch.randn(parameter.shape) * 0.05 + 0.01)
@@ -170,5 +185,9 @@ def make(name, folder, tokenizer_from):
         hybrid_as_published(folder, config)
     elif getattr(config, "num_nextn_predict_layers", 0):
         add_mtp_layers(folder, config)
+    copy_tokenizer(tokenizer_from, folder)
+
+
+def copy_tokenizer(source, folder):
     for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(tokenizer_from / file, folder / file)
+        shutil.copy(source / file, folder / file)

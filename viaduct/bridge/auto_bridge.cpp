@@ -48,9 +48,10 @@ config::ModelConfig AutoBridge::to_megatron_provider() const {
 
 void AutoBridge::export_hf_weights(
     const std::function<void(const std::string&, DType, const Shape&, std::span<const std::byte>)>& receive) const {
-  for (const ViewTensor& tensor : hf_view(*checkpoint_).tensors) {
+  const View view = hf_view(*checkpoint_);
+  for (const ViewTensor& tensor : view.tensors) {
     PlanBuilder builder(checkpoint_->stored());
-    builder.add(Shape::filled(tensor.shape.rank(), 0), tensor.shape, tensor.dtype, tensor.pieces, 0, 0);
+    add_to_plan(view, tensor, tensor.dtype, 0, builder);
     const TransferPlan plan = builder.finish_virtual();
     std::vector<std::byte> bytes(plan.bytes_of_data());
     const auto source = file_source(plan.source_files);

@@ -157,10 +157,12 @@ std::vector<std::string> check_layout(const ArchSpec& arch, const Parallelism& p
     check.add(check.problems,
               fmt::format("{} {}, is more than the number of layers {}", flag, chunks, arch.num_layers()));
   else if (arch.num_layers() % chunks != 0)
-    check.add(check.notes, fmt::format("{} {} does not divide the number of layers {}: run_config.yaml spreads them by {}",
-                                       flag, chunks, arch.num_layers(), spread(pipeline_options(arch, parallel))));
+    check.add(check.notes,
+              fmt::format("{} {} does not divide the number of layers {}: run_config.yaml spreads them by {}", flag,
+                          chunks, arch.num_layers(), spread(pipeline_options(arch, parallel))));
   if (parallel.vpp != 1 && arch.hybrid)
-    check.add(check.problems, fmt::format("--vpp {}: Megatron has no virtual pipeline for hybrid models", parallel.vpp));
+    check.add(check.problems,
+              fmt::format("--vpp {}: Megatron has no virtual pipeline for hybrid models", parallel.vpp));
   if (parallel.vpp != 1 && parallel.pp == 1)
     check.add(check.problems, fmt::format("--vpp {} wants pipeline stages: --pp is 1", parallel.vpp));
   VIADUCT_USER_CHECK(check.problems.empty(), "the parallel layout does not fit the {} model:\n  {}", arch.family,

@@ -103,7 +103,7 @@ Conversion plan_export(const Checkpoint& source, const Path& folder, const HfTar
                      source.path().string());
 
   ExportTensors wanted = export_tensors(source, target);
-  conversion.notes = wanted.notes;
+  conversion.notes.insert(conversion.notes.end(), wanted.notes.begin(), wanted.notes.end());
   const bool keep_shards = !target.max_shard_size && !record.shards.empty() && wanted.own_shards;
   formats::SafetensorsWriterOptions options;
   if (keep_shards) {

@@ -19,16 +19,24 @@ DType value_dtype(const View& view, const ViewTensor& tensor) {
   return tensor.dtype;
 }
 
+}  // namespace
+
+void add_to_plan(const View& view, const ViewTensor& tensor, DType dtype, uint32_t number, PlanBuilder& builder) {
+  uint32_t encoder = kNoEncoder;
+  if (tensor.original != layout::kNoTensor)
+    encoder = builder.add_encoder(
+        {value_dtype(view, tensor), kNoScales, builder.chunk_of(tensor.original), tensor.import_add});
+  builder.add(Shape::filled(tensor.shape.rank(), 0), tensor.shape, dtype, tensor.pieces, number, 0, tensor.add,
+              encoder);
+}
+
+namespace {
+
 TransferPlan plan_of(const View& view, const std::vector<size_t>& chosen, const std::vector<DType>& dtypes) {
   PlanBuilder builder(*view.stored);
   for (size_t i = 0; i < chosen.size(); ++i) {
     const ViewTensor& tensor = view.tensors[chosen[i]];
-    uint32_t encoder = kNoEncoder;
-    if (tensor.original != layout::kNoTensor)
-      encoder = builder.add_encoder(
-          {value_dtype(view, tensor), kNoScales, builder.chunk_of(tensor.original), tensor.import_add});
-    builder.add(Shape::filled(tensor.shape.rank(), 0), tensor.shape, dtypes[i], tensor.pieces,
-                static_cast<uint32_t>(i), 0, tensor.add, encoder);
+    add_to_plan(view, tensor, dtypes[i], static_cast<uint32_t>(i), builder);
   }
   return builder.finish_virtual();
 }

@@ -39,6 +39,11 @@ struct View {
   std::vector<ViewTensor> tensors;
 };
 
+class PlanBuilder;
+
+/// Adds a view's tensor, whole and as `dtype`, as the next target chunk of a plan that reads view.stored.
+void add_to_plan(const View& view, const ViewTensor& tensor, DType dtype, uint32_t number, PlanBuilder& builder);
+
 /// The checkpoint's Hugging Face tensors.
 View hf_view(const Checkpoint& checkpoint);
 /// The tensors as they are stored.

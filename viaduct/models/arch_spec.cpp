@@ -118,6 +118,10 @@ class Problems {
 
 }  // namespace
 
+namespace {
+constexpr int64_t kMostExperts = 2'000'000;
+}
+
 void ArchSpec::validate() const {
   Problems problems;
   problems.size(hidden_size, "the hidden size");
@@ -125,6 +129,12 @@ void ArchSpec::validate() const {
   problems.require(!layers.empty() && layers.size() <= 100000, fmt::format("there are {} layers", layers.size()));
   for (size_t i = 0; i < layers.size() && !problems.many(); ++i)
     problems.check_layer(layers[i], fmt::format(" of layer {}", i));
+  // Each expert is a module of its own: a senseless number would fill the memory before anything could be compared.
+  int64_t experts = 0;
+  for (const LayerSpec& layer : layers)
+    if (layer.moe) experts += std::clamp<int64_t>(layer.moe->num_experts, 0, kMostExperts + 1);
+  problems.require(experts <= kMostExperts,
+                   fmt::format("there are more than {} experts in all layers", kMostExperts));
   if (mtp) {
     problems.require(mtp->depth >= 1 && mtp->depth <= 1000,
                      fmt::format("there are {} layers of multi-token prediction", mtp->depth));

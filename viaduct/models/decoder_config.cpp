@@ -5,13 +5,14 @@
 namespace viaduct::models {
 
 namespace {
-constexpr std::array<std::pair<std::string_view, Activation>, 6> kActivations = {{
+constexpr std::array<std::pair<std::string_view, Activation>, 7> kActivations = {{
     {"silu", Activation::kSilu},
     {"swish", Activation::kSilu},
     {"gelu", Activation::kGelu},
     {"gelu_pytorch_tanh", Activation::kGeluTanh},
     {"gelu_new", Activation::kGeluTanh},
     {"relu2", Activation::kSquaredRelu},
+    {"quick_gelu", Activation::kQuickGelu},
 }};
 }  // namespace
 
@@ -19,8 +20,8 @@ Activation activation_named(const HfConfig& config, const std::string& name) {
   for (const auto& [known, activation] : kActivations)
     if (known == name) return activation;
   config.fail(
-      fmt::format("the activation \"{}\" has no Megatron form; known are silu, gelu, gelu_pytorch_tanh and "
-                  "relu2",
+      fmt::format("the activation \"{}\" has no Megatron form; known are silu, gelu, gelu_pytorch_tanh, "
+                  "quick_gelu and relu2",
                   name));
 }
 

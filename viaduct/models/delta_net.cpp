@@ -26,6 +26,42 @@ Expr make_in_projection(const RuleInput& in) {
 
 }  // namespace
 
+DeltaNetSpec read_delta_net(const HfConfig& config) {
+  DeltaNetSpec net;
+  net.num_key_heads = config.integer_or("linear_num_key_heads", 16);
+  net.num_value_heads = config.integer_or("linear_num_value_heads", 32);
+  net.key_head_dim = config.integer_or("linear_key_head_dim", 128);
+  net.value_head_dim = config.integer_or("linear_value_head_dim", 128);
+  net.conv_kernel = config.integer_or("linear_conv_kernel_dim", 4);
+  return net;
+}
+
+void write_delta_net(const DeltaNetSpec& net, Json& config) {
+  config.set("linear_conv_kernel_dim", net.conv_kernel);
+  config.set("linear_key_head_dim", net.key_head_dim);
+  config.set("linear_num_key_heads", net.num_key_heads);
+  config.set("linear_num_value_heads", net.num_value_heads);
+  config.set("linear_value_head_dim", net.value_head_dim);
+}
+
+void set_delta_net_provider(const DeltaNetSpec& net, config::ModelConfig& provider) {
+  provider.linear_conv_kernel_dim = net.conv_kernel;
+  provider.linear_key_head_dim = net.key_head_dim;
+  provider.linear_num_key_heads = net.num_key_heads;
+  provider.linear_num_value_heads = net.num_value_heads;
+  provider.linear_value_head_dim = net.value_head_dim;
+}
+
+DeltaNetSpec read_delta_net_provider(const config::ModelConfig& provider) {
+  DeltaNetSpec net;
+  net.conv_kernel = provider.linear_conv_kernel_dim.value_or(4);
+  net.key_head_dim = provider.linear_key_head_dim.value_or(128);
+  net.num_key_heads = provider.linear_num_key_heads.value_or(16);
+  net.num_value_heads = provider.linear_num_value_heads.value_or(32);
+  net.value_head_dim = provider.linear_value_head_dim.value_or(128);
+  return net;
+}
+
 std::vector<WeightRule> delta_net_rules() {
   const std::string mega = "decoder.layers.*.self_attention.", hf = "model.layers.*.", net = hf + "linear_attn.";
   WeightRule out_norm = same(mega + "out_norm.weight", net + "norm.weight");

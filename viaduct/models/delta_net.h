@@ -1,11 +1,20 @@
-// The rows of gated DeltaNet layers.
+// Gated DeltaNet layers: their fields in config.json and in the provider, and their rows.
 #pragma once
 
 #include <vector>
 
+#include "viaduct/config/model_config.h"
+#include "viaduct/core/json.h"
+#include "viaduct/models/hf_config.h"
 #include "viaduct/models/weight_rules.h"
 
 namespace viaduct::models {
+
+/// linear_num_key_heads and so on; the defaults are transformers'.
+DeltaNetSpec read_delta_net(const HfConfig& config);
+void write_delta_net(const DeltaNetSpec& net, Json& config);
+void set_delta_net_provider(const DeltaNetSpec& net, config::ModelConfig& provider);
+DeltaNetSpec read_delta_net_provider(const config::ModelConfig& provider);
 
 /// Hugging Face's linear_attn.*: the projections of query, key, value and output gate in one tensor, those of beta
 /// and alpha in another, key head by key head; the output norm a plain one, where Megatron's is gamma - 1.

@@ -53,8 +53,8 @@ std::optional<int64_t> window_period(const ArchSpec& arch) {
 
 ArchSpec read_gemma3_text(const HfConfig& given) {
   const HfConfig config = with_defaults(given, kDefaults);
-  ArchSpec arch = read_decoder_config(
-      config, {.max_positions = 131072, .tied = true, .activation = "gelu_pytorch_tanh"});
+  ArchSpec arch =
+      read_decoder_config(config, {.max_positions = 131072, .tied = true, .activation = "gelu_pytorch_tanh"});
   for (const char* cap : {"attn_logit_softcapping", "final_logit_softcapping"})
     if (config.has(cap)) config.fail(fmt::format("\"{}\" is set, which Megatron's Gemma 3 does not have", cap));
   if (config.boolean_or("use_bidirectional_attention", false))
@@ -68,11 +68,13 @@ ArchSpec read_gemma3_text(const HfConfig& given) {
     layer.attention.query_scale_dim = config.number_or("query_pre_attn_scalar", 256);
     layer.attention.qkv_bias = layer.attention.output_bias = config.boolean_or("attention_bias", false);
   }
-  const auto period = static_cast<size_t>(std::max<int64_t>(1, config.integer_or("sliding_window_pattern", kUsualPeriod)));
+  const auto period =
+      static_cast<size_t>(std::max<int64_t>(1, config.integer_or("sliding_window_pattern", kUsualPeriod)));
   set_windows(config, arch, config.integer("sliding_window"), [&](size_t i) { return (i + 1) % period != 0; });
   if (!window_period(arch))
-    config.fail("\"layer_types\" has no period: Megatron's Gemma 3 has windows on N layers, then a layer without one, "
-                "again and again");
+    config.fail(
+        "\"layer_types\" has no period: Megatron's Gemma 3 has windows on N layers, then a layer without one, "
+        "again and again");
   return arch;
 }
 
@@ -92,7 +94,8 @@ void write_gemma3_text(const ArchSpec& arch, Json& config) {
   config.set("hidden_activation", activation_name(arch.layers[0].mlp.activation));
   config.set("layer_types", std::move(types));
   const double scalar = attention.query_scale_dim.value_or(static_cast<double>(attention.head_dim));
-  config.set("query_pre_attn_scalar", scalar == std::floor(scalar) ? Json(static_cast<int64_t>(scalar)) : Json(scalar));
+  config.set("query_pre_attn_scalar",
+             scalar == std::floor(scalar) ? Json(static_cast<int64_t>(scalar)) : Json(scalar));
   config.set("rope_local_base_freq", arch.rope.local_theta.value_or(10000.0));
   config.set("rope_parameters", std::move(rope));
   config.set("sliding_window", window.value_or(4096));

@@ -7,20 +7,19 @@
 namespace viaduct::models {
 namespace {
 
-constexpr std::string_view kUsualRope = R"({"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0,
+constexpr std::string_view kUsualRope =
+    R"({"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0,
   "truncate": false, "original_max_position_embeddings": 4096})";
 
 ArchSpec read_config(const HfConfig& given) {
   const bool has_rope = given.has("rope_parameters") || given.has("rope_scaling");
   const HfConfig config = has_rope ? given : with(given, "rope_scaling", Json::parse(kUsualRope, "rope"));
-  ArchSpec arch = read_decoder_config(config, {.norm_eps = 1e-5,
-                                               .rope_theta = 150000.0,
-                                               .max_positions = 131072,
-                                               .head_dim = 64,
-                                               .kv_heads = 8});
+  ArchSpec arch = read_decoder_config(
+      config, {.norm_eps = 1e-5, .rope_theta = 150000.0, .max_positions = 131072, .head_dim = 64, .kv_heads = 8});
   if (!config.boolean_or("attention_bias", true))
     config.fail("\"attention_bias\" is false; Megatron has one switch for the biases of attention and experts");
-  if (arch.rope.scaling != RopeScaling::kYarn) config.fail("the rope type is not \"yarn\", which Megatron's GPT-oss has");
+  if (arch.rope.scaling != RopeScaling::kYarn)
+    config.fail("the rope type is not \"yarn\", which Megatron's GPT-oss has");
   if (!arch.rope.truncate) arch.rope.truncate = true;
   MoeSpec moe;
   moe.num_experts = config.integer("num_local_experts");

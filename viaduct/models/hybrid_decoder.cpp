@@ -105,7 +105,8 @@ std::string read_pattern(const HfConfig& config, const char* as_text, const char
     listed += known->first;
   }
   if (!pattern.empty() && pattern != listed)
-    config.fail(fmt::format("\"{}\" and \"{}\" contradict each other: {} and {}", as_text, as_list, pattern, listed));
+    config.fail(
+        fmt::format("\"{}\" and \"{}\" contradict each other: {} and {}", as_text, as_list, pattern, listed));
   return listed;
 }
 
@@ -165,13 +166,16 @@ bool read_biases(const HfConfig& config, const std::string& kinds) {
   const bool mamba = config.boolean_or("use_bias", false) || config.boolean_or("mamba_proj_bias", false);
   const bool attention = config.boolean_or("attention_bias", false), mlp = config.boolean_or("mlp_bias", false);
   if (mamba && has(kinds, kMamba))
-    config.fail("\"use_bias\" is true; Megatron's Mamba layers have no place for the biases of in_proj and out_proj");
+    config.fail(
+        "\"use_bias\" is true; Megatron's Mamba layers have no place for the biases of in_proj and out_proj");
   if (!attention && !mlp) return false;
   if (has(kinds, kExperts))
-    config.fail("\"attention_bias\" or \"mlp_bias\" is true; Megatron's shared experts have no place for biases, and "
-                "one switch holds for all layers");
+    config.fail(
+        "\"attention_bias\" or \"mlp_bias\" is true; Megatron's shared experts have no place for biases, and "
+        "one switch holds for all layers");
   if (has(kinds, kAttention) && has(kinds, kMlp) && attention != mlp)
-    config.fail("\"attention_bias\" and \"mlp_bias\" differ; Megatron has biases in attention and MLP or in neither");
+    config.fail(
+        "\"attention_bias\" and \"mlp_bias\" differ; Megatron has biases in attention and MLP or in neither");
   return (attention && has(kinds, kAttention)) || (mlp && has(kinds, kMlp));
 }
 
@@ -184,7 +188,8 @@ void refuse(const HfConfig& config, bool refused, const char* what) {
 ArchSpec read_hybrid_config(const HfConfig& config) {
   const std::string pattern = read_pattern(config, "hybrid_override_pattern", "layers_block_type");
   if (pattern.empty())
-    config.fail("the key \"hybrid_override_pattern\" (or \"layers_block_type\") is missing; it says what each layer is");
+    config.fail(
+        "the key \"hybrid_override_pattern\" (or \"layers_block_type\") is missing; it says what each layer is");
   const auto count = static_cast<int64_t>(pattern.size());
   if (const auto layers = config.optional_integer("num_hidden_layers"); layers && *layers != count)
     config.fail(fmt::format("\"num_hidden_layers\" is {}, but the pattern {} has {}", *layers, pattern, count));
@@ -287,6 +292,9 @@ void set_hybrid_provider(const ArchSpec& arch, ModelConfig& provider) {
   provider.is_hybrid_model = true;
   provider.first_last_layers_bf16 = true;
   provider.persist_layer_norm = true;
+  provider.apply_rope_fusion = true;
+  provider.bias_dropout_fusion = true;
+  provider.set_attention_backend("flash");
   provider.rotary_base = Number(arch.rope.theta);
   provider.rotary_percent = Number(arch.rope.rotary_percent);
   std::string pattern = pattern_of(arch.layers);
@@ -334,8 +342,9 @@ void read_hybrid_provider(const ModelConfig& provider, ArchSpec& arch) {
   // "M-M*|M-/*E/*E": pipeline stages, then the layers of each depth of multi-token prediction.
   std::string pattern =
       provider.hybrid_layer_pattern.value_or(provider.hybrid_override_pattern.value_or(std::string()));
-  VIADUCT_USER_CHECK(!pattern.empty(), "run_config.yaml: model.hybrid_layer_pattern is not set; it says what each "
-                                       "layer of a hybrid model is");
+  VIADUCT_USER_CHECK(!pattern.empty(),
+                     "run_config.yaml: model.hybrid_layer_pattern is not set; it says what each "
+                     "layer of a hybrid model is");
   std::string mtp_pattern = provider.mtp_hybrid_override_pattern.value_or(std::string());
   if (const size_t slash = pattern.find('/'); slash != std::string::npos) {
     if (mtp_pattern.empty()) mtp_pattern = pattern.substr(slash + 1, pattern.find('/', slash + 1) - slash - 1);
@@ -343,9 +352,9 @@ void read_hybrid_provider(const ModelConfig& provider, ArchSpec& arch) {
   }
   std::erase(pattern, '|');
   for (const char c : pattern + mtp_pattern)
-    VIADUCT_USER_CHECK(c == kMamba || c == kAttention || c == kMlp || c == kExperts,
-                       "run_config.yaml: model.hybrid_layer_pattern: there is no layer '{}'; known are M, *, - and E",
-                       c);
+    VIADUCT_USER_CHECK(
+        c == kMamba || c == kAttention || c == kMlp || c == kExperts,
+        "run_config.yaml: model.hybrid_layer_pattern: there is no layer '{}'; known are M, *, - and E", c);
   arch.hybrid = true;
   arch.per_layer_keys = false;
   LayerSpec base = arch.layers.at(0);

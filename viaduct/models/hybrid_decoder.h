@@ -24,8 +24,8 @@ void set_hybrid_provider(const ArchSpec& arch, config::ModelConfig& provider);
 /// Layers, multi-token prediction and what else read_decoder_provider cannot know.
 void read_hybrid_provider(const config::ModelConfig& provider, ArchSpec& arch);
 
-/// The rows of all layers ("backbone.layers.*.mixer."), of multi-token prediction ("mtp.layers.*.", counted over all
-/// depths) and of embedding, final norm and output layer.
+/// The rows of all layers ("backbone.layers.*.mixer."), of multi-token prediction ("mtp.layers.*.", counted over
+/// all depths) and of embedding, final norm and output layer.
 std::vector<WeightRule> hybrid_rules();
 
 }  // namespace viaduct::models

@@ -20,8 +20,7 @@ bool has_embedding(const HfConfig&, const ArchSpec&, const TensorShapes& shapes)
 
 Family nemotron_h_family() {
   WeightTable weights;
-  weights.add(hybrid_rules())
-      .derived({"lm_head.weight", DerivedTensor::Kind::kCopy, "backbone.embeddings.weight"});
+  weights.add(hybrid_rules()).derived({"lm_head.weight", DerivedTensor::Kind::kCopy, "backbone.embeddings.weight"});
   WeightTable singular = weights.renamed({{"backbone.embeddings.", "backbone.embedding."}});
   return {
       .name = "nemotron_h",
@@ -65,14 +64,14 @@ Family nemotron_h_family() {
                    "ssm_state_size": 256, "n_groups": 8, "vocab_size": 131072, "max_position_embeddings": 8192,
                    "num_nextn_predict_layers": 0, "num_hidden_layers": 98,
                    "hybrid_override_pattern": "M-M-M-M-M-M-M-M-M*-M-M-M-M-M-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M)"
-                 R"(*-M-M-M-M-M-M-M---MM---M-M*-M-M-M-M-M-"})"},
+               R"(*-M-M-M-M-M-M-M---MM---M-M*-M-M-M-M-M-"})"},
               {"nemotron-h-56b", "nvidia/Nemotron-H-56B-Base-8K",
                R"({"hidden_size": 8192, "intermediate_size": 32768, "num_attention_heads": 64,
                    "num_key_value_heads": 8, "head_dim": 128, "mamba_num_heads": 256, "mamba_head_dim": 64,
                    "ssm_state_size": 256, "n_groups": 8, "vocab_size": 131072, "max_position_embeddings": 8192,
                    "num_nextn_predict_layers": 0, "num_hidden_layers": 118,
                    "hybrid_override_pattern": "M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M)"
-                 R"(-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-"})"},
+               R"(-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-"})"},
               {"nemotron-nano-9b-v2", "nvidia/NVIDIA-Nemotron-Nano-9B-v2",
                R"({"hidden_size": 4480, "intermediate_size": 15680, "num_attention_heads": 40,
                    "num_key_value_heads": 8, "head_dim": 128, "mamba_num_heads": 128, "mamba_head_dim": 80,
@@ -107,7 +106,7 @@ Family nemotron_h_family() {
                    "moe_latent_size": 1024, "n_routed_experts": 512, "num_experts_per_tok": 22,
                    "routed_scaling_factor": 5.0, "num_hidden_layers": 88,
                    "hybrid_override_pattern": "MEMEMEM*EMEMEMEM*EMEMEMEM*EMEMEMEMEM*EMEMEMEMEM*EMEMEMEMEM*E)"
-                 R"(MEMEMEMEM*EMEMEMEM*EMEMEMEME"})"},
+               R"(MEMEMEMEM*EMEMEMEM*EMEMEMEME"})"},
           },
       .other_forms = {{"transformers 5.12", std::move(singular), has_embedding}},
   };

@@ -52,9 +52,9 @@ VisionSpec read_vision(const HfConfig& config, int64_t output_size) {
 
   VisionSpec spec;
   spec.tower = VisionTower::kRadio;
-  spec.hidden_size = first_of({vision.optional_integer("hidden_size"), hidden,
-                               config.optional_integer("vit_hidden_size")},
-                              vision, "how wide the vision tower is (\"hidden_size\", or \"args\".\"model\")");
+  spec.hidden_size =
+      first_of({vision.optional_integer("hidden_size"), hidden, config.optional_integer("vit_hidden_size")}, vision,
+               "how wide the vision tower is (\"hidden_size\", or \"args\".\"model\")");
   spec.num_layers = first_of({vision.optional_integer("num_hidden_layers"), layers}, vision,
                              "how many layers the vision tower has (\"num_hidden_layers\", or \"args\".\"model\")");
   spec.num_heads = first_of({vision.optional_integer("num_attention_heads"), heads}, vision,
@@ -67,8 +67,8 @@ VisionSpec read_vision(const HfConfig& config, int64_t output_size) {
   spec.patch_size = first_of({vision.optional_integer("patch_size"), config.optional_integer("patch_size")}, vision,
                              "how large a patch is (\"patch_size\")");
   if (spec.patch_size < 1) vision.fail(fmt::format("\"patch_size\" is {}", spec.patch_size));
-  spec.image_size =
-      first_of({config.optional_integer("force_image_size"), vision.optional_integer("image_size"), 512}, vision, "");
+  spec.image_size = first_of(
+      {config.optional_integer("force_image_size"), vision.optional_integer("image_size"), 512}, vision, "");
   const int64_t side = first_of({args.optional_integer("cpe_max_size"), vision.optional_integer("max_img_size"),
                                  vision.optional_integer("max_resolution"), kMaxResolution},
                                 vision, "") /
@@ -88,8 +88,9 @@ ArchSpec read_config(const HfConfig& config) {
   const HfConfig language = config.child("llm_config");
   ArchSpec arch = read_hybrid_config(language);
   if (arch.mtp)
-    language.fail("\"num_nextn_predict_layers\" is not 0; Megatron's vision-language model has no multi-token "
-                  "prediction");
+    language.fail(
+        "\"num_nextn_predict_layers\" is not 0; Megatron's vision-language model has no multi-token "
+        "prediction");
   if (const auto dtype = config.dtype()) arch.dtype = *dtype;
   arch.language_module = "llava_model.language_model.";
   arch.vision = read_vision(config, arch.hidden_size);
@@ -173,7 +174,8 @@ std::vector<WeightRule> vision_rules() {
       same(projector + "linear_fc2.weight", "mlp1.3.weight"),
   };
   for (const std::string part : {"weight", "bias"}) {
-    rules.push_back(vision_query_key_value(layer + "self_attention.linear_qkv." + part, block + "attn.qkv." + part));
+    rules.push_back(
+        vision_query_key_value(layer + "self_attention.linear_qkv." + part, block + "attn.qkv." + part));
     rules.push_back(same(layer + "self_attention.linear_qkv.layer_norm_" + part, block + "norm1." + part));
     rules.push_back(same(layer + "self_attention.linear_proj." + part, block + "attn.proj." + part));
     rules.push_back(same(layer + "mlp.linear_fc1.layer_norm_" + part, block + "norm2." + part));

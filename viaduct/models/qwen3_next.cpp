@@ -66,12 +66,7 @@ ArchSpec read_config(const HfConfig& config) {
   if (!has_share) arch.rope.rotary_percent = 0.25;
   arch.norm.zero_centered = true;
   arch.per_layer_keys = true;
-  DeltaNetSpec net;
-  net.num_key_heads = config.integer_or("linear_num_key_heads", 16);
-  net.num_value_heads = config.integer_or("linear_num_value_heads", 32);
-  net.key_head_dim = config.integer_or("linear_key_head_dim", 128);
-  net.value_head_dim = config.integer_or("linear_value_head_dim", 128);
-  net.conv_kernel = config.integer_or("linear_conv_kernel_dim", 4);
+  const DeltaNetSpec net = read_delta_net(config);
   MoeSpec moe;
   moe.num_experts = config.integer_or("num_experts", 512);
   moe.top_k = config.integer_or("num_experts_per_tok", 10);
@@ -126,11 +121,7 @@ void write_config(const ArchSpec& arch, Json& config) {
   config.set("attention_bias", arch.attention_layer().attention.qkv_bias);
   config.set("decoder_sparse_step", 1);
   config.set("layer_types", std::move(types));
-  config.set("linear_conv_kernel_dim", net.conv_kernel);
-  config.set("linear_key_head_dim", net.key_head_dim);
-  config.set("linear_num_key_heads", net.num_key_heads);
-  config.set("linear_num_value_heads", net.num_value_heads);
-  config.set("linear_value_head_dim", net.value_head_dim);
+  write_delta_net(net, config);
   config.set("mlp_only_layers", std::move(dense));
   config.set("moe_intermediate_size", routed ? routed->mlp.ffn_hidden_size : 0);
   if (arch.mtp) config.set("mtp_num_hidden_layers", arch.mtp->depth);
@@ -153,12 +144,7 @@ void set_provider(const ArchSpec& arch, config::ModelConfig& provider) {
   for (const LayerSpec& layer : arch.layers) {
     linear.push_back(layer.delta_net ? 1 : 0);
     dense |= !layer.moe;
-    if (!layer.delta_net) continue;
-    provider.linear_conv_kernel_dim = layer.delta_net->conv_kernel;
-    provider.linear_key_head_dim = layer.delta_net->key_head_dim;
-    provider.linear_num_key_heads = layer.delta_net->num_key_heads;
-    provider.linear_num_value_heads = layer.delta_net->num_value_heads;
-    provider.linear_value_head_dim = layer.delta_net->value_head_dim;
+    if (layer.delta_net) set_delta_net_provider(*layer.delta_net, provider);
   }
   provider.linear_attention_freq = std::move(linear);
   if (!dense) provider.moe_layer_freq = 1;  // keys are one a layer without it
@@ -171,12 +157,7 @@ bool recognises(const config::ModelConfig& provider) {
 
 void read_provider(const config::ModelConfig& provider, ArchSpec& arch) {
   arch.per_layer_keys = true;
-  DeltaNetSpec net;
-  net.conv_kernel = provider.linear_conv_kernel_dim.value_or(4);
-  net.key_head_dim = provider.linear_key_head_dim.value_or(128);
-  net.num_key_heads = provider.linear_num_key_heads.value_or(16);
-  net.num_value_heads = provider.linear_num_value_heads.value_or(32);
-  net.value_head_dim = provider.linear_value_head_dim.value_or(128);
+  const DeltaNetSpec net = read_delta_net_provider(provider);
   const config::IntOrInts layers = provider.linear_attention_freq.value_or(config::IntOrInts(int64_t{4}));
   for (size_t i = 0; i < arch.layers.size(); ++i) {
     arch.layers[i].attention.output_bias = arch.layers[i].attention.qkv_bias;

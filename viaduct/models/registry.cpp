@@ -2,6 +2,9 @@
 
 #include <fmt/ranges.h>
 
+#include <string>
+#include <unordered_set>
+
 #include "viaduct/core/error.h"
 #include "viaduct/core/strings.h"
 #include "viaduct/models/decoder.h"
@@ -77,12 +80,34 @@ ArchSpec read_arch(const HfConfig& config) {
   return arch;
 }
 
+namespace {
+
+// A provider can describe models that no Hugging Face class has: LayerNorm where the class has RMSNorm, biases.
+// They have parameters for which the family's table has no row.
+void check_covered(const ArchSpec& arch, const Family& family) {
+  std::unordered_set<std::string> seen;
+  for (const Parameter& parameter : megatron_parameters(arch)) {
+    if (!seen.insert(name_pattern(parameter)).second) continue;
+    try {
+      family.table(arch.form).match(arch, parameter);
+    } catch (const InternalError&) {
+      throw UserError(fmt::format(
+          "the configuration describes a model with {}, for which {} has no tensor; it fits no supported "
+          "model family. If it is of another one, give --reference with its Hugging Face model",
+          parameter.name, family.architecture));
+    }
+  }
+}
+
+}  // namespace
+
 ArchSpec read_arch(const config::ModelConfig& provider) {
   const Family& family = family_of(provider);
   ArchSpec arch = read_decoder_provider(provider);
   arch.family = family.name;
   family.read_provider(provider, arch);
   arch.validate();
+  check_covered(arch, family);
   return arch;
 }
 

@@ -91,7 +91,8 @@ TEST_P(Laws, ThereAndBackUnderFiftyLayouts) {
     bridge.import_ckpt(direct, {.parallel = second});
     EXPECT_EQ(differences(two, direct), "") << i;
     AutoBridge::export_ckpt(two, back);
-    EXPECT_EQ(read_text_file(back / "model.safetensors"), read_text_file(hf / "model.safetensors")) << i;
+    EXPECT_TRUE(read_text_file(back / "model.safetensors") == read_text_file(hf / "model.safetensors"))
+        << i << ": " << differences(back, hf);
     EXPECT_EQ(read_text_file(back / "config.json"), read_text_file(hf / "config.json")) << i;
     cut_by_tp += first.tp > 1;
     cut_by_pp += first.pp > 1;

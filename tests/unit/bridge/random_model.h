@@ -65,8 +65,17 @@ class RandomModel {
         {"qwen3_vl", vary_vision_language},
         {"qwen3_vl_moe", vary_vision_language},
         {"qwen3_next", vary_linear_attention},
-        {"deepseek_v2", vary_latent}, {"deepseek_v3", vary_latent}, {"kimi_k2", vary_latent},
-        {"glm4_moe", vary_glm4_moe},  {"glm4v_moe", vary_glm4v_moe},
+        {"deepseek_v2", vary_latent},
+        {"deepseek_v3", vary_latent},
+        {"kimi_k2", vary_latent},
+        {"nemotron", vary_biases},
+        {"gemma3", vary_windows},
+        {"gemma3_vl", vary_image_model},
+        {"gpt_oss", vary_windows_and_experts},
+        {"llama_nemotron", vary_blocks},
+        {"ministral3", vary_image_model},
+        {"glm4_moe", vary_glm4_moe},
+        {"glm4v_moe", vary_glm4v_moe},
         {"nemotron_h", [](RandomModel& random, Json& config) { random.vary_hybrid(config); }},
         {"nemotron_nano_vl",
          [](RandomModel& random, Json& config) {
@@ -211,6 +220,72 @@ class RandomModel {
     vision.set("temporal_patch_size", random.one_of({1, 2}));
     if (vision.contains("num_position_embeddings"))
       vision.set("num_position_embeddings", random.one_of({4, 9, 25}));
+  }
+
+  static void vary_biases(RandomModel& random, Json& config) {
+    for (const char* key : {"attention_bias", "mlp_bias"}) config.set(key, random.one_of({0, 1}) == 1);
+  }
+
+  static void vary_windows(RandomModel& random, Json& config) {
+    config.set("attention_bias", random.one_of({0, 1}) == 1);
+    config.set("layer_types", Json());
+    config.set("num_hidden_layers", random.one_of({2, 3, 4, 7}));
+    config.set("sliding_window_pattern", random.one_of({1, 2, 3, 6}));
+    config.set("tie_word_embeddings", random.one_of({0, 1}) == 1);
+  }
+
+  static void vary_windows_and_experts(RandomModel& random, Json& config) {
+    Json types = Json::array();
+    for (int64_t i = 0; i < config.at("num_hidden_layers").as_int(); ++i)
+      types.items().push_back(random.one_of({0, 1}) == 1 ? "sliding_attention" : "full_attention");
+    config.set("layer_types", std::move(types));
+    config.set("num_experts_per_tok", random.one_of({1, 2}));
+  }
+
+  /// Layers with attention, none or one linear layer, and the same instead of the MLP.
+  static void vary_blocks(RandomModel& random, Json& config) {
+    vary_biases(random, config);
+    const int64_t groups = config.at("num_key_value_heads").as_int();
+    const int64_t heads_in_group = config.at("num_attention_heads").as_int() / groups;
+    const auto part = [&](const char* size, Json value) {
+      Json object = Json::object();
+      const int64_t kind = random.one_of({0, 0, 1, 2});
+      object.set("no_op", kind == 1);
+      object.set("replace_with_linear", kind == 2);
+      object.set(size, kind == 0 ? std::move(value) : Json());
+      return object;
+    };
+    Json blocks = Json::array();
+    for (int64_t i = 0; i < config.at("num_hidden_layers").as_int(); ++i) {
+      Json block = Json::object();
+      block.set("attention", part("n_heads_in_group", heads_in_group * random.one_of({1, groups})));
+      block.set("ffn", part("ffn_mult", static_cast<double>(random.one_of({1, 10, 20}))));
+      blocks.items().push_back(std::move(block));
+    }
+    config.set("block_configs", std::move(blocks));
+    config.set("num_key_value_heads", Json());
+    config.set("intermediate_size", Json());
+  }
+
+  /// Gemma 3 with images, Ministral 3.
+  static void vary_image_model(RandomModel& random, Json& config) {
+    Json& text = *config.find("text_config");
+    random.vary_decoder(text);
+    if (text.contains("layer_types")) vary_windows(random, text);
+    text.set("tie_word_embeddings", random.one_of({0, 1}) == 1);
+    Json& vision = *config.find("vision_config");
+    const int64_t heads = random.one_of({1, 2, 3}), head_dim = random.one_of({4, 6});
+    vision.set("hidden_size", heads * head_dim);
+    if (vision.contains("head_dim")) vision.set("head_dim", head_dim);
+    vision.set("num_attention_heads", heads);
+    vision.set("intermediate_size", random.one_of({10, 14}));
+    vision.set("num_hidden_layers", random.one_of({0, 1, 3}));
+    vision.set("image_size", random.one_of({8, 12}));
+    vision.set("patch_size", random.one_of({2, 4}));
+    if (!config.contains("spatial_merge_size")) return;
+    config.set("spatial_merge_size", random.one_of({1, 2, 3}));
+    config.set("multimodal_projector_bias", random.one_of({0, 1}) == 1);
+    if (random.one_of({0, 1}) == 1) config.set("vision_feature_layer", Json::array({Json(-2), Json(-1)}));
   }
 
   /// Layers of linear attention among the others, shared experts, multi-token prediction.

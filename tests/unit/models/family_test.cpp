@@ -46,6 +46,17 @@ TEST(Family, ParameterCountsAreThePublishedOnes) {
   EXPECT_EQ(parameters_of("gemma-2-2b"), 2'614'341'888);
   EXPECT_EQ(parameters_of("gemma-2-9b"), 9'241'705'984);
   EXPECT_EQ(parameters_of("olmoe-1b-7b"), 6'919'161'856);
+  EXPECT_EQ(parameters_of("qwen2.5-vl-3b"), 3'754'622'976);
+  EXPECT_EQ(parameters_of("qwen2.5-vl-7b"), 8'292'166'656);
+  EXPECT_EQ(parameters_of("qwen2.5-vl-32b"), 33'452'718'336);
+  EXPECT_EQ(parameters_of("qwen2.5-vl-72b"), 73'410'777'344);
+  EXPECT_EQ(parameters_of("qwen3-vl-2b"), 2'127'532'032);
+  EXPECT_EQ(parameters_of("qwen3-vl-4b"), 4'437'815'808);
+  EXPECT_EQ(parameters_of("qwen3-vl-8b"), 8'767'123'696);
+  EXPECT_EQ(parameters_of("qwen3-vl-32b"), 33'357'390'064);
+  EXPECT_EQ(parameters_of("qwen3-vl-30b-a3b"), 31'070'754'032);
+  EXPECT_EQ(parameters_of("qwen3-vl-235b-a22b"), 235'670'022'896);
+  EXPECT_EQ(parameters_of("qwen3-next-80b-a3b"), 81'324'862'720);  // with multi-token prediction
   // 671,026,419,200 weights and biases of the router, and those of the layer that predicts a second token.
   EXPECT_EQ(parameters_of("deepseek-v3"), 671'026'419'200 + 11'610'068'224);
   EXPECT_EQ(parameters_of("deepseek-v2"), 235'741'434'880);
@@ -69,6 +80,22 @@ TEST(Family, ParameterCountsAreThePublishedOnes) {
   // The language models above and a tower of 651,653,120 with its projector.
   EXPECT_EQ(parameters_of("nemotron-nano-12b-v2-vl"), 12'310'001'152 + 651'653'120 + 5120 + 20480 * (5120 + 5120));
   EXPECT_EQ(parameters_of("nemotron-nano-9b-v2-vl"), 8'888'227'328 + 651'653'120 + 5120 + 20480 * (5120 + 4480));
+  EXPECT_EQ(parameters_of("gemma-3-270m"), 268'098'176);
+  EXPECT_EQ(parameters_of("gemma-3-1b"), 999'885'952);
+  EXPECT_EQ(parameters_of("gemma-3-4b"), 4'300'079'472);
+  EXPECT_EQ(parameters_of("gemma-3-12b"), 12'187'325'040);
+  EXPECT_EQ(parameters_of("gemma-3-27b"), 27'432'406'640);
+  EXPECT_EQ(parameters_of("gpt-oss-20b"), 20'914'757'184);
+  EXPECT_EQ(parameters_of("gpt-oss-120b"), 116'829'156'672);
+  EXPECT_EQ(parameters_of("llama-3.3-nemotron-super-49b"), 49'867'145'216);
+  EXPECT_EQ(parameters_of("llama-3.1-nemotron-ultra-253b"), 253'401'268'224);
+  EXPECT_EQ(parameters_of("ministral-3-3b"), 3'849'090'048);
+  EXPECT_EQ(parameters_of("ministral-3-8b"), 8'918'026'240);
+  EXPECT_EQ(parameters_of("ministral-3-14b"), 13'945'031'680);
+  // Published as 4.19, 8.27 and 341 billion.
+  EXPECT_EQ(parameters_of("minitron-4b") / 10'000'000, 419);
+  EXPECT_EQ(parameters_of("minitron-8b") / 10'000'000, 827);
+  EXPECT_EQ(parameters_of("nemotron-4-340b") / 1'000'000'000, 341);
 }
 
 class EveryFamily : public testing::TestWithParam<size_t> {
@@ -79,12 +106,10 @@ class EveryFamily : public testing::TestWithParam<size_t> {
 // What `wanted` says, `written` says as well, inside of inner objects too.
 void expect_said(const Json& written, const Json& wanted, const std::string& where) {
   for (const auto& [key, value] : wanted.members()) {
-    static const std::set<std::string> kNotOfTheArchitecture = {"bos_token_id",      "eos_token_id",
-                                                                "pad_token_id",      "output_router_logits",
-                                                                "max_window_layers", "sliding_window",
-                                                                "image_end_token_id", "image_start_token_id",
-                                                                "image_token_id",    "video_end_token_id",
-                                                                "video_start_token_id", "video_token_id"};
+    static const std::set<std::string> kNotOfTheArchitecture = {
+        "bos_token_id",      "eos_token_id",       "pad_token_id",         "output_router_logits",
+        "max_window_layers", "sliding_window",     "image_end_token_id",   "image_start_token_id",
+        "image_token_id",    "video_end_token_id", "video_start_token_id", "video_token_id"};
     if (kNotOfTheArchitecture.contains(key)) continue;
     const Json* other = written.find(key);
     ASSERT_NE(other, nullptr) << where << key;
@@ -118,7 +143,13 @@ TEST_P(EveryFamily, ProviderGoesBackToTheSameArchSpec) {
   config::ModelConfig provider = provider_for(arch);
   provider.finalize();
   EXPECT_EQ(&family_of(provider), &family());
-  const ArchSpec again = read_arch(provider);
+  ArchSpec again = read_arch(provider);
+  if (family().name == "nemotron_nano_vl") {
+    // This provider has no fields for the tower, of which upstream builds one size.
+    ASSERT_TRUE(again.vision.has_value());
+    EXPECT_EQ(again.vision->hidden_size, 1280);
+    again.vision = arch.vision;
+  }
   EXPECT_EQ(hf_config_for(again), hf_config_for(arch));
 }
 
@@ -161,8 +192,14 @@ TEST(Registry, HoldsTheFamiliesOfTheDocumentation) {
       "Glm4MoeForCausalLM",                  // GLM-4.5
       "Glm4vMoeForConditionalGeneration",    // GLM-4.5V
       "KimiK2ForCausalLM",                   // Kimi K2
-      "NemotronHForCausalLM",  // Nemotron-H, Nemotron Nano v2, Nemotron-3
-      "NemotronH_Nano_VL_V2",  // Nemotron Nano v2 VL
+      "NemotronHForCausalLM",                // Nemotron-H, Nemotron Nano v2, Nemotron-3
+      "NemotronH_Nano_VL_V2",                // Nemotron Nano v2 VL
+      "NemotronForCausalLM",                 // Nemotron (dense)
+      "Gemma3ForCausalLM",                   // Gemma 3
+      "Gemma3ForConditionalGeneration",      // Gemma 3 (vision-language)
+      "GptOssForCausalLM",                   // GPT-oss
+      "DeciLMForCausalLM",                   // Llama Nemotron Super, Ultra
+      "Mistral3ForConditionalGeneration",    // Ministral 3
   };
   EXPECT_EQ(names, documented);
 }

@@ -100,7 +100,8 @@ TEST(HybridDecoder, BiasesOfAttentionAndMlpHaveTheirPlaces) {
 
 std::string source_of(const ArchSpec& arch, std::string_view parameter_name) {
   for (const Parameter& parameter : megatron_parameters(arch))
-    if (parameter.name == parameter_name) return family_named("nemotron_h").weights.match(arch, parameter).names.at(0);
+    if (parameter.name == parameter_name)
+      return family_named("nemotron_h").weights.match(arch, parameter).names.at(0);
   return "no such parameter";
 }
 
@@ -135,8 +136,9 @@ TEST(HybridDecoder, ReadsPatternsOfOtherReleases) {
 }
 
 VisionSpec vision_of(const std::string& vision) {
-  return read_arch(HfConfig(toy("nemotron_nano_vl", R"({"vit_hidden_size": null, "vision_config": )" + vision + "}"),
-                            "model/config.json"))
+  return read_arch(
+             HfConfig(toy("nemotron_nano_vl", R"({"vit_hidden_size": null, "vision_config": )" + vision + "}"),
+                      "model/config.json"))
       .vision.value();
 }
 
