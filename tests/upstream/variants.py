@@ -67,6 +67,12 @@ VARIANTS = {
                                                      first_k_dense_replace=1, aux_loss_alpha=0.002), "bfloat16", "5GB"),
     "deepseek_v3_float32_all_routed": ("DeepseekV3Config", dict(LATENT, first_k_dense_replace=0, num_nextn_predict_layers=1),
                                        "float32", "5GB"),
+    "glm4v_moe_small": ("Glm4vMoeConfig", dict(
+        text_config=dict(GLM, head_dim=128, use_qk_norm=False, attention_bias=True, num_attention_heads=3, num_key_value_heads=1,
+                         n_routed_experts=4, rope_parameters=dict(rope_type="default", rope_theta=20000.0,
+                                                                  partial_rotary_factor=0.5, mrope_section=[8, 12, 12])),
+        vision_config=dict(depth=3, hidden_size=24, num_heads=3, image_size=28, patch_size=7, out_hidden_size=40,
+                           intermediate_size=36, attention_bias=True, spatial_merge_size=1)), "bfloat16", "60KB"),
     "glm4_moe_air": ("Glm4MoeConfig", dict(GLM, use_qk_norm=False, attention_bias=True, num_nextn_predict_layers=1), "bfloat16", "5GB"),
     "glm4_moe_float32": ("Glm4MoeConfig", dict(GLM, use_qk_norm=True, attention_bias=False, n_group=2, topk_group=1,
                                                head_dim=16, partial_rotary_factor=0.25), "float32", "60KB"),
