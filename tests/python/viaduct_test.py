@@ -107,17 +107,20 @@ def read_torch_dist(folder):
 def state_of(family):
     """The parameters of a family's reference checkpoint by the names they have in a Megatron model."""
     state = {}
+
+    def add(name, tensor):
+        if ".experts.experts." in name:
+            for expert, weight in enumerate(tensor):
+                state[name.replace(".experts.experts.", ".experts.") + str(expert)] = weight
+        else:
+            state[name.replace(".transformer_layer.", ".mtp_model_layer.")] = tensor
+
     for key, tensor in read_torch_dist(GOLDEN / "families" / family / "megatron")[0].items():
         if ".layers." not in key or key.split(".layers.")[1][0].isdigit():
-            state[key] = tensor
-            continue
-        for layer, part in enumerate(tensor):
-            name = key.replace(".layers.", f".layers.{layer}.")
-            if ".experts.experts." in name:
-                for expert, weight in enumerate(part):
-                    state[name.replace(".experts.experts.", ".experts.") + str(expert)] = weight
-            else:
-                state[name] = part
+            add(key, tensor)
+        else:
+            for layer, part in enumerate(tensor):
+                add(key.replace(".layers.", f".layers.{layer}."), part)
     return state
 
 

@@ -166,6 +166,16 @@ int64_t read_vocab_size(const Args& args) {
   return tokens > 0 && tokens <= padded ? tokens : padded;
 }
 
+bool takes_null(const Field<ModelConfig>& field) {
+  ModelConfig scratch;
+  try {
+    field.set(scratch, Yaml(), field.name);
+    return true;
+  } catch (const UserError&) {
+    return false;
+  }
+}
+
 void read_same_names(const PickleValue& args, const Args& named, ModelConfig& model) {
   const uint32_t bits = provider_bits(model.target);
   if (!args.state().is_dict()) return;
@@ -175,8 +185,8 @@ void read_same_names(const PickleValue& args, const Args& named, ModelConfig& mo
     const Field<ModelConfig>* field = find_field<ModelConfig>(name);
     if (!field || (field->providers & bits) == 0 || (is_derived(name) && name == key.as_string())) continue;
     const std::optional<Yaml> node = plain_yaml(value);
-    // None stands for "not given", which the class's default says too.
-    if (!node || node->is_null()) continue;
+    // None where the field has no null stands for "not given", which the class's default says too.
+    if (!node || (node->is_null() && !takes_null(*field))) continue;
     field->set(model, *node, named.where(key.as_string()));
   }
 }
