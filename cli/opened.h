@@ -17,7 +17,11 @@ struct Opened {
   bridge::RawCheckpoint raw;                  // filled when `known` is null
   std::string why_raw;                        // then the reason
 
-  bridge::View view() const { return known ? bridge::hf_view(*known) : bridge::raw_view(raw); }
+  /// `beside`: what it is compared with, whose form of names is taken.
+  bridge::View view(const Opened* beside = nullptr) const {
+    if (!known) return bridge::raw_view(raw);
+    return bridge::hf_view(*known, beside && beside->known ? &beside->known->graph() : nullptr);
+  }
 };
 
 /// UserError for a checkpoint of a known architecture that is damaged, and for what is no checkpoint at all.

@@ -31,7 +31,7 @@ int verify_pair(const VerifyOptions& options) {
   const auto [a, b] = open_pair(options.a, options.b, options.iteration);
   ProgressDisplay progress;
   const bridge::Comparison result =
-      bridge::compare(a.view(), b.view(), options.work.execute_options(&progress), options.limit);
+      bridge::compare(a.view(), b.view(&a), options.work.execute_options(&progress), options.limit);
   const double seconds = seconds_since(start);
   if (options.work.json) {
     Json differences = Json::array();

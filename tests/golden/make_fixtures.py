@@ -30,7 +30,7 @@ RUNS = ("llama_tp2_pp2 llama_pp2_vpp2 llama_tp2_dp2_fpsave llama_tp2_dp2_nofpsav
         "qwen3_moe_ep2_nofpsave qwen3_moe_tp2_ep2_etp2 gena_core014_llama_tp2 mlm_torch_dist_llama_tp2").split()
 MODELS_OF_RUNS = "llama llama4 llama_tied qwen3_moe".split()
 # Sources of codes and scales, judged by tests/python/quantized_test.py; they unpack below quantized/.
-QUANTIZED = "deepseek_v3_fp8".split()
+QUANTIZED = "deepseek_v3_fp8 gpt_oss_mxfp4".split()
 PARTS = ("hf", "megatron", "oracle.json")
 
 

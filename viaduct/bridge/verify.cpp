@@ -1,5 +1,6 @@
 #include "viaduct/bridge/verify.h"
 
+#include <algorithm>
 #include <cstring>
 #include <mutex>
 #include <unordered_map>
@@ -93,16 +94,29 @@ std::string first_difference(const View& a, size_t in_a, const View& b, size_t i
 
 }  // namespace
 
-View hf_view(const Checkpoint& checkpoint) {
+namespace {
+
+bool same_parameters(const WeightGraph& a, const WeightGraph& b) {
+  return std::equal(a.parameters.begin(), a.parameters.end(), b.parameters.begin(), b.parameters.end(),
+                    [](const models::Parameter& one, const models::Parameter& other) {
+                      return one.name == other.name && one.shape == other.shape;
+                    });
+}
+
+}  // namespace
+
+View hf_view(const Checkpoint& checkpoint, const WeightGraph* other) {
   View view;
   view.stored = &checkpoint.stored();
-  const WeightGraph& graph = checkpoint.graph();
+  const bool translate = other && other->family == checkpoint.graph().family &&
+                         other->arch.form != checkpoint.arch().form && same_parameters(*other, checkpoint.graph());
+  const WeightGraph& graph = translate ? *other : checkpoint.graph();
   std::unordered_map<std::string_view, int32_t> kept;
   for (const int32_t id : checkpoint.kept())
     kept.emplace(checkpoint.stored().tensors[static_cast<size_t>(id)].name, id);
   for (size_t i = 0; i < graph.hf_tensors.size(); ++i) {
     const layout::Expr::Input& tensor = graph.hf_tensors[i];
-    layout::Pieces pieces = checkpoint.hf_pieces(i);
+    layout::Pieces pieces = translate ? checkpoint.hf_pieces_in(graph, i) : checkpoint.hf_pieces(i);
     ViewTensor seen{tensor.name, checkpoint.dtype_of(pieces), tensor.shape, std::move(pieces)};
     if (checkpoint.world() == World::kMegatron) {
       seen.import_add = graph.add_of_hf(i);

@@ -44,8 +44,9 @@ class PlanBuilder;
 /// Adds a view's tensor, whole and as `dtype`, as the next target chunk of a plan that reads view.stored.
 void add_to_plan(const View& view, const ViewTensor& tensor, DType dtype, uint32_t number, PlanBuilder& builder);
 
-/// The checkpoint's Hugging Face tensors.
-View hf_view(const Checkpoint& checkpoint);
+/// The checkpoint's Hugging Face tensors; where `other` has the same parameters in another form (experts in one
+/// tensor, or turned), the tensors of that form.
+View hf_view(const Checkpoint& checkpoint, const WeightGraph* other = nullptr);
 /// The tensors as they are stored.
 View raw_view(const RawCheckpoint& checkpoint);
 
