@@ -83,8 +83,9 @@ void complete_provider(const HfConfig& config, const ArchSpec& arch, config::Mod
   if (!text.has("head_dim")) values.set("head_dim", arch.layers[0].attention.head_dim);
   if (!text.has("mlp_only_layers")) values.set("mlp_only_layers", Json::array());
   values.set("sliding_window", {});
-  complete_qwen3_vl_provider(HfConfig(Json(config.document()).set("text_config", std::move(values)), "config.json"),
-                             arch, kText, kVision, provider);
+  Json shown = config.document();
+  shown.set("text_config", std::move(values));
+  complete_qwen3_vl_provider({std::move(shown), config.origin()}, arch, kText, kVision, provider);
 }
 
 bool recognises(const config::ModelConfig& provider) {
