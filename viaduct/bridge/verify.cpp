@@ -1,7 +1,6 @@
 #include "viaduct/bridge/verify.h"
 
 #include <algorithm>
-
 #include <cstring>
 #include <mutex>
 #include <unordered_map>
