@@ -100,6 +100,6 @@ def finish(name, folder):
     path = folder / "config.json"
     config = json.loads(path.read_text())
     for part in ("text_config", "vision_config"):
-        if name in VARIANTS and part in config:
+        if (name in VARIANTS or name.startswith("glm4v")) and part in config:
             config[part]["dtype"] = config["dtype"]
     path.write_text(json.dumps(config, indent=2) + "\n")

@@ -212,12 +212,17 @@ void check_ties(const Checkpoint& checkpoint, const ExecuteOptions& options) {
   quiet.progress = nullptr;
   const Comparison comparison = compare(copies, originals, quiet, 1);
   if (comparison.equal()) return;
-  const Tie& tie = checkpoint.ties()[0];
+  const auto name_of = [&](int32_t id) { return checkpoint.stored().tensors[static_cast<size_t>(id)].name; };
+  const std::string& copy = comparison.differences[0].tensor;
+  const auto tie = std::find_if(checkpoint.ties().begin(), checkpoint.ties().end(),
+                                [&](const Tie& each) { return name_of(each.copy) == copy; });
+  const bool configured = checkpoint.arch().embedding.tied || checkpoint.arch().embedding.output_is_copy;
   throw UserError(fmt::format(
-      "{}: {} and {} must be equal, since the configuration ties them (tie_word_embeddings), but {}. Set "
-      "\"tie_word_embeddings\": false in config.json if the output layer has weights of its own",
-      checkpoint.path().string(), comparison.differences[0].tensor,
-      checkpoint.stored().tensors[static_cast<size_t>(tie.original)].name, comparison.differences[0].what));
+      "{}: {} and {} must be equal, since {}, but {}{}", checkpoint.path().string(), copy, name_of(tie->original),
+      configured ? "the configuration ties them (tie_word_embeddings)" : "Megatron's model has one weight for both",
+      comparison.differences[0].what,
+      configured ? ". Set \"tie_word_embeddings\": false in config.json if the output layer has weights of its own"
+                 : ""));
 }
 
 }  // namespace viaduct::bridge

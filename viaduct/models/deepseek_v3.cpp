@@ -1,5 +1,5 @@
-// DeepSeek V3 and R1, and Moonlight, which has the same class: latent attention, a sigmoid router with a bias for the
-// choice, shared experts, multi-token prediction.
+// DeepSeek V3 and R1, and Moonlight, which has the same class: latent attention, a sigmoid router with a bias for
+// the choice, shared experts, multi-token prediction.
 #include "viaduct/models/family.h"
 #include "viaduct/models/latent_attention.h"
 #include "viaduct/models/routed_layers.h"

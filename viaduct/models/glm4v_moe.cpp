@@ -96,7 +96,7 @@ void set_provider(const ArchSpec& arch, config::ModelConfig& provider) {
 
 struct TokenId {
   const char* key;
-  int64_t config::ModelConfig::* field;
+  int64_t config::ModelConfig::*field;
   int64_t usual;
 };
 constexpr TokenId kTokenIds[] = {
@@ -134,7 +134,8 @@ bool recognises(const config::ModelConfig& provider) {
 void read_provider(const config::ModelConfig& provider, ArchSpec& arch) {
   arch.language_module = "language_model.";
   arch.mtp.reset();
-  arch.vision = read_vision(HfConfig(transformers_values(provider.vision_config), "run_config.yaml: vision_config"));
+  arch.vision =
+      read_vision(HfConfig(transformers_values(provider.vision_config), "run_config.yaml: vision_config"));
   for (LayerSpec& layer : arch.layers)
     if (layer.moe) layer.moe->groups = layer.moe->group_top_k = 1;
 }

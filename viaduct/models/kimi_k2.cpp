@@ -89,7 +89,8 @@ Family kimi_k2_family() {
                    "v_head_dim": 128, "n_routed_experts": 384, "num_experts_per_tok": 8, "vocab_size": 163840})"},
           },
       .other_forms = {{"DeepSeek's class", routed_table(latent_attention_rules()), has_deepseek_class}},
-      .sources = "safetensors, FP8 blocks (weight_scale_inv), compressed-tensors INT4, pytorch_model*.bin, torch_dist",
+      .sources =
+          "safetensors, FP8 blocks (weight_scale_inv), compressed-tensors INT4, pytorch_model*.bin, torch_dist",
       .claims = claims,
       .complete_provider = copy_rope_numbers,
   };

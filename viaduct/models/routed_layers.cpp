@@ -20,8 +20,8 @@ int64_t num_dense_layers(const ArchSpec& arch) {
 
 void check_router(const HfConfig& config, const MoeSpec& moe) {
   if (const int64_t step = config.integer_or("moe_layer_freq", 1); step != 1)
-    config.fail(fmt::format("\"moe_layer_freq\" is {}; only 1 is known: every layer behind the dense ones routed",
-                            step));
+    config.fail(
+        fmt::format("\"moe_layer_freq\" is {}; only 1 is known: every layer behind the dense ones routed", step));
   if (moe.score == RouterScore::kSigmoid && !config.boolean_or("norm_topk_prob", true))
     config.fail(
         "\"norm_topk_prob\" is false; Megatron's sigmoid router always makes the chosen scores sum to 1, so the "
@@ -79,8 +79,8 @@ void write_routed_layers(const ArchSpec& arch, Json& config) {
 }
 
 void set_routed_provider(const ArchSpec& arch, config::ModelConfig& provider) {
-  config::Partial spec{"megatron.core.models.gpt.gpt_layer_specs.get_gpt_decoder_block_spec", {},
-                       config::Yaml::mapping()};
+  config::Partial spec{
+      "megatron.core.models.gpt.gpt_layer_specs.get_gpt_decoder_block_spec", {}, config::Yaml::mapping()};
   spec.keywords.set("use_transformer_engine", true);
   provider.transformer_layer_spec = std::move(spec);
   config::Ints pattern;
