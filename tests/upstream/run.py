@@ -82,6 +82,18 @@ class Tally:
             sys.stdout.flush()
 
 
+def chosen(name):
+    return not sys.argv[2:] or any(part in name for part in sys.argv[2:])
+
+
+def run_families():
+    return [family for family in FAMILIES if chosen(family) and family not in NOT_RUN]
+
+
+def run_variants():
+    return [name for name in variants.VARIANTS if chosen(name)]
+
+
 def expect_none(problems):
     if problems:
         raise AssertionError(problems if isinstance(problems, str) else "\n".join(problems))
