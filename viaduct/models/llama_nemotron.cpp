@@ -118,6 +118,7 @@ void set_provider(const ArchSpec& arch, config::ModelConfig& provider) {
   provider.target =
       "megatron.bridge.models.llama_nemotron.llama_nemotron_provider.LlamaNemotronHeterogeneousProvider";
   provider.set_layer_spec("megatron.bridge.models.llama_nemotron.llama_nemotron_provider.heterogeneous_layer_spec");
+  provider.autocast_dtype = DType::kBF16;  // upstream's, also where the weights are not bf16
   provider.heterogeneous_block_specs = true;
   provider.per_block_parameters = Yaml::sequence();
   for (const LayerSpec& layer : arch.layers) provider.per_block_parameters.items().push_back(block_yaml(layer));

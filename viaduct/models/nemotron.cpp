@@ -29,7 +29,6 @@ void write_config(const ArchSpec& arch, Json& config) {
 }
 
 void set_provider(const ArchSpec&, config::ModelConfig& provider) {
-  provider.autocast_dtype = DType::kBF16;  // upstream's, also where the weights are not bf16
   provider.apply_rope_fusion = true;
   provider.persist_layer_norm = true;
 }
