@@ -15,6 +15,7 @@ import functools
 import json
 import os
 import pathlib
+import shutil
 import sys
 import traceback
 
@@ -170,6 +171,8 @@ def unseen_models(tally, folder, log):
             back = folder / f"{name}-theirs-back"
             viaduct("export", theirs, back)
             expect_none(differences(read_hf(back), read_hf(hf)))
+            for code in hf.glob("*.py"):  # of classes that transformers does not have; not in a checkpoint
+                shutil.copy(code, back)
             with quiet(log):
                 transformers_loads(back, hf)
     for version in CORES:

@@ -94,8 +94,9 @@ void write_gemma3_text(const ArchSpec& arch, Json& config) {
   config.set("hidden_activation", activation_name(arch.layers[0].mlp.activation));
   config.set("layer_types", std::move(types));
   const double scalar = attention.query_scale_dim.value_or(static_cast<double>(attention.head_dim));
-  config.set("query_pre_attn_scalar",
-             scalar == std::floor(scalar) ? Json(static_cast<int64_t>(scalar)) : Json(scalar));
+  config.set("query_pre_attn_scalar", scalar == std::floor(scalar) && std::abs(scalar) < 1e15
+                                          ? Json(static_cast<int64_t>(scalar))
+                                          : Json(scalar));
   config.set("rope_local_base_freq", arch.rope.local_theta.value_or(10000.0));
   config.set("rope_parameters", std::move(rope));
   config.set("sliding_window", window.value_or(4096));
@@ -134,7 +135,8 @@ void read_gemma3_text_provider(const config::ModelConfig& provider, ArchSpec& ar
     window = !sides ? std::get<int64_t>(*provider.window_size) : sides->empty() ? 0 : (*sides)[0];
   }
   int64_t period = 0;
-  for (const int64_t part : provider.interleaved_attn_pattern) period += part;
+  for (const int64_t part : provider.interleaved_attn_pattern)
+    if (part > 0 && part <= 100000) period += part;
   for (size_t i = 0; i < arch.layers.size(); ++i) {
     LayerSpec& layer = arch.layers[i];
     layer.post_attention_norm = layer.post_mlp_norm = true;

@@ -1,14 +1,13 @@
 // Gemma 3 with images (4B, 12B, 27B): Gemma 3's language model behind transformers' SigLIP tower, which Megatron
 // holds as it is, and a projector.
 #include "viaduct/models/family.h"
+#include "viaduct/models/gemma3_projector.h"
 #include "viaduct/models/gemma3_text.h"
 #include "viaduct/models/hf_defaults.h"
 #include "viaduct/models/qwen_vl.h"
 
 namespace viaduct::models {
 namespace {
-
-using config::Yaml;
 
 constexpr TransformersClass kVision = {
     "transformers.models.siglip.configuration_siglip.SiglipVisionConfig",
@@ -76,65 +75,6 @@ void write_config(const ArchSpec& arch, Json& config) {
   config.set("vision_config", std::move(tower));
 }
 
-// A transformer configuration that upstream uses for the projector's few sizes; the rest stays as the class has it.
-Yaml projector_config(const ArchSpec& arch, int64_t tokens_per_image) {
-  config::ModelConfig base;
-  base.num_layers = 1;
-  base.hidden_size = 2560;
-  base.num_attention_heads = 8;
-  base.finalize();  // what follows from these sizes stays when the width changes
-  base.hidden_size = arch.hidden_size;
-  base.set_params_dtype(DType::kF32);
-  base.autocast_dtype = DType::kF32;
-  base.set_activation("torch._C._nn.gelu");
-  base.add_bias_linear = base.attention_softmax_in_fp32 = base.perform_initialization = true;
-  base.attention_dropout = base.hidden_dropout = 0.1;
-  base.layernorm_epsilon = 1e-6;
-  base.layernorm_zero_centered_gamma = true;
-  base.cross_entropy_loss_fusion = base.deallocate_pipeline_outputs = base.masked_softmax_fusion = false;
-  base.gated_linear_unit = base.gradient_accumulation_fusion = base.use_cpu_initialization = false;
-  Yaml object = config::to_yaml(base);
-  // Fields of the provider's own class.
-  for (const char* key : {"dense_grouped_gemm",
-                          "fp16_lm_cross_entropy",
-                          "hf_model_id",
-                          "hf_model_revision",
-                          "make_vocab_size_divisible_by",
-                          "mtp_enabled",
-                          "parallel_output",
-                          "position_embedding_type",
-                          "restore_modelopt_state",
-                          "rope_scaling",
-                          "rope_scaling_factor",
-                          "rotary_base",
-                          "rotary_percent",
-                          "rotary_scaling_factor",
-                          "scatter_embedding_sequence_parallel",
-                          "seq_len_interpolation_factor",
-                          "seq_length",
-                          "share_embeddings_and_output_weights",
-                          "should_pad_vocab",
-                          "tp_comm_overlap_cfg",
-                          "transformer_layer_spec",
-                          "use_arbitrary_attention_mask",
-                          "use_transformer_engine_full_layer_spec",
-                          "vocab_size",
-                          "yarn_beta_fast",
-                          "yarn_beta_slow",
-                          "yarn_correction_range_round_to_int",
-                          "yarn_mscale",
-                          "yarn_mscale_all_dim",
-                          "yarn_original_max_position_embeddings",
-                          "yarn_rotary_scaling_factor"})
-    object.erase(key);
-  object.set("_target_", "megatron.bridge.models.gemma_vl.modeling_gemma3_vl.Gemma3VLMultimodalProjectorConfig");
-  object.set("input_size", arch.vision->hidden_size);
-  object.set("image_size", arch.vision->image_size);
-  object.set("patch_dim", arch.vision->patch_size);
-  object.set("tokens_per_image", tokens_per_image);
-  return object;
-}
-
 void set_provider(const ArchSpec& arch, config::ModelConfig& provider) {
   provider.target = "megatron.bridge.models.gemma_vl.gemma3_vl_provider.Gemma3VLModelProvider";
   set_gemma3_text_provider(arch, provider);
@@ -153,7 +93,7 @@ void complete_provider(const HfConfig& config, const ArchSpec& arch, config::Mod
   provider.image_token_id = config.integer_or("image_token_id", config.integer_or("image_token_index", 262144));
   provider.vision_config = transformers_object(kVision, vision_of(config).document());
   provider.vision_config.set("vision_use_head", false);
-  provider.vision_projector_config = projector_config(arch, provider.mm_tokens_per_image);
+  provider.vision_projector_config = gemma3_projector_config(arch, provider.mm_tokens_per_image);
 }
 
 void complete_config(const config::ModelConfig& provider, Json& config) {

@@ -5,6 +5,7 @@
 #include "viaduct/models/decoder.h"
 #include "viaduct/models/family.h"
 #include "viaduct/models/hf_defaults.h"
+#include "viaduct/models/llama_nemotron_sizes.h"
 
 namespace viaduct::models {
 namespace {
@@ -39,14 +40,18 @@ void read_block(const HfConfig& block, int64_t hidden_size, LayerSpec& layer) {
   } else if (ffn.boolean_or("replace_with_linear", false)) {
     layer.feed_forward = FeedForward::kLinear;
   } else {
-    layer.mlp.ffn_hidden_size = ffn_size(ffn.number("ffn_mult"), hidden_size);
+    const double multiplier = ffn.number("ffn_mult");
+    if (!(multiplier > 0 && multiplier * static_cast<double>(hidden_size) < 1e9))
+      ffn.fail(fmt::format("\"ffn_mult\" is {}", multiplier));
+    layer.mlp.ffn_hidden_size = ffn_size(multiplier, hidden_size);
   }
 }
 
 ArchSpec read_config(const HfConfig& given) {
   // The sizes of blocks stand in their own configuration; these are null then.
-  const HfConfig config =
-      given.has("intermediate_size") ? given : with(given, "intermediate_size", 4 * given.integer("hidden_size"));
+  const int64_t hidden = given.integer("hidden_size");
+  if (hidden < 1 || hidden > 1 << 28) given.fail(fmt::format("\"hidden_size\" is {}", hidden));
+  const HfConfig config = given.has("intermediate_size") ? given : with(given, "intermediate_size", 4 * hidden);
   ArchSpec arch = read_decoder_config(config, {});
   const Json* blocks = config.has("block_configs") ? config.document().find("block_configs") : nullptr;
   if (!blocks || !blocks->is_array())
@@ -118,6 +123,7 @@ void set_provider(const ArchSpec& arch, config::ModelConfig& provider) {
   provider.target =
       "megatron.bridge.models.llama_nemotron.llama_nemotron_provider.LlamaNemotronHeterogeneousProvider";
   provider.set_layer_spec("megatron.bridge.models.llama_nemotron.llama_nemotron_provider.heterogeneous_layer_spec");
+  provider.autocast_dtype = DType::kBF16;  // upstream's, also where the weights are not bf16
   provider.heterogeneous_block_specs = true;
   provider.per_block_parameters = Yaml::sequence();
   for (const LayerSpec& layer : arch.layers) provider.per_block_parameters.items().push_back(block_yaml(layer));
@@ -183,55 +189,9 @@ void read_provider(const config::ModelConfig& provider, ArchSpec& arch) {
   }
 }
 
-// So many blocks one behind the other; 0 heads or a multiplier of 0: no attention, no MLP.
-struct Run {
-  int count;
-  int heads_in_group;
-  double ffn_mult;
-};
-
-std::string sizes_json(std::string_view sizes, std::initializer_list<Run> runs) {
-  Json config = Json::parse(sizes, "sizes");
-  Json blocks = Json::array();
-  for (const Run& run : runs) {
-    const std::string attention = run.heads_in_group ? fmt::format(R"("n_heads_in_group": {})", run.heads_in_group)
-                                                     : std::string(R"("no_op": true)");
-    const std::string ffn = run.ffn_mult > 0 ? fmt::format(R"("ffn_mult": {})", run.ffn_mult) : R"("no_op": true)";
-    const Json block =
-        Json::parse(fmt::format(R"({{"attention": {{{}}}, "ffn": {{{}}}}})", attention, ffn), "block");
-    for (int i = 0; i < run.count; ++i) blocks.items().push_back(block);
-  }
-  config.set("num_hidden_layers", static_cast<int64_t>(blocks.items().size()));
-  config.set("block_configs", std::move(blocks));
-  return config.dump();
-}
-
-constexpr std::string_view kSuper = R"({"hidden_size": 8192, "num_attention_heads": 64, "head_dim": 128,
-  "vocab_size": 128256, "max_position_embeddings": 131072})";
-constexpr std::string_view kUltra = R"({"hidden_size": 16384, "num_attention_heads": 128, "head_dim": 128,
-  "vocab_size": 128256, "max_position_embeddings": 131072, "rope_scaling": {"factor": 16.0, "high_freq_factor": 4.0,
-  "low_freq_factor": 1.0, "original_max_position_embeddings": 8192, "rope_type": "llama3"}})";
-
 }  // namespace
 
 Family llama_nemotron_family() {
-  static const std::string super =
-      sizes_json(kSuper, {{1, 8, 2.625},  {5, 8, 5.25},   {2, 0, 2.625},  {3, 8, 5.25},   {1, 0, 3.28125},
-                          {30, 8, 5.25},  {1, 0, 1.3125}, {2, 0, 2.625},  {1, 0, 1.3125}, {1, 0, 5.25},
-                          {1, 0, 1.3125}, {1, 0, 2.625},  {3, 0, 1.3125}, {1, 8, 5.25},   {1, 0, 1.3125},
-                          {2, 0, 1},      {1, 0, 1.3125}, {3, 0, 1},      {2, 0, 1.3125}, {2, 0, 0.5},
-                          {2, 0, 1},      {2, 0, 0.5},    {1, 0, 1},      {2, 0, 0.5},    {9, 8, 5.25}});
-  static const std::string ultra = sizes_json(
-      kUltra, {{1, 16, 0.4875}, {1, 16, 0.975}, {6, 16, 1.4625}, {1, 16, 1.95},   {4, 0, 0},        {3, 16, 1.95},
-               {2, 16, 4.875},  {6, 0, 0},      {3, 16, 4.875},  {5, 0, 0},       {3, 16, 4.875},   {1, 16, 2.4375},
-               {3, 0, 0},       {3, 16, 1.95},  {1, 0, 1.95},    {1, 16, 4.875},  {1, 0, 4.875},    {5, 0, 0},
-               {4, 16, 4.875},  {5, 0, 0},      {4, 16, 4.875},  {5, 0, 0},       {4, 16, 4.875},   {5, 0, 0},
-               {4, 16, 4.875},  {5, 0, 0},      {1, 16, 4.875},  {3, 16, 3.4125}, {2, 0, 0},        {1, 16, 2.925},
-               {3, 16, 2.4375}, {2, 0, 2.4375}, {1, 16, 2.4375}, {1, 0, 0},       {7, 0, 2.4375},   {1, 16, 2.4375},
-               {5, 0, 0},       {1, 16, 2.925}, {1, 16, 4.875},  {1, 0, 4.875},   {1, 16, 4.875},   {8, 0, 0},
-               {1, 0, 36.5625}, {8, 0, 0},      {1, 0, 39},      {8, 0, 0},       {1, 0, 31.40625}, {5, 0, 0},
-               {1, 0, 27.5625}, {1, 0, 1.95},   {1, 16, 1.95},   {1, 16, 2.4375}, {1, 0, 0},        {2, 16, 2.4375},
-               {1, 16, 3.4125}, {4, 16, 4.875}, {1, 16, 2.4375}});
   const std::string mega = "decoder.layers.*.", hf = "model.layers.*.";
   WeightTable weights;
   weights.add(decoder_rules())
@@ -274,8 +234,9 @@ Family llama_nemotron_family() {
       .recognises = recognises,
       .read_provider = read_provider,
       .weights = std::move(weights),
-      .sizes = {{"llama-3.3-nemotron-super-49b", "nvidia/Llama-3_3-Nemotron-Super-49B-v1", super},
-                {"llama-3.1-nemotron-ultra-253b", "nvidia/Llama-3_1-Nemotron-Ultra-253B-v1", ultra}},
+      .sizes = {{"llama-3.3-nemotron-super-49b", "nvidia/Llama-3_3-Nemotron-Super-49B-v1", llama_nemotron_super()},
+                {"llama-3.1-nemotron-ultra-253b", "nvidia/Llama-3_1-Nemotron-Ultra-253B-v1",
+                 llama_nemotron_ultra()}},
       .proven =
           "import, export and configuration against Megatron Bridge 0.6.2, which cannot read layers that are "
           "replaced by a linear one: those there and back",

@@ -65,6 +65,8 @@ VisionSpec read_vision(const HfConfig& config, int64_t text_hidden_size) {
   vision.patch_size = tower.integer("patch_size");
   vision.num_channels = tower.integer("num_channels");
   vision.merge_size = config.integer_or("spatial_merge_size", 2);
+  if (vision.merge_size < 1 || vision.merge_size > 1024)
+    config.fail(fmt::format("\"spatial_merge_size\" is {}", vision.merge_size));
   vision.output_size = text_hidden_size;
   vision.projector_bias = config.boolean_or("multimodal_projector_bias", false);
   vision.feature_layers = {-1};
@@ -94,7 +96,7 @@ void write_config(const ArchSpec& arch, Json& config) {
   if (arch.rope.llama_4_scaling_beta)
     config.find("rope_parameters")->set("llama_4_scaling_beta", *arch.rope.llama_4_scaling_beta);
   for (const char* key : {"rope_theta", "rope_scaling"}) config.erase(key);  // the class came with transformers 5
-  nest_text_config(config, "ministral3");
+  nest_text_config(config, arch.rope.llama_4_scaling_beta ? "ministral3" : "mistral");
   Json tower = Json::object();
   tower.set("head_dim", vision.head_dim);
   tower.set("hidden_size", vision.hidden_size);

@@ -29,16 +29,16 @@ void write_config(const ArchSpec& arch, Json& config) {
 }
 
 void set_provider(const ArchSpec&, config::ModelConfig& provider) {
-  provider.autocast_dtype = DType::kBF16;  // upstream's, also where the weights are not bf16
   provider.apply_rope_fusion = true;
   provider.persist_layer_norm = true;
 }
 
 bool recognises(const config::ModelConfig& provider) {
-  const bool plain = provider.target.find("GPTModelProvider") != std::string::npos &&
-                     provider.normalization == "LayerNorm" && provider.activation_name() == "squared_relu";
-  return (plain && !provider.num_moe_experts) || config::last_word(provider.target).starts_with("Nemotron3Model") ||
-         config::last_word(provider.target).starts_with("Nemotron4Model");
+  const std::string_view name = config::last_word(provider.target);
+  const bool plain = name == "GPTModelProvider" && provider.normalization == "LayerNorm" &&
+                     provider.activation_name() == "squared_relu" && !provider.num_moe_experts;
+  return plain || name.starts_with("NemotronModelProvider") || name.starts_with("Nemotron3ModelProvider") ||
+         name.starts_with("Nemotron4ModelProvider");
 }
 
 void read_provider(const config::ModelConfig&, ArchSpec& arch) {

@@ -98,6 +98,67 @@ TEST(Family, ParameterCountsAreThePublishedOnes) {
   EXPECT_EQ(parameters_of("nemotron-4-340b") / 1'000'000'000, 341);
 }
 
+int64_t parameters_of_config(const char* config) {
+  return count_parameters(read_arch(HfConfig(Json::parse(config, "config"), "config.json")));
+}
+
+// Published files leave out what transformers' classes assume.
+TEST(Family, ReadsPublishedConfigurations) {
+  EXPECT_EQ(parameters_of_config(R"({"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
+      "boi_token_index": 255999, "eoi_token_index": 256000, "eos_token_id": [1, 106], "image_token_index": 262144,
+      "mm_tokens_per_image": 256, "text_config": {"hidden_size": 2560, "intermediate_size": 10240,
+      "model_type": "gemma3_text", "num_hidden_layers": 34, "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+      "sliding_window": 1024}, "torch_dtype": "bfloat16", "vision_config": {"hidden_size": 1152, "image_size": 896,
+      "intermediate_size": 4304, "model_type": "siglip_vision_model", "num_attention_heads": 16,
+      "num_hidden_layers": 27, "patch_size": 14, "vision_use_head": false}})"),
+            4'300'079'472);
+  EXPECT_EQ(parameters_of_config(R"({"architectures": ["GptOssForCausalLM"], "experts_per_token": 4,
+      "hidden_size": 2880, "initial_context_length": 4096, "intermediate_size": 2880, "model_type": "gpt_oss",
+      "num_attention_heads": 64, "num_hidden_layers": 24, "num_key_value_heads": 8, "num_local_experts": 32,
+      "rope_scaling": {"beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "original_max_position_embeddings": 4096,
+      "rope_type": "yarn", "truncate": false}, "rope_theta": 150000, "vocab_size": 201088})"),
+            20'914'757'184);
+  EXPECT_EQ(
+      parameters_of_config(R"({"architectures": ["Mistral3ForConditionalGeneration"], "model_type": "mistral3",
+      "text_config": {"model_type": "ministral3"}, "vision_config": {"image_size": 1540, "patch_size": 14}})"),
+      8'918'026'240);
+}
+
+TEST(Family, RefusesWhatMegatronDoesNotHave) {
+  const auto refused = [](const char* family, const char* changes) {
+    try {
+      read_arch(toy_config(family_named(family), changes));
+    } catch (const UserError& error) {
+      return std::string(error.what());
+    }
+    return std::string("nothing refused");
+  };
+  const auto says = [&](const char* family, const char* changes, const char* words) {
+    const std::string message = refused(family, changes);
+    EXPECT_NE(message.find(words), std::string::npos) << message;
+  };
+  says("gpt_oss", R"({"attention_bias": false})", "\"attention_bias\" is false");
+  says("gpt_oss", R"({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}})", "not \"yarn\"");
+  says("gemma3", R"({"final_logit_softcapping": 30.0})", "\"final_logit_softcapping\" is set");
+  says("gemma3", R"({"use_bidirectional_attention": true})", "looks back only");
+  says("gemma3",
+       R"({"num_hidden_layers": 4, "layer_types": ["full_attention", "sliding_attention", "full_attention",
+      "full_attention"]})",
+       "has no period");
+  says("llama_nemotron", R"({"block_configs": null})", "\"block_configs\"");
+  says("llama_nemotron", R"({"num_hidden_layers": 3})", "4 entries for 3 layers");
+  says("llama_nemotron", R"({"num_hidden_layers": 1, "block_configs": [{"attention": {"n_heads_in_group": 3},
+      "ffn": {"ffn_mult": 1.0}}]})",
+       "\"n_heads_in_group\" 3 does not divide 4 heads");
+  says("llama_nemotron", R"({"num_hidden_layers": 1, "block_configs": [{"attention": {"n_heads_in_group": 2,
+      "window_length": 64}, "ffn": {"ffn_mult": 1.0}}]})",
+       "\"window_length\" is set");
+  says("llama_nemotron", R"({"num_hidden_layers": 1, "block_configs": [{"attention": {"n_heads_in_group": 2},
+      "ffn": {"ffn_mult": 1e300}}]})",
+       "\"ffn_mult\" is 1e+300");
+  says("ministral3", R"({"spatial_merge_size": 0})", "\"spatial_merge_size\" is 0");
+}
+
 class EveryFamily : public testing::TestWithParam<size_t> {
  protected:
   const Family& family() const { return families()[GetParam()]; }
