@@ -20,7 +20,7 @@ from viaduct_test import FAMILIES, GOLDEN, differences, report, scratch, state_o
 # Not the hybrid ones: Megatron-Bridge 0.6.2 checks args.spec as a text and then takes it as a pair, so that it reads no
 # hybrid checkpoint of Megatron-LM, whoever wrote it.
 BRIDGE = [name for name in FAMILIES if name in (
-    "llama", "llama2", "mistral", "mistral_small", "qwen2", "qwen3", "qwen3_moe", "deepseek_v2", "deepseek_v3", "glm45",
+    "llama", "llama2", "mistral", "mistral_small", "qwen2", "qwen3", "qwen3_moe", "deepseek_v2", "deepseek_v3",
     "kimi_k2", "nemotron")]
 # Megatron-LM takes most architecture arguments from the checkpoint, but not these.
 MEGATRON_LM = {"llama": (), "qwen2": (), "qwen3_moe": ("--qk-layernorm",)}
