@@ -113,11 +113,12 @@ def state_of(family):
     state = {}
 
     def add(name, tensor):
+        name = name.replace(".transformer_layer.", ".mtp_model_layer.")
         if ".experts.experts." in name:
             for expert, weight in enumerate(tensor):
                 state[name.replace(".experts.experts.", ".experts.") + str(expert)] = weight
         else:
-            state[name.replace(".transformer_layer.", ".mtp_model_layer.")] = tensor
+            state[name] = tensor
 
     for key, tensor in read_torch_dist(GOLDEN / "families" / family / "megatron")[0].items():
         if ".layers." not in key or key.split(".layers.")[1][0].isdigit():
