@@ -164,10 +164,10 @@ TEST(MegatronArgs, WrittenAndReadBack) {
   const std::string file = formats::write_torch_file(PickleValue::dict({{"args", args}}), "common");
   const PickleValue again = formats::read_torch_object(std::as_bytes(std::span(file)), "common.pt").at("args");
   const ModelConfig back = model_config_from_args(again, "common.pt");
-  for (const char* name : {"num_layers", "hidden_size", "num_query_groups", "kv_channels", "ffn_hidden_size", "seq_length",
-                           "rope_scaling", "rope_scaling_factor", "rotary_base", "layernorm_epsilon", "activation_func",
-                           "share_embeddings_and_output_weights", "tensor_model_parallel_size", "params_dtype",
-                           "attention_backend", "vocab_size", "normalization", "add_bias_linear"})
+  for (const char* name : {"num_layers", "hidden_size", "num_query_groups", "kv_channels", "ffn_hidden_size",
+                           "seq_length", "rope_scaling", "rope_scaling_factor", "rotary_base", "layernorm_epsilon",
+                           "activation_func", "share_embeddings_and_output_weights", "tensor_model_parallel_size",
+                           "params_dtype", "attention_backend", "vocab_size", "normalization", "add_bias_linear"})
     EXPECT_TRUE(get_path(back, name, "model") == get_path(model, name, "model")) << name;
 }
 
@@ -178,7 +178,8 @@ TEST(MegatronArgs, TheNullTokenizersRowsAreTheStoredOnes) {
     ModelConfig model = llama_like();
     model.vocab_size = tokens;
     const PickleValue args = megatron_args(model, {.padded_vocab_size = rows});
-    const int64_t divisor = args.at("make_vocab_size_divisible_by").as_int(), count = args.at("vocab_size").as_int();
+    const int64_t divisor = args.at("make_vocab_size_divisible_by").as_int(),
+                  count = args.at("vocab_size").as_int();
     const auto padded = [&](int64_t n) { return (n + divisor - 1) / divisor * divisor; };
     EXPECT_EQ(padded(count), rows) << tokens << " in " << rows;
     // An older release counts one more; only where no count serves both does it add a multiple of the divisor.

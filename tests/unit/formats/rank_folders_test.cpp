@@ -70,12 +70,12 @@ TEST(RankFolders, Errors) {
 TEST(RankFolders, PartsOfARanksFile) {
   const ScratchFolder root;
   const PickleValue tensor = PickleTensor{DType::kU8, {3}, "abc"};
-  const PickleValue content = PickleValue::dict(
-      {{"model0", PickleValue::dict({{"a.weight", tensor}, {"a._extra_state", PickleValue()}})},
-       {"model1", PickleValue::dict({{"a.weight", tensor}})},
-       {"optimizer", PickleValue::dict({{"exp_avg", tensor}})},
-       {"args", PickleValue::object("some.unknown.Class", {1}, {}, {}, {})},
-       {"iteration", 4}});
+  const PickleValue content =
+      PickleValue::dict({{"model0", PickleValue::dict({{"a.weight", tensor}, {"a._extra_state", PickleValue()}})},
+                         {"model1", PickleValue::dict({{"a.weight", tensor}})},
+                         {"optimizer", PickleValue::dict({{"exp_avg", tensor}})},
+                         {"args", PickleValue::object("some.unknown.Class", {1}, {}, {}, {})},
+                         {"iteration", 4}});
   const Path file = root.file("mp_rank_00/model_optim_rng.pt", write_torch_file(content, "model_optim_rng"));
   static constexpr std::array<std::string_view, 3> kWanted = {"args", "iteration", "absent"};
   const TorchFileParts parts = read_torch_parts(file, "model", kWanted);
