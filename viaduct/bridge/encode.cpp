@@ -5,6 +5,7 @@
 
 #include "viaduct/bridge/move.h"
 #include "viaduct/core/convert.h"
+#include "viaduct/core/error.h"
 #include "viaduct/core/quantize.h"
 
 namespace viaduct::bridge {
@@ -64,6 +65,32 @@ EncoderRange encoder_range(const TransferPlan& plan, const TargetChunk& chunk, i
   const auto size = static_cast<uint64_t>(element_size(chunk.dtype));
   return {original.file, original.byte_offset + static_cast<uint64_t>(first) * size,
           original.byte_offset + static_cast<uint64_t>(end) * size};
+}
+
+std::pair<uint64_t, uint64_t> number_bytes(const TransferPlan& plan, const TargetChunk& chunk, uint64_t begin,
+                                           uint64_t end) {
+  if (chunk.encoder == kNoEncoder) return {begin, end};
+  const auto [first, last] = elements_of(chunk, begin, end);
+  const auto size = static_cast<uint64_t>(element_size(plan.encoders[chunk.encoder].value_dtype));
+  return {static_cast<uint64_t>(first) * size, static_cast<uint64_t>(last) * size};
+}
+
+void encode_bytes(const TransferPlan& plan, const TargetChunk& chunk, uint64_t begin, uint64_t end,
+                  const std::vector<Move>& moves, SourceView& source, CopyScratch& scratch, std::byte* out) {
+  constexpr int64_t kTogether = ElementEncoder::kMostElements;
+  ElementEncoder encoder(plan, chunk);
+  const int64_t size = element_size(plan.encoders[chunk.encoder].value_dtype);
+  std::vector<std::byte> numbers(static_cast<size_t>(kTogether * size));
+  const auto [first, last] = elements_of(chunk, begin, end);
+  for (int64_t from = first; from < last; from += kTogether) {
+    const int64_t to = std::min(from + kTogether, last);
+    uint64_t made = 0;
+    for (const Move& move : moves)
+      clip(move, from * size, to * size,
+           [&](const Move& part) { made += copy_move(part, source, scratch, numbers.data() - from * size); });
+    VIADUCT_CHECK_EQ(made, static_cast<uint64_t>((to - from) * size), "numbers from element {} of a chunk", from);
+    encoder.encode(from, to - from, numbers.data(), source, scratch, out);
+  }
 }
 
 std::pair<int64_t, int64_t> elements_of(const TargetChunk& chunk, uint64_t begin, uint64_t end) {

@@ -45,6 +45,15 @@ struct EncoderRange {
 };
 EncoderRange encoder_range(const TransferPlan& plan, const TargetChunk& chunk, int64_t first, int64_t end);
 
+/// The bytes of a chunk's numbers (TransferPlan::numbers_of) that its bytes [begin, end) are made of.
+std::pair<uint64_t, uint64_t> number_bytes(const TransferPlan& plan, const TargetChunk& chunk, uint64_t begin,
+                                           uint64_t end);
+
+/// Makes bytes [begin, end) of an encoded chunk out of the numbers that `moves` give; `out` is where byte 0 of the
+/// chunk would lie.
+void encode_bytes(const TransferPlan& plan, const TargetChunk& chunk, uint64_t begin, uint64_t end,
+                  const std::vector<Move>& moves, SourceView& source, CopyScratch& scratch, std::byte* out);
+
 /// Elements of a chunk that its bytes [begin, end) hold.
 std::pair<int64_t, int64_t> elements_of(const TargetChunk& chunk, uint64_t begin, uint64_t end);
 

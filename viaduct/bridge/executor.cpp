@@ -138,8 +138,6 @@ class Execution {
   void show(const SourceNeed& need, const SourceCache::Entry& entry, SourceView& view) const;
   uint64_t copy_in_turns(const Planned& planned, const std::vector<Move>& moves, std::byte* origin,
                          SourceView& view, CopyScratch& scratch);
-  uint64_t encode(const Job& job, const TargetChunk& chunk, const std::vector<Move>& moves, std::byte* origin,
-                  SourceView& view, CopyScratch& scratch);
   void finish_chunk(uint32_t id);
 
   const TransferPlan& plan_;
@@ -395,34 +393,6 @@ uint64_t Execution::copy_in_turns(const Planned& planned, const std::vector<Move
   return copied;
 }
 
-// The bytes of a chunk's numbers that its own bytes [begin, end) are made of.
-std::pair<uint64_t, uint64_t> number_bytes(const TargetChunk& chunk, const TargetChunk& numbers, uint64_t begin,
-                                           uint64_t end) {
-  if (chunk.encoder == kNoEncoder) return {begin, end};
-  const auto [first, last] = elements_of(chunk, begin, end);
-  const auto size = static_cast<uint64_t>(element_size(numbers.dtype));
-  return {static_cast<uint64_t>(first) * size, static_cast<uint64_t>(last) * size};
-}
-
-// Makes a job's bytes of its numbers, some at a time.
-uint64_t Execution::encode(const Job& job, const TargetChunk& chunk, const std::vector<Move>& moves,
-                           std::byte* origin, SourceView& view, CopyScratch& scratch) {
-  ElementEncoder encoder(plan_, chunk);
-  const int64_t size = element_size(plan_.encoders[chunk.encoder].value_dtype);
-  std::vector<std::byte> numbers(static_cast<size_t>(ElementEncoder::kMostElements * size));
-  const auto [first, last] = elements_of(chunk, job.begin, job.begin + job.size);
-  for (int64_t from = first; from < last; from += ElementEncoder::kMostElements) {
-    const int64_t to = std::min(from + ElementEncoder::kMostElements, last);
-    uint64_t made = 0;
-    for (const Move& move : moves)
-      clip(move, from * size, to * size,
-           [&](const Move& part) { made += copy_move(part, view, scratch, numbers.data() - from * size); });
-    VIADUCT_CHECK_EQ(made, static_cast<uint64_t>((to - from) * size), "numbers from element {} of a chunk", from);
-    encoder.encode(from, to - from, numbers.data(), view, scratch, origin);
-  }
-  return job.size;
-}
-
 // Puts together, hashes and writes the bytes of one job.
 void Execution::make(const Planned& planned, std::byte* buffer, SourceView& view, CopyScratch& scratch) {
   const Job& job = jobs_[planned.job];
@@ -432,9 +402,8 @@ void Execution::make(const Planned& planned, std::byte* buffer, SourceView& view
   std::vector<Move> moves;
   bool runs = true;
   const uint64_t end = job.begin + job.size;
-  const TargetChunk numbers = plan_.numbers_of(chunk);
-  const auto [first, last] = number_bytes(chunk, numbers, job.begin, end);
-  for_each_move(plan_, numbers, first, last, [&](const Move& move) {
+  const auto [first, last] = number_bytes(plan_, chunk, job.begin, end);
+  for_each_move(plan_, plan_.numbers_of(chunk), first, last, [&](const Move& move) {
     runs &= move.is_runs();
     moves.push_back(move);
   });
@@ -460,7 +429,8 @@ void Execution::make(const Planned& planned, std::byte* buffer, SourceView& view
   const uint64_t tile = runs && whole && !planned.in_turns ? kTileBytes : kBlockBytes;
   if (planned.in_turns) copied = copy_in_turns(planned, moves, origin, view, scratch);
   if (chunk.encoder != kNoEncoder) {
-    copied = encode(job, chunk, moves, origin, view, scratch);
+    encode_bytes(plan_, chunk, job.begin, end, moves, view, scratch, origin);
+    copied = job.size;
     if (whole) hash(job.begin, end);
   }
   for (uint64_t from = job.begin; from < end && chunk.encoder == kNoEncoder; from += tile) {

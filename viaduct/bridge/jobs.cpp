@@ -11,17 +11,13 @@ namespace viaduct::bridge {
 void find_needs(const TransferPlan& plan, const TargetChunk& chunk, uint64_t begin, uint64_t end,
                 std::vector<SourceNeed>& needs) {
   needs.clear();
-  TargetChunk numbers = chunk;
   if (chunk.encoder != kNoEncoder) {
     const auto [first, last] = elements_of(chunk, begin, end);
     const EncoderRange beside = encoder_range(plan, chunk, first, last);
-    numbers = plan.numbers_of(chunk);
-    const auto size = static_cast<uint64_t>(element_size(numbers.dtype));
-    begin = static_cast<uint64_t>(first) * size;
-    end = static_cast<uint64_t>(last) * size;
     add_range(needs, beside.file, beside.begin, beside.end);
   }
-  for_each_move(plan, numbers, begin, end, [&](const Move& move) {
+  const auto [from_byte, to_byte] = number_bytes(plan, chunk, begin, end);
+  for_each_move(plan, plan.numbers_of(chunk), from_byte, to_byte, [&](const Move& move) {
     source_ranges(move, [&](uint32_t file, uint64_t from, uint64_t to) { add_range(needs, file, from, to); });
   });
   merge_needs(needs);

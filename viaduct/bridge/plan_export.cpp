@@ -115,10 +115,11 @@ Conversion plan_export(const Checkpoint& source, const Path& folder, const HfTar
   formats::SafetensorsWriter writer(options);
   PlanBuilder builder(source.stored());
   ChunkBuilder chunks(source, wanted, builder);
+  const std::string config = config_text(record, main_dtype(wanted), wanted);
   for (size_t i = 0; i < wanted.tensors.size(); ++i) {
-    const ExportTensor& tensor = wanted.tensors[i];
+    ExportTensor& tensor = wanted.tensors[i];
     formats::StoredTensor stored;
-    stored.name = tensor.name;
+    stored.name = std::move(tensor.name);
     stored.dtype = tensor.dtype;
     stored.shape = tensor.shape;
     if (keep_shards) {
@@ -129,6 +130,7 @@ Conversion plan_export(const Checkpoint& source, const Path& folder, const HfTar
     conversion.made_of.push_back(tensor.hf_tensor);
     chunks.add(tensor, static_cast<uint32_t>(i));
   }
+  wanted.tensors = {};  // the plan of 100,000 tensors needs the room
   conversion.plan = builder.finish(writer.finish());
   if (const std::string index = writer.index_text(); !index.empty())
     conversion.files.push_back({"model.safetensors.index.json", index});
@@ -136,7 +138,7 @@ Conversion plan_export(const Checkpoint& source, const Path& folder, const HfTar
   for (const SideFile& side : record.side_files)
     if (side.name != "config.json" && !(other_form && side.name == "hf_quant_config.json"))
       conversion.files.push_back({side.name, record.read(side)});
-  conversion.files.push_back({"config.json", config_text(record, main_dtype(wanted), wanted)});
+  conversion.files.push_back({"config.json", config});
   conversion.proof = prove(conversion.plan, source_sizes(conversion.plan));
   conversion.target_graph = std::move(wanted.graph);
   conversion.scaled = std::move(wanted.scaled);
