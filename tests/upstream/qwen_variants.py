@@ -90,8 +90,20 @@ def with_prediction(tensors):
     return tensors | {k: (torch.randn(v.shape) * 0.05 + 0.01).to(v.dtype) for k, v in added.items()}
 
 
+def norms_near_one(tensors):
+    """Megatron-Bridge keeps these norms as bf16(w - 1), which is exact for w of 0.5 and more."""
+    return {k: v + 1 if k.endswith("linear_attn.norm.weight") else v for k, v in tensors.items()}
+
+
+# Forms that run_config.yaml does not tell; and such as transformers itself does not load.
+OTHER_FORM = {"qwen3_vl_moe_in_out", "qwen3_vl_moe_single"}
+NOT_OF_TRANSFORMERS = {"qwen3_vl_moe_single"}
+
+
 def finish(name, folder):
     """What transformers does not write of itself."""
+    if name.startswith("qwen3_next"):
+        rewrite(folder, norms_near_one)
     changes = {"qwen3_vl_moe_in_out": experts_in_out, "qwen3_vl_moe_single": experts_single,
                "qwen3_next_predicts": with_prediction}
     if name in changes:

@@ -54,9 +54,10 @@ const Family& family_of(const HfConfig& config) {
   for (const Family& family : families()) known.emplace_back(family.architecture);
   const std::string name = config.architecture();
   const auto near = nearest(name, known);
-  config.fail(fmt::format("the architecture \"{}\" is not supported{}. Supported are: {}. docs/adding-a-model.md says how to add one",
-                          name.empty() ? config.model_type() : name,
-                          near ? fmt::format(" (did you mean \"{}\"?)", *near) : "", fmt::join(known, ", ")));
+  config.fail(fmt::format(
+      "the architecture \"{}\" is not supported{}. Supported are: {}. docs/adding-a-model.md says how to add one",
+      name.empty() ? config.model_type() : name, near ? fmt::format(" (did you mean \"{}\"?)", *near) : "",
+      fmt::join(known, ", ")));
 }
 
 const Family& family_of(const config::ModelConfig& provider) {
@@ -111,11 +112,31 @@ ArchSpec read_arch(const config::ModelConfig& provider) {
   return arch;
 }
 
+namespace {
+
+// Python keeps an integer that config.json has for a float, and upstream's YAML shows it.
+void keep_integers(const Json& config, config::ModelConfig& provider) {
+  const Json* text = config.find("text_config");
+  if (!text || !text->is_object()) text = &config;
+  const auto keep = [](const Json* value, config::Number& number) {
+    if (value && value->is_integer() && value->as_double() == number) number = config::Number(value->as_int());
+  };
+  keep(text->find("attention_dropout"), provider.attention_dropout);
+  auto* base = std::get_if<config::Number>(&provider.rotary_base);
+  if (!base) return;
+  keep(text->find("rope_theta"), *base);
+  if (const Json* rope = text->find("rope_parameters"); rope && rope->is_object())
+    keep(rope->find("rope_theta"), *base);
+}
+
+}  // namespace
+
 config::ModelConfig provider_for(const ArchSpec& arch, const std::optional<Json>& config) {
   const Family& family = family_named(arch.family);
   config::ModelConfig provider;
   set_decoder_provider(arch, provider);
   family.set_provider(arch, provider);
+  if (config) keep_integers(*config, provider);
   if (family.complete_provider)
     family.complete_provider({config ? *config : hf_config_for(arch), "config.json"}, arch, provider);
   return provider;

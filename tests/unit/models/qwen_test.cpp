@@ -149,5 +149,22 @@ TEST(Qwen3Next, LayersByIntervalAreThoseByType) {
   expect_refused(config, "\"layer_types\" has 1 entries for 4 layers");
 }
 
+// Python keeps an integer where a float is meant, and so does upstream's run_config.yaml.
+TEST(Provider, KeepsIntegersOfTheConfig) {
+  Json whole = toy("qwen3_vl"), plain = toy("qwen3_next");
+  whole.find("text_config")->find("rope_parameters")->set("rope_theta", 5000000);
+  plain.erase("rope_parameters");
+  plain.set("rope_theta", 10000000);
+  plain.set("attention_dropout", 0);
+  for (const Json& config : {whole, plain}) {
+    const config::ModelConfig provider = provider_for(read_arch(HfConfig(config, "config.json")), config);
+    EXPECT_TRUE(std::get<config::Number>(provider.rotary_base).is_integer());
+    EXPECT_EQ(provider.attention_dropout.is_integer(), config.contains("rope_theta"));
+  }
+  const Json usual = toy("qwen3_vl");
+  EXPECT_FALSE(std::get<config::Number>(provider_for(read_arch(HfConfig(usual, "config.json")), usual).rotary_base)
+                   .is_integer());
+}
+
 }  // namespace
 }  // namespace viaduct::models
