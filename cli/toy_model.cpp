@@ -253,13 +253,16 @@ std::vector<std::pair<uint32_t, StoredTensor>> assign_shards(const bridge::Weigh
   std::vector<std::pair<uint32_t, StoredTensor>> result;
   uint64_t used = 0;
   uint32_t shard = 0;
-  for (const layout::Expr::Input& input : graph.hf_tensors) {
+  for (size_t i = 0; i < graph.hf_tensors.size(); ++i) {
+    const layout::Expr::Input& input = graph.hf_tensors[i];
+    const models::Parameter& parameter = graph.parameters[static_cast<size_t>(graph.parameters_of(i).at(0))];
     // What is tied is not stored.
     if (graph.arch.embedding.output_is_copy && graph.family->table(graph.arch.form).find_derived(input.name))
       continue;
     StoredTensor tensor;
     tensor.name = input.name;
-    tensor.dtype = graph.arch.dtype;
+    // What is always float32 in Megatron is so in published models too.
+    tensor.dtype = parameter.stored_type == models::StoredType::kFloat32 ? DType::kF32 : graph.arch.dtype;
     tensor.shape = input.shape;
     const auto bytes = static_cast<uint64_t>(num_bytes(tensor.dtype, num_elements(tensor.shape)));
     if (used > 0 && used + bytes > max_size) {
@@ -273,6 +276,14 @@ std::vector<std::pair<uint32_t, StoredTensor>> assign_shards(const bridge::Weigh
     return std::tie(a.first, a.second.name) < std::tie(b.first, b.second.name);
   });
   return result;
+}
+
+// The part of a configuration that describes the language model, which may stand inside of a larger one.
+const Json& language_config(const Json& config) {
+  if (config.contains("vocab_size")) return config;
+  for (const auto& [key, value] : config.members())
+    if (value.is_object() && value.contains("vocab_size")) return value;
+  return config;
 }
 
 // The folder in which everything is made before it is moved to its place; removed with all that is still in it.
@@ -360,7 +371,7 @@ ToyReport write_toy(const Json& config, const Path& folder, const ToyOptions& op
     sink->finish();
     if (options.progress) options.progress->end();
   }
-  auto small_files = toy_tokenizer(config);
+  auto small_files = toy_tokenizer(language_config(config));
   if (const std::string index = writer.index_text(); !index.empty())
     small_files.emplace_back("model.safetensors.index.json", index);
   small_files.emplace_back("config.json", config.dump(2) + "\n");

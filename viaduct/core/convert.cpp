@@ -13,7 +13,8 @@ float to_float32(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 
 
 uint16_t to_bfloat16_bits(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
-  if (value != value) return static_cast<uint16_t>((bits >> 16) | 0x0040);  // quiet, never rounded up to infinity
+  // A NaN becomes quiet, so that it is never rounded up to infinity; one that a bfloat16 was is that one again.
+  if (value != value) return static_cast<uint16_t>((bits >> 16) | ((bits & 0xFFFF) ? 0x0040 : 0));
   return static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
 }
 
@@ -32,7 +33,10 @@ uint16_t to_half_bits(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000);
   const uint32_t magnitude = bits & 0x7FFFFFFF;
-  if (magnitude > 0x7F800000) return sign | 0x7E00 | static_cast<uint16_t>((magnitude >> 13) & 0x3FF);
+  if (magnitude > 0x7F800000) {
+    const uint16_t quiet = (magnitude & 0x1FFF) ? 0x0200 : 0;  // not for one that a float16 was
+    return sign | 0x7C00 | quiet | static_cast<uint16_t>((magnitude >> 13) & 0x3FF);
+  }
   if (magnitude >= 0x477FF000) return sign | 0x7C00;  // at or above 65520 rounds to infinity
   if (magnitude < 0x38800000) {                       // below 2^-14: subnormal, rounded by the float adder
     const float shifted = std::bit_cast<float>(magnitude) + 0.5f;

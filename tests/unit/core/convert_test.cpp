@@ -122,6 +122,11 @@ TEST(Convert, ANanKeepsItsSignAndUpperPayload) {
   EXPECT_EQ(to_bfloat16_bits(std::bit_cast<float>(0xFFA1FFFFu)), 0xFFE1u);
   EXPECT_EQ(to_bfloat16_bits(std::bit_cast<float>(0x7F800001u)), 0x7FC0u);  // never rounded to infinity
   EXPECT_EQ(std::bit_cast<uint32_t>(to_float32(uint16_t{0xFFA1})), 0xFFA10000u);
+  // Widened and narrowed again, every code is what it was, signalling NaNs included.
+  for (uint32_t code = 0; code <= 0xFFFF; ++code) {
+    ASSERT_EQ(to_bfloat16_bits(to_float32(static_cast<uint16_t>(code))), code);
+    ASSERT_EQ(to_half_bits(half_to_float32(static_cast<uint16_t>(code))), code);
+  }
   for (DType to :
        {DType::kF16, DType::kBF16, DType::kF8E4M3, DType::kF8E5M2, DType::kF8E4M3FNUZ, DType::kF8E5M2FNUZ})
     for (uint32_t bits : {0x7F800001u, 0xFFFFFFFFu, 0x7FC00000u})
