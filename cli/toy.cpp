@@ -79,7 +79,8 @@ void add_toy(CLI::App& program, Action& action) {
         command.add_option("DIR", flags.folder, "Hugging Face folder to write")->required();
         command.add_option("SETTINGS", flags.settings, "Fields of config.json: key=value ...");
         command
-            .add_option("--shape", flags.shapes, "A published size of viaduct list-models, or key=value; may be repeated")
+            .add_option("--shape", flags.shapes,
+                        "A published size of viaduct list-models, or key=value; may be repeated")
             ->type_name("SIZE")
             ->allow_extra_args(false);
         command.add_option("--seed", flags.seed, "Seed of the random values (default: 0)")->type_name("N");

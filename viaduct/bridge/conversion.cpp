@@ -91,7 +91,8 @@ std::vector<Path> source_files(const Conversion& conversion, const Staging& stag
   if (!fs::exists(measured)) {
     const Path partial = staging.path() / fmt::format("{}.partial", kMeasuredScales);
     fs::remove(partial);
-    measure_scales(*conversion.source, conversion.target_graph.get(), conversion.scaled, conversion.scaled_forms, partial, options);
+    measure_scales(*conversion.source, conversion.target_graph.get(), conversion.scaled, conversion.scaled_forms,
+                   partial, options);
     File::open(partial, File::Mode::kWrite).resize(conversion.plan.measured_size);
     fs::rename(partial, measured);
   }

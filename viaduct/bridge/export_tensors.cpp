@@ -81,7 +81,8 @@ void ExportPlanner::choose_graph() {
     return source_.graph().hf_tensors[static_cast<size_t>(it->second)].shape;
   };
   graph().family->complete(config, shape_of, arch);
-  if (arch.form != source_.arch().form) result_.graph = std::make_shared<const WeightGraph>(build_weight_graph(arch));
+  if (arch.form != source_.arch().form)
+    result_.graph = std::make_shared<const WeightGraph>(build_weight_graph(arch));
 }
 
 // Without --dtype a tensor gets the type that its source had, where that loses nothing; else the stored one.

@@ -186,7 +186,8 @@ void measure_scales(const Checkpoint& source, const WeightGraph* graph, const st
     for (size_t i = first; i < end; ++i) {
       const auto id = static_cast<size_t>(targets[i].hf_tensor);
       builder.add(Shape::filled(targets[i].shape.rank(), 0), targets[i].shape, kScaledDType,
-                  graph ? source.hf_pieces_in(*graph, id) : source.hf_pieces(id), static_cast<uint32_t>(i - first), 0);
+                  graph ? source.hf_pieces_in(*graph, id) : source.hf_pieces(id), static_cast<uint32_t>(i - first),
+                  0);
     }
     const TransferPlan plan = builder.finish_virtual();
     const auto from = file_source(plan.source_files);

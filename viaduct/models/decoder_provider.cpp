@@ -129,7 +129,8 @@ RopeSpec read_rope(const ModelConfig& provider) {
   rope.enabled = provider.position_embedding_type != "none";
   if (const auto* base = std::get_if<Number>(&provider.rotary_base)) rope.theta = *base;
   rope.rotary_percent = provider.rotary_percent;
-  if (provider.position_embedding_type == "mrope") rope.mrope_section = provider.mrope_section.value_or(config::Ints{});
+  if (provider.position_embedding_type == "mrope")
+    rope.mrope_section = provider.mrope_section.value_or(config::Ints{});
   if (provider.rope_scaling) {
     // Megatron's other constants of this scaling are fixed: RopeSpec's defaults.
     rope.scaling = RopeScaling::kLlama3;
