@@ -159,8 +159,7 @@ class RankLaw : public testing::TestWithParam<size_t> {
   ArchSpec random_arch() {
     Json config = random_.config();
     config.set("tie_word_embeddings", random_.one_of({0, 1}) == 1);
-    const bool latent = config.contains("kv_lora_rank");  // which has no biases
-    if (config.contains("attention_bias") && takes_attention_bias() && !latent)
+    if (config.contains("attention_bias") && takes_attention_bias())
       config.set("attention_bias", random_.one_of({0, 1}) == 1);
     return models::read_arch(models::HfConfig(config, "random"));
   }
