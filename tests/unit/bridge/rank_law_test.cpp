@@ -159,17 +159,19 @@ class RankLaw : public testing::TestWithParam<size_t> {
   ArchSpec random_arch() {
     Json config = random_.config();
     config.set("tie_word_embeddings", random_.one_of({0, 1}) == 1);
-    if (config.contains("attention_bias") && takes_attention_bias())
+    if (config.contains("attention_bias") && takes_either_bias())
       config.set("attention_bias", random_.one_of({0, 1}) == 1);
     return models::read_arch(models::HfConfig(config, "random"));
   }
 
-  // Some models' layers have no place for it in Megatron.
-  bool takes_attention_bias() const {
+  // Some models' layers have no place for it in Megatron, others cannot be without it.
+  bool takes_either_bias() const {
     Json config = toy_config(family());
-    config.set("attention_bias", true);
     try {
-      models::read_arch(models::HfConfig(config, "with bias"));
+      for (const bool bias : {false, true}) {
+        config.set("attention_bias", bias);
+        models::read_arch(models::HfConfig(config, "bias"));
+      }
       return true;
     } catch (const UserError&) {
       return false;
