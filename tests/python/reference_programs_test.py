@@ -6,13 +6,16 @@ import shutil
 import unittest
 import warnings
 
-from viaduct_test import (CORES, FAMILIES, GOLDEN, LOST, PINNED, RUNS, auto_class, differences, iteration,
-                          loads_in_megatron_core, parallel_options, provider_differences, read_hf, read_torch_dist,
-                          report, scratch, viaduct, without_lost)
+from viaduct_test import (CORES, FAMILIES, GOLDEN, LOST, PINNED, RUNS, UNTOLD, auto_class, differences, is_remote,
+                          iteration, loads_in_megatron_core, parallel_options, provider_differences, read_hf,
+                          read_torch_dist, report, scratch, viaduct, with_remote_code, without_lost)
 
 warnings.filterwarnings("ignore")
 FOLDER = scratch()
 LAYOUTS = ("one", "cut")
+TOLD = [family for family in FAMILIES if family not in UNTOLD]
+# transformers 5.12.1 cannot run it: its group_limited_greedy router uses a name that is nowhere defined.
+NO_FORWARD = {"deepseek_v2"}
 
 
 def hf(family):
@@ -38,7 +41,7 @@ def exported(name):
         viaduct("export", GOLDEN / "runs" / name / "megatron", folder, "--reference", RUNS[name])
     else:
         viaduct("export", megatron(name), folder)
-    return folder
+    return with_remote_code(folder, source_of(name))
 
 
 @functools.cache
@@ -50,7 +53,7 @@ def returned(family):
     assert own.is_dir(), f"{own} is not there: what is this test about?"
     shutil.rmtree(own)
     viaduct("export", stripped, folder)
-    return folder
+    return with_remote_code(folder, hf(family))
 
 
 def source_of(name):
@@ -94,29 +97,31 @@ class Exported(unittest.TestCase):
     """export: Megatron -> Hugging Face."""
 
     def test_upstreams_checkpoints_give_the_sources_bits(self):
-        for name in [*FAMILIES, *RUNS]:
+        for name in [*TOLD, *RUNS]:
             with self.subTest(name=name):
                 ours, source = read_hf(exported(name)), read_hf(source_of(name))
                 self.assertEqual(differences(without_lost(name, ours), without_lost(name, source)), "")
-        report(f"export: {len(FAMILIES)} families and {len(RUNS)} runs of upstream's back to the source's bits")
+        report(f"export: {len(TOLD)} families and {len(RUNS)} runs of upstream's back to the source's bits")
 
     def test_without_our_own_record(self):
-        for family in FAMILIES:
+        for family in TOLD:
             with self.subTest(family=family):
                 ours, source = read_hf(returned(family)), read_hf(hf(family))
                 self.assertEqual(differences(without_lost(family, ours), without_lost(family, source)), "")
 
     def test_transformers_loads_it(self):
         from transformers import AutoTokenizer
-        folders = [(n, exported(n)) for n in [*FAMILIES, *RUNS]] + [(f, returned(f)) for f in FAMILIES]
+        folders = [(n, exported(n)) for n in [*TOLD, *RUNS]] + [(f, returned(f)) for f in TOLD]
         for name, folder in folders:
             with self.subTest(name=name, folder=str(folder)):
-                load = auto_class(folder).from_pretrained
+                remote = is_remote(source_of(name))
+                load = functools.partial(auto_class(folder).from_pretrained, trust_remote_code=remote)
                 model, info = load(folder, output_loading_info=True, dtype="auto")
                 for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
                     self.assertEqual(sorted(info[what]), [], what)
                 source = load(source_of(name), dtype="auto")
-                self.assertIs(type(model), type(source))
+                if not remote:  # whose class has another name where it is loaded from another folder
+                    self.assertIs(type(model), type(source))
                 self.assertEqual(differences(*(without_lost(name, m.state_dict(), LOST) for m in (model, source))), "")
                 text = "ab hello, 12 wörld"
                 self.assertEqual(AutoTokenizer.from_pretrained(folder)(text)["input_ids"],
@@ -127,9 +132,12 @@ class Exported(unittest.TestCase):
         """The configuration came back too: equal logits, from run_config.yaml alone."""
         import torch
         ids = torch.arange(3, 19).reshape(2, 8)
-        for family in FAMILIES:
+        for family in TOLD:
+            if family in NO_FORWARD:
+                continue
             with self.subTest(family=family), torch.no_grad():
-                load = functools.partial(auto_class(hf(family)).from_pretrained, dtype=torch.float32, attn_implementation="eager")
+                load = functools.partial(auto_class(hf(family)).from_pretrained, dtype=torch.float32,
+                                         attn_implementation="eager", trust_remote_code=is_remote(hf(family)))
                 ours, theirs = load(returned(family)), load(hf(family))
                 a, b = ours(ids).logits, theirs(ids).logits
                 self.assertTrue(torch.equal(a, b) or family in LOST and (a - b).abs().max() < 5e-3 * b.abs().max())
