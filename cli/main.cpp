@@ -5,6 +5,7 @@
 #include <exception>
 #include <filesystem>
 #include <new>
+#include <system_error>
 
 #include "cli/command.h"
 #include "cli/interrupt.h"
@@ -69,6 +70,8 @@ int usage_error(CLI::App& program, const CLI::ParseError& error, int argc, char*
                                         command ? command->get_name() + " " : std::string()));
 }
 
+constexpr const char* kFullOutput = "cannot write to the standard output";
+
 int run(int argc, char** argv) {
   CLI::App program("Viaduct converts model checkpoints between Hugging Face and Megatron, bit for bit.", "viaduct");
   Action action;
@@ -113,7 +116,7 @@ int main(int argc, char** argv) {
   using namespace viaduct::cli;
   try {
     const int code = run(argc, argv);
-    if (std::fflush(stdout) != 0) return fail(kUserMistake, "cannot write to the standard output");
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) return fail(kUserMistake, kFullOutput);
     return code;
   } catch (const viaduct::Interrupted& error) {
     const int signal = interrupt_signal();
@@ -122,6 +125,10 @@ int main(int argc, char** argv) {
     return fail(kUserMistake, error.what());
   } catch (const std::filesystem::filesystem_error& error) {
     return fail(kUserMistake, error.what());
+  } catch (const std::system_error& error) {
+    // A long text is written in parts, and fmt tells of the first that fails.
+    if (std::ferror(stdout) != 0) return fail(kUserMistake, kFullOutput);
+    return fail(kInternalError, fmt::format("internal error, please report it: {}", error.what()));
   } catch (const std::bad_alloc&) {
     return fail(kUserMistake, "there is not enough memory; try a smaller --max-ram or fewer --threads");
   } catch (const std::exception& error) {

@@ -57,10 +57,21 @@ void apply_size(Json& config, const models::Family& family, const std::string& s
                               size_name, near ? fmt::format(" (did you mean \"{}\"?)", *near) : "", all));
 }
 
+// The key of the part of a configuration that describes the language model; "" where that is the whole of it.
+std::string language_key(const Json& config) {
+  if (config.contains("vocab_size")) return "";
+  for (const auto& [key, value] : config.members())
+    if (value.is_object() && value.contains("vocab_size")) return key;
+  return "";
+}
+
 void apply_setting(Json& config, const std::string& setting) {
   const size_t equals = setting.find('=');
   std::string key = setting.substr(0, equals);
+  // A key that the whole does not have is the language model's.
+  const std::string language = language_key(config);
   Json* node = &config;
+  if (!language.empty() && !config.contains(key.substr(0, key.find('.')))) node = config.find(language);
   for (size_t dot = key.find('.'); node && dot != std::string::npos; dot = key.find('.')) {
     node = node->is_object() ? node->find(key.substr(0, dot)) : nullptr;
     key = key.substr(dot + 1);
@@ -278,14 +289,6 @@ std::vector<std::pair<uint32_t, StoredTensor>> assign_shards(const bridge::Weigh
   return result;
 }
 
-// The part of a configuration that describes the language model, which may stand inside of a larger one.
-const Json& language_config(const Json& config) {
-  if (config.contains("vocab_size")) return config;
-  for (const auto& [key, value] : config.members())
-    if (value.is_object() && value.contains("vocab_size")) return value;
-  return config;
-}
-
 // The folder in which everything is made before it is moved to its place; removed with all that is still in it.
 class StagingFolder {
  public:
@@ -371,7 +374,8 @@ ToyReport write_toy(const Json& config, const Path& folder, const ToyOptions& op
     sink->finish();
     if (options.progress) options.progress->end();
   }
-  auto small_files = toy_tokenizer(language_config(config));
+  const std::string language = language_key(config);
+  auto small_files = toy_tokenizer(language.empty() ? config : config.at(language));
   if (const std::string index = writer.index_text(); !index.empty())
     small_files.emplace_back("model.safetensors.index.json", index);
   small_files.emplace_back("config.json", config.dump(2) + "\n");
