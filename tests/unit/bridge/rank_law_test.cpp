@@ -252,7 +252,7 @@ TEST(RankPlanOfAModel, IsThatOfItsTensors) {
 TEST(RankPlanOfAModel, RefusesWhatDoesNotFit) {
   const ArchSpec arch = toy("llama");
   EXPECT_THROW(rank_tensors(arch, {.tp = 3}), UserError);                       // heads and sizes
-  EXPECT_THROW(rank_tensors(arch, {.pp = 3}), UserError);                       // four layers
+  EXPECT_THROW(rank_tensors(arch, {.pp = 5}), UserError);                       // four layers
   EXPECT_THROW(rank_tensors(arch, {.ep = 2, .dp = 2}), UserError);              // no experts
   EXPECT_THROW(rank_tensors(toy("qwen3_moe"), {.ep = 4, .dp = 2}), UserError);  // two ranks for four parts
   EXPECT_THROW(plan(arch, {}, {.tp = 2}, 2), UserError);
