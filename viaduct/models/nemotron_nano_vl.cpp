@@ -67,8 +67,7 @@ VisionSpec read_vision(const HfConfig& config, int64_t output_size) {
   spec.patch_size = first_of({vision.optional_integer("patch_size"), config.optional_integer("patch_size")}, vision,
                              "how large a patch is (\"patch_size\")");
   if (spec.patch_size < 1) vision.fail(fmt::format("\"patch_size\" is {}", spec.patch_size));
-  spec.image_size = first_of(
-      {config.optional_integer("force_image_size"), vision.optional_integer("image_size"), 512}, vision, "");
+  spec.image_size = config.integer_or("force_image_size", vision.integer_or("image_size", 512));
   const int64_t side = first_of({args.optional_integer("cpe_max_size"), vision.optional_integer("max_img_size"),
                                  vision.optional_integer("max_resolution"), kMaxResolution},
                                 vision, "") /
@@ -88,9 +87,7 @@ ArchSpec read_config(const HfConfig& config) {
   const HfConfig language = config.child("llm_config");
   ArchSpec arch = read_hybrid_config(language);
   if (arch.mtp)
-    language.fail(
-        "\"num_nextn_predict_layers\" is not 0; Megatron's vision-language model has no multi-token "
-        "prediction");
+    language.fail("\"num_nextn_predict_layers\" is not 0; Megatron's model has no such layers beside a tower");
   if (const auto dtype = config.dtype()) arch.dtype = *dtype;
   arch.language_module = "llava_model.language_model.";
   arch.vision = read_vision(config, arch.hidden_size);
