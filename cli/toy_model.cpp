@@ -57,21 +57,11 @@ void apply_size(Json& config, const models::Family& family, const std::string& s
                               size_name, near ? fmt::format(" (did you mean \"{}\"?)", *near) : "", all));
 }
 
-// The key of the part of a configuration that describes the language model; "" where that is the whole of it.
-std::string language_key(const Json& config) {
-  if (config.contains("vocab_size")) return "";
-  for (const auto& [key, value] : config.members())
-    if (value.is_object() && value.contains("vocab_size")) return key;
-  return "";
-}
-
 void apply_setting(Json& config, const std::string& setting) {
   const size_t equals = setting.find('=');
   std::string key = setting.substr(0, equals);
   // A key that the whole does not have is the language model's.
-  const std::string language = language_key(config);
-  Json* node = &config;
-  if (!language.empty() && !config.contains(key.substr(0, key.find('.')))) node = config.find(language);
+  Json* node = config.contains(key.substr(0, key.find('.'))) ? &config : &models::language_part(config);
   for (size_t dot = key.find('.'); node && dot != std::string::npos; dot = key.find('.')) {
     node = node->is_object() ? node->find(key.substr(0, dot)) : nullptr;
     key = key.substr(dot + 1);
@@ -374,8 +364,7 @@ ToyReport write_toy(const Json& config, const Path& folder, const ToyOptions& op
     sink->finish();
     if (options.progress) options.progress->end();
   }
-  const std::string language = language_key(config);
-  auto small_files = toy_tokenizer(language.empty() ? config : config.at(language));
+  auto small_files = toy_tokenizer(models::language_part(config));
   if (const std::string index = writer.index_text(); !index.empty())
     small_files.emplace_back("model.safetensors.index.json", index);
   small_files.emplace_back("config.json", config.dump(2) + "\n");

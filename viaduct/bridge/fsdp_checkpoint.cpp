@@ -1,7 +1,5 @@
 #include "viaduct/bridge/fsdp_checkpoint.h"
 
-#include <fmt/ranges.h>
-
 #include <array>
 #include <span>
 #include <unordered_map>
@@ -9,6 +7,7 @@
 
 #include "viaduct/bridge/megatron_config.h"
 #include "viaduct/core/error.h"
+#include "viaduct/core/problem_list.h"
 #include "viaduct/formats/torch_dist.h"
 #include "viaduct/models/state_keys.h"
 
@@ -116,11 +115,7 @@ PlainTensor FsdpCheckpoint::joined(const Parameter& parameter,
 }
 
 void FsdpCheckpoint::locate() {
-  std::vector<std::string> problems;
-  size_t count = 0;
-  const auto report = [&](std::string problem) {
-    if (++count <= 20) problems.push_back(std::move(problem));
-  };
+  ProblemList problems;
   std::unordered_set<const StoredTensor*> used;
   int32_t embedding = -1, output = -1;
   for (const Parameter& parameter : graph_.parameters) {
@@ -128,14 +123,14 @@ void FsdpCheckpoint::locate() {
     const std::vector<const StoredTensor*> parts = find_parts(parameter);
     used.insert(parts.begin(), parts.end());
     if (parts.empty()) {
-      report(fmt::format("missing: {}", parameter.name));
+      problems.add(fmt::format("missing: {}", parameter.name));
     } else if (!fits(parameter, parts)) {
-      report(fmt::format("wrong shape: {} has {}{}, the model's configuration gives {}{}", parts[0]->name,
-                         parts[0]->shape, parts.size() > 1 ? " and further parts" : "", parameter.shape,
-                         parts.size() > 1 ? " for all" : ""));
+      problems.add(fmt::format("wrong shape: {} has {}{}, the model's configuration gives {}{}", parts[0]->name,
+                               parts[0]->shape, parts.size() > 1 ? " and further parts" : "", parameter.shape,
+                               parts.size() > 1 ? " for all" : ""));
     } else if (parts.back()->dtype != parts[0]->dtype) {
-      report(fmt::format("{} is {} and {} is {}", parts[0]->name, parts[0]->dtype, parts.back()->name,
-                         parts.back()->dtype));
+      problems.add(fmt::format("{} is {} and {} is {}", parts[0]->name, parts[0]->dtype, parts.back()->name,
+                               parts.back()->dtype));
     } else {
       own_.back() = static_cast<int32_t>(stored_.tensors.size());
       stored_.tensors.push_back(joined(parameter, parts));
@@ -155,12 +150,11 @@ void FsdpCheckpoint::locate() {
       ties_.push_back({static_cast<int32_t>(stored_.tensors.size()), embedding});
       stored_.tensors.push_back(plain_tensor(tensor));
     } else {
-      report(fmt::format("unknown: {} {} is not part of this architecture", tensor.name, tensor.shape));
+      problems.add(fmt::format("unknown: {} {} is not part of this architecture", tensor.name, tensor.shape));
     }
   }
-  VIADUCT_USER_CHECK(count == 0,
-                     "{} does not hold the {} model that its configuration describes; {} problem{}:\n  {}",
-                     path_.string(), graph_.arch.family, count, count == 1 ? "" : "s", fmt::join(problems, "\n  "));
+  VIADUCT_USER_CHECK(problems.empty(), "{} does not hold the {} model that its configuration describes; {}",
+                     path_.string(), graph_.arch.family, problems.text());
   const DType dtype = stored_.tensors[static_cast<size_t>(embedding)].dtype;
   if (is_floating(dtype)) graph_.arch.dtype = dtype;
 }

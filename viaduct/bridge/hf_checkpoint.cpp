@@ -1,12 +1,11 @@
 #include "viaduct/bridge/hf_checkpoint.h"
 
-#include <fmt/ranges.h>
-
 #include <cmath>
 
 #include "viaduct/bridge/quantized_source.h"
 #include "viaduct/core/convert.h"
 #include "viaduct/core/error.h"
+#include "viaduct/core/problem_list.h"
 #include "viaduct/formats/gguf.h"
 #include "viaduct/formats/hf_directory.h"
 #include "viaduct/models/gguf_source.h"
@@ -51,7 +50,7 @@ class HfCheckpoint : public Checkpoint {
   void locate(const formats::TensorReader& reader, const LogicalTensors& logical);
   void check_derived(const formats::TensorReader& reader, const StoredTensor& tensor, const DerivedTensor& derived,
                      int32_t id);
-  [[noreturn]] void fail(size_t count, const std::vector<std::string>& problems) const;
+  void check(const ProblemList& problems, const char* description) const;
 };
 
 void fill_record(SourceRecord& record, const Path& folder, const formats::HfDirectory& reader) {
@@ -98,21 +97,15 @@ void HfCheckpoint::open_folder() {
   locate(*reader, logical_tensors(listed, read_quantization(record_), path_.string()));
 }
 
-void HfCheckpoint::fail(size_t count, const std::vector<std::string>& problems) const {
-  throw UserError(fmt::format("{} does not hold the {} model that its config.json describes; {} problem{}:\n  {}{}",
-                              path_.string(), graph_.arch.family, count, count == 1 ? "" : "s",
-                              fmt::join(problems, "\n  "), count > problems.size() ? "\n  ..." : ""));
+void HfCheckpoint::check(const ProblemList& problems, const char* description) const {
+  VIADUCT_USER_CHECK(problems.empty(), "{} does not hold the {} model that its {} describes; {}", path_.string(),
+                     graph_.arch.family, description, problems.text());
 }
 
 void HfCheckpoint::locate(const formats::TensorReader& reader, const LogicalTensors& logical) {
   stored_.files = reader.files();
   stored_.forms = logical.forms;
-  std::vector<std::string> problems;
-  size_t count = 0;
-  const auto report = [&](std::string problem) {
-    ++count;
-    if (problems.size() < 20) problems.push_back(std::move(problem));
-  };
+  ProblemList problems;
   own_.assign(graph_.hf_tensors.size(), -1);
   for (size_t i = 0; i < graph_.hf_tensors.size(); ++i) {
     const layout::Expr::Input& wanted = graph_.hf_tensors[i];
@@ -123,31 +116,32 @@ void HfCheckpoint::locate(const formats::TensorReader& reader, const LogicalTens
       continue;
     }
     if (!stored) {
-      report(fmt::format("missing: {} {}", wanted.name, wanted.shape));
+      problems.add(fmt::format("missing: {} {}", wanted.name, wanted.shape));
       continue;
     }
     if (stored->shape != wanted.shape) {
-      report(fmt::format("wrong shape: {} has {}, config.json gives {}", wanted.name, stored->shape, wanted.shape));
+      problems.add(
+          fmt::format("wrong shape: {} has {}, config.json gives {}", wanted.name, stored->shape, wanted.shape));
       continue;
     }
     own_[i] = static_cast<int32_t>(stored_.tensors.size());
     stored_.tensors.push_back(plain_tensor(*stored, reader, stored_));
     if (tied) ties_.push_back({own_[i], own_[static_cast<size_t>(graph_.hf_ids.at(tied->of))]});
   }
-  if (count) fail(count, problems);
+  check(problems, "config.json");
   for (const LogicalTensor& surplus : logical.tensors) {
     const StoredTensor& stored = reader.tensors()[static_cast<size_t>(surplus.stored)];
     if (graph_.hf_ids.contains(std::string(surplus.name))) continue;
     const DerivedTensor* derived = table().find_derived(surplus.name);
     if (!derived) {
-      report(fmt::format("unknown: {} {} is not part of this architecture", stored.name, stored.shape));
+      problems.add(fmt::format("unknown: {} {} is not part of this architecture", stored.name, stored.shape));
       continue;
     }
     const auto id = static_cast<int32_t>(stored_.tensors.size());
     stored_.tensors.push_back(plain_tensor(stored));
     check_derived(reader, stored, *derived, id);
   }
-  if (count) fail(count, problems);
+  check(problems, "config.json");
   for (const int32_t id : logical.beside) {
     const StoredTensor& stored = reader.tensors()[static_cast<size_t>(id)];
     kept_.push_back(static_cast<int32_t>(stored_.tensors.size()));
@@ -199,17 +193,17 @@ void HfCheckpoint::open_gguf_file() {
   for (const auto& [name, text] : model.side_files) record_.side_files.push_back({name, {}, text});
   stored_.files = file->files();
   for (const StoredTensor& stored : file->tensors()) stored_.tensors.push_back(plain_tensor(stored));
-  std::vector<std::string> problems;
+  ProblemList problems;
   for (const layout::Expr::Input& wanted : graph_.hf_tensors) {
     own_.push_back(-1);
     const auto it = model.tensors.find(wanted.name);
     if (it == model.tensors.end()) {
-      problems.push_back(fmt::format("missing: {}", wanted.name));
+      problems.add(fmt::format("missing: {}", wanted.name));
       continue;
     }
     const layout::Expr& expr = it->second;
     if (expr.shape() != wanted.shape) {
-      problems.push_back(
+      problems.add(
           fmt::format("wrong shape: {} has {}, the header gives {}", wanted.name, expr.shape(), wanted.shape));
       continue;
     }
@@ -221,7 +215,7 @@ void HfCheckpoint::open_gguf_file() {
     }
   }
   for (const auto& [name, reason] : model.unused) unused_.push_back({name, reason});
-  if (!problems.empty()) fail(problems.size(), problems);
+  check(problems, "header");
 }
 
 }  // namespace

@@ -1,7 +1,5 @@
 #include "viaduct/bridge/megatron_checkpoint.h"
 
-#include <fmt/ranges.h>
-
 #include <algorithm>
 #include <map>
 #include <unordered_map>
@@ -9,6 +7,7 @@
 #include "viaduct/bridge/megatron_config.h"
 #include "viaduct/bridge/quantized_source.h"
 #include "viaduct/core/error.h"
+#include "viaduct/core/problem_list.h"
 #include "viaduct/formats/hf_directory.h"
 #include "viaduct/formats/iteration_folder.h"
 #include "viaduct/formats/rank_folders.h"
@@ -154,17 +153,13 @@ void MegatronCheckpoint::locate() {
   }
 
   std::unordered_map<const StoredTensor*, ChunkIndex> indexes;
-  std::vector<std::string> problems;
-  size_t count = 0;
-  const auto report = [&](std::string problem) {
-    if (++count <= 20) problems.push_back(std::move(problem));
-  };
+  ProblemList problems;
   // The stored tensor, or the slice of a stacked one, that holds a parameter or one component of it; -1 and a
   // report when it is not there as the model wants it.
   const auto locate_part = [&](const Parameter& parameter, const models::StateKey& key) -> int32_t {
     const StoredTensor* stored = find_key(key.key);
     if (!stored) {
-      report(fmt::format("missing: {} ({})", key.key, parameter.name));
+      problems.add(fmt::format("missing: {} ({})", key.key, parameter.name));
       return -1;
     }
     const Shape wanted = key.stored_shape(parameter.shape);
@@ -175,8 +170,8 @@ void MegatronCheckpoint::locate() {
       fits = rows ? stored->shape[axis] >= wanted[axis] : stored->shape[axis] == wanted[axis];
     }
     if (!fits) {
-      report(fmt::format("wrong shape: {} has {}, the model's configuration gives {}", key.key, stored->shape,
-                         wanted));
+      problems.add(fmt::format("wrong shape: {} has {}, the model's configuration gives {}", key.key, stored->shape,
+                               wanted));
       return -1;
     }
     const auto index = indexes.try_emplace(stored, *stored, key.prefix.rank()).first;
@@ -213,12 +208,11 @@ void MegatronCheckpoint::locate() {
       stored_.tensors.push_back(ChunkIndex(tensor, 0).slice({}));
       ties_.push_back({id, embedding < 0 ? id : embedding});
     } else {
-      report(fmt::format("unknown: {} {} is not part of this architecture", tensor.name, tensor.shape));
+      problems.add(fmt::format("unknown: {} {} is not part of this architecture", tensor.name, tensor.shape));
     }
   }
-  VIADUCT_USER_CHECK(
-      count == 0, "{} does not hold the {} model that its configuration describes; {} problem{}:\n  {}",
-      iteration_.string(), graph_.arch.family, count, count == 1 ? "" : "s", fmt::join(problems, "\n  "));
+  VIADUCT_USER_CHECK(problems.empty(), "{} does not hold the {} model that its configuration describes; {}",
+                     iteration_.string(), graph_.arch.family, problems.text());
   const DType dtype = stored_.tensors[static_cast<size_t>(embedding)].dtype;
   if (is_floating(dtype)) graph_.arch.dtype = dtype;
 }

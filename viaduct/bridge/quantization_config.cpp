@@ -1,6 +1,7 @@
 // What configurations say of quantisation.
 #include "viaduct/bridge/quantized_source.h"
 #include "viaduct/core/error.h"
+#include "viaduct/models/hf_config.h"
 
 namespace viaduct::bridge {
 
@@ -91,11 +92,9 @@ Quantization read_compressed(const Json& json, const std::string& origin) {
 }
 
 const Json* find_section(const Json& config) {
-  for (const std::string_view key : kKeys) {
-    if (const Json* section = config.find(key); is_present(section)) return section;
-    if (const Json* text = config.find("text_config"); text && text->is_object())
-      if (const Json* section = text->find(key); is_present(section)) return section;
-  }
+  for (const Json* part : {&config, &models::language_part(config)})
+    for (const std::string_view key : kKeys)
+      if (const Json* section = part->find(key); is_present(section)) return section;
   return nullptr;
 }
 
@@ -131,10 +130,8 @@ std::optional<Quantization> read_quantization(const SourceRecord& record) {
 }
 
 void erase_quantization(Json& config) {
-  for (const std::string_view key : kKeys) {
-    config.erase(key);
-    if (Json* text = config.find("text_config"); text && text->is_object()) text->erase(key);
-  }
+  for (Json* part : {&config, &models::language_part(config)})
+    for (const std::string_view key : kKeys) part->erase(key);
 }
 
 }  // namespace viaduct::bridge

@@ -1,10 +1,9 @@
 #include "viaduct/bridge/quantized_source.h"
 
-#include <fmt/ranges.h>
-
 #include <algorithm>
 
 #include "viaduct/core/error.h"
+#include "viaduct/core/problem_list.h"
 #include "viaduct/core/scales.h"
 
 namespace viaduct::bridge {
@@ -71,16 +70,14 @@ class LogicalView {
     for (size_t i = 0; i < listed_.size(); ++i) add(static_cast<int32_t>(i), result);
   }
   void throw_problems(const std::string& origin) const {
-    VIADUCT_USER_CHECK(count_ == 0, "{}: its quantised weights are not complete; {} problem{}:\n  {}{}", origin,
-                       count_, count_ == 1 ? "" : "s", fmt::join(problems_, "\n  "),
-                       count_ > problems_.size() ? "\n  ..." : "");
+    VIADUCT_USER_CHECK(problems_.empty(), "{}: its quantised weights are not complete; {}", origin,
+                       problems_.text());
   }
 
  private:
   template <class... Args>
   void report(fmt::format_string<Args...> format, Args&&... args) {
-    ++count_;
-    if (problems_.size() < 20) problems_.push_back(fmt::format(format, std::forward<Args>(args)...));
+    problems_.add(fmt::format(format, std::forward<Args>(args)...));
   }
   const NamedTensor* find(std::string_view name) const {
     const auto it = ids_.find(name);
@@ -213,8 +210,7 @@ class LogicalView {
   std::span<const NamedTensor> listed_;
   const Quantization& quantization_;
   std::unordered_map<std::string_view, int32_t> ids_;
-  size_t count_ = 0;
-  std::vector<std::string> problems_;
+  ProblemList problems_;
 };
 
 }  // namespace

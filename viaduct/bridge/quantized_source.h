@@ -29,10 +29,9 @@ struct Quantization {
   int64_t group = 0;                          // elements along the last axis of kCompressedInt4; 0: a whole row
 };
 
-/// What config.json ("quantization_config", at the top or in "text_config") or else hf_quant_config.json says;
-/// nullopt for a plain model. UserError naming `origin` for a method that is not read (AWQ, GPTQ, bitsandbytes,
-/// NVFP4
-/// ...), with what to do.
+/// What config.json ("quantization_config", at the top or in the language model's part) or else
+/// hf_quant_config.json says; nullopt for a plain model. UserError naming `origin` for a method that is not read
+/// (AWQ, GPTQ, NVFP4 ...), with what to do.
 std::optional<Quantization> read_quantization(const Json& config, const Json* hf_quant_config,
                                               const std::string& origin);
 /// The same for a source whose files are known. The second file is among its side files.

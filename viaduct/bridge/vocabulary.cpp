@@ -1,9 +1,9 @@
 // More or fewer tokens than the source has: Checkpoint::fit_vocabulary.
 #include <algorithm>
-#include <array>
 
 #include "viaduct/bridge/checkpoint.h"
 #include "viaduct/core/error.h"
+#include "viaduct/models/hf_config.h"
 
 namespace viaduct::bridge {
 
@@ -91,11 +91,8 @@ void Checkpoint::resize_rows(size_t id, const Shape& before, const Shape& after)
 // config.json, its copies and the list of the source's tensors.
 void Checkpoint::resize_record(int64_t rows) {
   if (record_.config) {
-    Json* place = nullptr;
-    for (Json* at : {&*record_.config, record_.config->find("text_config"), record_.config->find("llm_config")})
-      if (at && at->is_object() && at->contains("vocab_size")) place = at;
-    if (!place) place = &*record_.config;
-    place->set("vocab_size", Json(rows));
+    Json& language = models::language_part(*record_.config);
+    (language.contains("vocab_size") ? language : *record_.config).set("vocab_size", Json(rows));
     std::erase_if(record_.side_files, [](const SideFile& file) { return file.name == "config.json"; });
     record_.side_files.push_back({"config.json", {}, record_.config->dump(2) + "\n"});
   }

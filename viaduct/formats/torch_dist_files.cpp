@@ -19,10 +19,6 @@ PickleValue scalar(DType dtype, T value) {
 // What torch itself puts there for this content.
 constexpr std::string_view kEmptyStateId = "1572819951185464302600052901139531655234";
 
-}  // namespace
-
-namespace {
-
 PickleValue content_metadata() {
   return PickleValue::dict({{"singleton_local_shards", false}, {"chained_optim_avoid_prefix", true}});
 }

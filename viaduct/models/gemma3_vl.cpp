@@ -4,7 +4,7 @@
 #include "viaduct/models/gemma3_projector.h"
 #include "viaduct/models/gemma3_text.h"
 #include "viaduct/models/hf_defaults.h"
-#include "viaduct/models/qwen_vl.h"
+#include "viaduct/models/vision_language.h"
 
 namespace viaduct::models {
 namespace {
@@ -21,11 +21,7 @@ VisionSpec read_vision(const HfConfig& config, int64_t text_hidden_size) {
   vision.num_layers = config.integer_or("num_hidden_layers", 12);
   vision.hidden_size = config.integer_or("hidden_size", 768);
   vision.ffn_hidden_size = config.integer_or("intermediate_size", 3072);
-  vision.num_heads = config.integer_or("num_attention_heads", 12);
-  if (vision.num_heads < 1 || vision.hidden_size % vision.num_heads != 0)
-    config.fail(fmt::format("\"hidden_size\" {} is no multiple of \"num_attention_heads\" {}", vision.hidden_size,
-                            vision.num_heads));
-  vision.head_dim = vision.hidden_size / vision.num_heads;
+  set_heads(config, "num_attention_heads", 12, vision);
   vision.image_size = config.integer_or("image_size", 224);
   vision.patch_size = config.integer_or("patch_size", 16);
   if (vision.patch_size < 1 || vision.image_size < vision.patch_size || vision.image_size > (1 << 16))
@@ -111,19 +107,12 @@ bool recognises(const config::ModelConfig& provider) {
 void read_provider(const config::ModelConfig& provider, ArchSpec& arch) {
   read_gemma3_text_provider(provider, arch);
   arch.language_module = "language_model.";
-  arch.vision =
-      read_vision(HfConfig(transformers_values(provider.vision_config), "run_config.yaml: model.vision_config"),
-                  arch.hidden_size);
+  arch.vision = read_vision(vision_config_of(provider), arch.hidden_size);
 }
 
-// The tower inside of a module of its own, as transformers 4 has it.
+// The tower inside of a module of its own, as transformers 4 has it, with either names.
 bool has_inner_tower(const HfConfig&, const ArchSpec&, const TensorShapes& shapes) {
   return shapes("vision_tower.vision_model.post_layernorm.weight").has_value();
-}
-
-// Names as the modules have them in transformers 4.52 and later, which it does not write itself.
-bool has_module_names(const HfConfig&, const ArchSpec&, const TensorShapes& shapes) {
-  return shapes("model.vision_tower.post_layernorm.weight").has_value();
 }
 
 bool has_module_names_inner_tower(const HfConfig&, const ArchSpec&, const TensorShapes& shapes) {
@@ -142,10 +131,7 @@ Family gemma3_vl_family() {
       .derived({"language_model.lm_head.weight", DerivedTensor::Kind::kCopy,
                 "language_model.model.embed_tokens.weight"});
   WeightTable inner_tower = weights.renamed({{"vision_tower.", "vision_tower.vision_model."}});
-  WeightTable modules = weights.renamed({{"language_model.model.", "model.language_model."},
-                                         {"language_model.lm_head.", "lm_head."},
-                                         {"vision_tower.", "model.vision_tower."},
-                                         {"multi_modal_projector.", "model.multi_modal_projector."}});
+  WeightTable modules = with_module_names(weights);
   WeightTable modules_inner_tower = modules.renamed({{"model.vision_tower.", "model.vision_tower.vision_model."}});
   return {
       .name = "gemma3_vl",
@@ -197,9 +183,9 @@ Family gemma3_vl_family() {
                      "num_attention_heads": 16, "num_hidden_layers": 27, "patch_size": 14}})"},
           },
       .other_forms = {{"transformers 4", std::move(inner_tower), has_inner_tower},
-                      {"transformers' module names", std::move(modules), has_module_names},
                       {"transformers 4's module names", std::move(modules_inner_tower),
-                       has_module_names_inner_tower}},
+                       has_module_names_inner_tower},
+                      {"transformers' module names", std::move(modules), has_module_names}},
       .sources = "safetensors, pytorch_model*.bin, torch_dist; tensor names of transformers 4 and 5",
       .complete_provider = complete_provider,
       .complete_config = complete_config,

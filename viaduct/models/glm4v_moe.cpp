@@ -1,6 +1,6 @@
 // GLM-4.5V: GLM-4.5-Air's language model behind a vision tower, which Megatron holds as transformers has it.
 #include "viaduct/models/glm4_moe.h"
-#include "viaduct/models/transformers_object.h"
+#include "viaduct/models/vision_language.h"
 
 namespace viaduct::models {
 namespace {
@@ -25,7 +25,7 @@ VisionSpec read_vision(const HfConfig& vision) {
   spec.tower = VisionTower::kGlm4v;
   spec.num_layers = vision.integer_or("depth", 24);
   spec.hidden_size = vision.integer_or("hidden_size", 1536);
-  spec.num_heads = vision.integer_or("num_heads", 12);
+  set_heads(vision, "num_heads", 12, spec);
   spec.image_size = side(vision, "image_size", 336);
   spec.patch_size = side(vision, "patch_size", 14);
   spec.temporal_patch_size = side(vision, "temporal_patch_size", 2);
@@ -36,7 +36,6 @@ VisionSpec read_vision(const HfConfig& vision) {
   spec.projector_ffn_size = vision.integer_or("intermediate_size", 13696);
   spec.attention_bias = vision.boolean_or("attention_bias", false);
   spec.norm_eps = vision.number_or("rms_norm_eps", 1e-5);
-  if (spec.num_heads > 0) spec.head_dim = spec.hidden_size / spec.num_heads;
   if (spec.patch_size < 1) vision.fail(fmt::format("\"patch_size\" is {}", spec.patch_size));
   const int64_t grid = spec.image_size / spec.patch_size;
   if (grid < 1 || grid > 10000) vision.fail(fmt::format("\"image_size\" is {}", spec.image_size));
@@ -112,14 +111,7 @@ void complete_provider(const HfConfig& config, const ArchSpec&, config::ModelCon
   const HfConfig text = config.child("text_config");
   // Upstream looks for them in text_config, where the published file has them too.
   for (const TokenId& token : kTokenIds) provider.*token.field = text.integer_or(token.key, token.usual);
-  provider.eos_token_id.reset();
-  if (text.has("eos_token_id")) {
-    if (text.document().at("eos_token_id").is_array()) {
-      provider.eos_token_id = text.integers("eos_token_id");
-    } else {
-      provider.eos_token_id = text.integer("eos_token_id");
-    }
-  }
+  provider.eos_token_id = token_ids(text, "eos_token_id", std::nullopt);
   provider.vision_config = transformers_object(kVisionClass, config.child("vision_config").document());
 }
 
@@ -134,8 +126,7 @@ bool recognises(const config::ModelConfig& provider) {
 void read_provider(const config::ModelConfig& provider, ArchSpec& arch) {
   arch.language_module = "language_model.";
   arch.mtp.reset();
-  arch.vision =
-      read_vision(HfConfig(transformers_values(provider.vision_config), "run_config.yaml: vision_config"));
+  arch.vision = read_vision(vision_config_of(provider));
   for (LayerSpec& layer : arch.layers)
     if (layer.moe) layer.moe->groups = layer.moe->group_top_k = 1;
 }

@@ -1,8 +1,18 @@
 #include "viaduct/models/hf_config.h"
 
+#include <utility>
+
 #include "viaduct/core/file.h"
 
 namespace viaduct::models {
+
+const Json& language_part(const Json& config) {
+  for (const char* key : {"text_config", "llm_config"})
+    if (const Json* part = config.find(key); part && part->is_object()) return *part;
+  return config;
+}
+
+Json& language_part(Json& config) { return const_cast<Json&>(language_part(std::as_const(config))); }
 
 HfConfig HfConfig::read(const std::string& path) {
   Json document = Json::parse(read_text_file(path, 64u << 20), path);

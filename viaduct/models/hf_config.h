@@ -13,6 +13,11 @@
 
 namespace viaduct::models {
 
+/// The part of a config.json that describes the language model: an object inside of it ("text_config",
+/// "llm_config") where there is one, else all of it.
+Json& language_part(Json& config);
+const Json& language_part(const Json& config);
+
 class HfConfig {
  public:
   /// `origin` names the file in messages.

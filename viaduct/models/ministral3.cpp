@@ -1,8 +1,9 @@
 // Ministral 3 (and Mistral Small 3.1, 3.2): Mistral behind transformers' Pixtral tower, which Megatron holds as it
 // is, and a projector that merges squares of patches; yarn, and queries that grow with the position.
+#include "viaduct/models/decoder.h"
 #include "viaduct/models/family.h"
 #include "viaduct/models/hf_defaults.h"
-#include "viaduct/models/qwen_vl.h"
+#include "viaduct/models/vision_language.h"
 
 namespace viaduct::models {
 namespace {
@@ -165,11 +166,6 @@ void read_provider(const config::ModelConfig& provider, ArchSpec& arch) {
     arch.rope.llama_4_scaling_beta = text.child("rope_parameters").optional_number("llama_4_scaling_beta");
 }
 
-// Names as the modules have them, which transformers does not write itself.
-bool has_module_names(const HfConfig&, const ArchSpec&, const TensorShapes& shapes) {
-  return shapes("model.language_model.embed_tokens.weight").has_value();
-}
-
 }  // namespace
 
 Family ministral3_family() {
@@ -180,10 +176,7 @@ Family ministral3_family() {
       .subtree("multi_modal_projector.", "multi_modal_projector.")
       .derived({"language_model.lm_head.weight", DerivedTensor::Kind::kCopy,
                 "language_model.model.embed_tokens.weight"});
-  WeightTable modules = weights.renamed({{"language_model.model.", "model.language_model."},
-                                         {"language_model.lm_head.", "lm_head."},
-                                         {"vision_tower.", "model.vision_tower."},
-                                         {"multi_modal_projector.", "model.multi_modal_projector."}});
+  WeightTable modules = with_module_names(weights);
   return {
       .name = "ministral3",
       .title = "Ministral 3",

@@ -23,11 +23,7 @@ VisionSpec read_vision(const HfConfig& config, int64_t text_hidden_size) {
   vision.num_layers = config.integer_or("depth", 32);
   vision.hidden_size = config.integer_or("hidden_size", 3584);
   vision.ffn_hidden_size = config.integer_or("intermediate_size", 3420);
-  vision.num_heads = config.integer_or("num_heads", 16);
-  if (vision.num_heads < 1 || vision.hidden_size % vision.num_heads != 0)
-    config.fail(
-        fmt::format("\"hidden_size\" {} is no multiple of \"num_heads\" {}", vision.hidden_size, vision.num_heads));
-  vision.head_dim = vision.hidden_size / vision.num_heads;
+  set_heads(config, "num_heads", 16, vision);
   vision.patch_size = config.integer_or("patch_size", 14);
   vision.temporal_patch_size = config.integer_or("temporal_patch_size", 2);
   vision.num_channels = config.integer_or("in_channels", 3);
@@ -111,14 +107,7 @@ bool recognises(const config::ModelConfig& provider) {
 
 void read_provider(const config::ModelConfig& provider, ArchSpec& arch) {
   arch.language_module = "language_model.";
-  arch.vision =
-      read_vision(HfConfig(transformers_values(provider.vision_config), "run_config.yaml: model.vision_config"),
-                  arch.hidden_size);
-}
-
-// As transformers names the modules since 4.52; it writes files with the older names.
-bool has_module_names(const HfConfig&, const ArchSpec&, const TensorShapes& shapes) {
-  return shapes("model.language_model.embed_tokens.weight").has_value();
+  arch.vision = read_vision(vision_config_of(provider), arch.hidden_size);
 }
 
 }  // namespace

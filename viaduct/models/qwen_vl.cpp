@@ -18,28 +18,6 @@ ArchSpec read_qwen_vl_text(const HfConfig& config, const HfConfig& text, const D
   return arch;
 }
 
-void nest_text_config(Json& config, std::string_view text_type) {
-  Json text = Json::object(), whole = Json::object();
-  for (const auto& [key, value] : config.members()) {
-    const bool outside = key == "architectures" || key == "model_type";
-    (outside ? whole : text).set(key, value);
-  }
-  text.set("model_type", text_type);
-  for (const char* key : {"dtype", "tie_word_embeddings", "torch_dtype"}) whole.set(key, config.at(key));
-  whole.set("text_config", std::move(text));
-  config = std::move(whole);
-}
-
-OptInt token_id(const HfConfig& config, std::string_view key, OptInt fallback) {
-  return config.document().contains(key) ? config.optional_integer(key) : fallback;
-}
-
-config::OptIntOrInts token_ids(const HfConfig& config, std::string_view key, OptInt fallback) {
-  if (config.has(key) && config.document().at(key).is_array()) return config::IntOrInts(config.integers(key));
-  const OptInt one = token_id(config, key, fallback);
-  return one ? config::OptIntOrInts(*one) : std::nullopt;
-}
-
 void set_token_ids(const HfConfig& config, const HfConfig& text, OptInt bos, OptInt eos, ModelConfig& provider) {
   provider.bos_token_id = token_id(text, "bos_token_id", bos);
   provider.eos_token_id = token_ids(text, "eos_token_id", eos);
@@ -57,11 +35,6 @@ void write_token_ids(const ModelConfig& provider, Json& config) {
   config.set("video_token_id", provider.video_token_id);
   config.set("vision_start_token_id", provider.vision_start_token_id);
   config.set("vision_end_token_id", provider.vision_end_token_id);
-}
-
-void add_missing(const Json& object, Json& into) {
-  for (const auto& [key, value] : object.members())
-    if (!into.contains(key)) into.set(key, value);
 }
 
 namespace {
@@ -89,11 +62,7 @@ VisionSpec read_qwen3_vision(const HfConfig& config, int64_t text_hidden_size) {
   vision.num_layers = config.integer_or("depth", 27);
   vision.hidden_size = config.integer_or("hidden_size", 1152);
   vision.ffn_hidden_size = config.integer_or("intermediate_size", 4304);
-  vision.num_heads = config.integer_or("num_heads", 16);
-  if (vision.num_heads < 1 || vision.hidden_size % vision.num_heads != 0)
-    config.fail(
-        fmt::format("\"hidden_size\" {} is no multiple of \"num_heads\" {}", vision.hidden_size, vision.num_heads));
-  vision.head_dim = vision.hidden_size / vision.num_heads;
+  set_heads(config, "num_heads", 16, vision);
   vision.patch_size = config.integer_or("patch_size", 16);
   vision.temporal_patch_size = config.integer_or("temporal_patch_size", 2);
   vision.num_channels = config.integer_or("in_channels", 3);
@@ -167,8 +136,7 @@ void read_qwen3_vl_provider(const ModelConfig& provider, ArchSpec& arch) {
   arch.language_module = "language_model.";
   arch.rope.mrope_interleaved = true;
   for (LayerSpec& layer : arch.layers) layer.attention.output_bias = layer.attention.qkv_bias;
-  const HfConfig vision(transformers_values(provider.vision_config), "run_config.yaml: model.vision_config");
-  arch.vision = read_qwen3_vision(vision, arch.hidden_size);
+  arch.vision = read_qwen3_vision(vision_config_of(provider), arch.hidden_size);
 }
 
 std::vector<WeightRule> qwen3_vision_rules() {

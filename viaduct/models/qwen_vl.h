@@ -1,5 +1,5 @@
-// What Qwen's vision-language models have in common: a text_config inside of config.json, token ids beside it, and
-// the same fields of the provider for them.
+// What Qwen's vision-language models have in common: token ids beside the text_config, the same fields of the
+// provider for them, and Qwen3-VL's tower.
 #pragma once
 
 #include <string>
@@ -8,8 +8,7 @@
 #include "viaduct/config/model_config.h"
 #include "viaduct/models/decoder.h"
 #include "viaduct/models/hf_config.h"
-#include "viaduct/models/transformers_object.h"
-#include "viaduct/models/weight_rules.h"
+#include "viaduct/models/vision_language.h"
 
 namespace viaduct::models {
 
@@ -17,20 +16,10 @@ namespace viaduct::models {
 /// embeddings are tied stands in config.json alone; the type of the parameters in either.
 ArchSpec read_qwen_vl_text(const HfConfig& config, const HfConfig& text, const DecoderDefaults& defaults);
 
-/// Moves what write_decoder_config wrote into a text_config.
-void nest_text_config(Json& config, std::string_view text_type);
-
-/// A token id of config.json; `fallback` is what the class assumes for an absent key. null stays null.
-config::OptInt token_id(const HfConfig& config, std::string_view key, config::OptInt fallback);
-config::OptIntOrInts token_ids(const HfConfig& config, std::string_view key, config::OptInt fallback);
-
 /// Begin, end, image, video and vision tokens.
 void set_token_ids(const HfConfig& config, const HfConfig& text, config::OptInt bos, config::OptInt eos,
                    config::ModelConfig& provider);
 void write_token_ids(const config::ModelConfig& provider, Json& config);
-
-/// Sets the members of `object` that are not yet in `into`.
-void add_missing(const Json& object, Json& into);
 
 /// Qwen3-VL, dense and with experts.
 VisionSpec read_qwen3_vision(const HfConfig& config, int64_t text_hidden_size);

@@ -116,16 +116,15 @@ namespace {
 
 // Python keeps an integer that config.json has for a float, and upstream's YAML shows it.
 void keep_integers(const Json& config, config::ModelConfig& provider) {
-  const Json* text = config.find("text_config");
-  if (!text || !text->is_object()) text = &config;
+  const Json& text = language_part(config);
   const auto keep = [](const Json* value, config::Number& number) {
     if (value && value->is_integer() && value->as_double() == number) number = config::Number(value->as_int());
   };
-  keep(text->find("attention_dropout"), provider.attention_dropout);
+  keep(text.find("attention_dropout"), provider.attention_dropout);
   auto* base = std::get_if<config::Number>(&provider.rotary_base);
   if (!base) return;
-  keep(text->find("rope_theta"), *base);
-  if (const Json* rope = text->find("rope_parameters"); rope && rope->is_object())
+  keep(text.find("rope_theta"), *base);
+  if (const Json* rope = text.find("rope_parameters"); rope && rope->is_object())
     keep(rope->find("rope_theta"), *base);
 }
 
