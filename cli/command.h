@@ -18,6 +18,8 @@ using Action = std::function<int()>;
 /// Each adds one subcommand that sets `action` when it is chosen. None of them does any work by itself.
 void add_import(CLI::App& program, Action& action);
 void add_export(CLI::App& program, Action& action);
+void add_import_adapter(CLI::App& program, Action& action);
+void add_export_adapter(CLI::App& program, Action& action);
 void add_convert(CLI::App& program, Action& action);
 void add_verify(CLI::App& program, Action& action);
 void add_diff(CLI::App& program, Action& action);

@@ -83,6 +83,8 @@ int run(int argc, char** argv) {
   add_import(program, action);
   add_export(program, action);
   add_convert(program, action);
+  add_import_adapter(program, action);
+  add_export_adapter(program, action);
   add_verify(program, action);
   add_diff(program, action);
   add_inspect(program, action);

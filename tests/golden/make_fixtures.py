@@ -31,11 +31,15 @@ RUNS = ("llama_tp2_pp2 llama_pp2_vpp2 llama_tp2_dp2_fpsave llama_tp2_dp2_nofpsav
 MODELS_OF_RUNS = "llama llama4 llama_tied qwen3_moe".split()
 # Sources of codes and scales, judged by tests/python/quantized_test.py; they unpack below quantized/.
 QUANTIZED = "deepseek_v3_fp8 gpt_oss_mxfp4".split()
+# Adapters of models of the runs, and what upstream's export and merge made of them; they unpack below adapters/.
+ADAPTERS = ("lora_llama lora_llama_tp2 canonical_lora_llama lora_qwen3_moe lora_qwen3_moe_ep2 "
+            "canonical_lora_qwen3_moe").split()
 PARTS = ("hf", "megatron", "oracle.json")
+ADAPTER_PARTS = ("megatron", "hf_adapter", "hf_adapter_from_ckpt", "hf_merged", "oracle.json")
 
 
 def files_below(folder):
-    for part in PARTS:
+    for part in ADAPTER_PARTS if folder.name in ADAPTERS else PARTS:
         path = folder / part
         if path.is_file():
             yield path
@@ -62,16 +66,18 @@ def pack(oracle, folders, archive, below=None):
 def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    oracle, names = pathlib.Path(sys.argv[1]), sys.argv[2:] or FAMILIES + QUANTIZED + ["runs"]
+    oracle, names = pathlib.Path(sys.argv[1]), sys.argv[2:] or FAMILIES + QUANTIZED + ["runs", "adapters"]
     fixtures = pathlib.Path(__file__).resolve().parent / "fixtures"
     for name in names:
         folders = [f"families/{name}"]
         if name == "runs":
             folders = [f"runs/_models/{m}" for m in MODELS_OF_RUNS] + [f"runs/{r}" for r in RUNS]
+        if name == "adapters":
+            folders = [f"runs/{r}" for r in ADAPTERS]
         missing = [f for f in folders if not (oracle / f).is_dir()]
         if missing:
             sys.exit(f"not in {oracle}: {', '.join(missing)}")
-        pack(oracle, folders, fixtures / f"{name}.tar.xz", "quantized" if name in QUANTIZED else None)
+        pack(oracle, folders, fixtures / f"{name}.tar.xz", "quantized" if name in QUANTIZED else "adapters" if name == "adapters" else None)
 
 
 if __name__ == "__main__":

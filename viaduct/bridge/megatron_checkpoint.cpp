@@ -1,11 +1,11 @@
 #include "viaduct/bridge/megatron_checkpoint.h"
 
 #include <algorithm>
-#include <map>
 #include <unordered_map>
 
 #include "viaduct/bridge/megatron_config.h"
 #include "viaduct/bridge/quantized_source.h"
+#include "viaduct/bridge/stored_slices.h"
 #include "viaduct/core/error.h"
 #include "viaduct/core/problem_list.h"
 #include "viaduct/formats/hf_directory.h"
@@ -35,67 +35,6 @@ bool is_megatron_checkpoint(const Path& path) {
 }
 
 namespace {
-
-// The chunks of one stored tensor, found by the index on its prepended axes.
-class ChunkIndex {
- public:
-  ChunkIndex(const StoredTensor& tensor, int prefix_rank) : tensor_(tensor), prefix_rank_(prefix_rank) {
-    for (const StoredChunk& chunk : tensor.chunks) {
-      bool single = true;
-      std::vector<int64_t> at;
-      for (int axis = 0; axis < prefix_rank; ++axis) {
-        single &= chunk.size[axis] == 1;
-        at.push_back(chunk.offset[axis]);
-      }
-      if (single) {
-        exact_[at].push_back(&chunk);
-      } else {
-        wide_.push_back(&chunk);
-      }
-    }
-  }
-
-  /// The slice of the tensor at `prefix`, as a tensor of its own.
-  PlainTensor slice(const Shape& prefix) const {
-    PlainTensor plain;
-    plain.name = tensor_.name;
-    plain.dtype = tensor_.dtype;
-    for (int axis = prefix_rank_; axis < tensor_.shape.rank(); ++axis) plain.shape.push_back(tensor_.shape[axis]);
-    const std::vector<int64_t> at(prefix.begin(), prefix.end());
-    if (const auto it = exact_.find(at); it != exact_.end())
-      for (const StoredChunk* chunk : it->second) add(plain, *chunk, prefix);
-    for (const StoredChunk* chunk : wide_) {
-      bool inside = true;
-      for (int axis = 0; axis < prefix_rank_; ++axis)
-        inside &= prefix[axis] >= chunk->offset[axis] && prefix[axis] < chunk->offset[axis] + chunk->size[axis];
-      if (inside) add(plain, *chunk, prefix);
-    }
-    return plain;
-  }
-
- private:
-  void add(PlainTensor& plain, const StoredChunk& chunk, const Shape& prefix) const {
-    const Shape strides = chunk.strides.empty() ? row_major_strides(chunk.size) : chunk.strides;
-    PlainTensor::Chunk result;
-    result.place.file = chunk.file;
-    result.place.dtype = tensor_.dtype;
-    int64_t skipped = 0;
-    for (int axis = 0; axis < prefix_rank_; ++axis) skipped += (prefix[axis] - chunk.offset[axis]) * strides[axis];
-    result.place.byte_offset = chunk.byte_offset + static_cast<uint64_t>(num_bytes(tensor_.dtype, skipped));
-    for (int axis = prefix_rank_; axis < chunk.size.rank(); ++axis) {
-      result.offset.push_back(chunk.offset[axis]);
-      result.place.size.push_back(chunk.size[axis]);
-      result.place.strides.push_back(strides[axis]);
-    }
-    if (result.place.strides == row_major_strides(result.place.size)) result.place.strides = {};
-    plain.chunks.push_back(std::move(result));
-  }
-
-  const StoredTensor& tensor_;
-  int prefix_rank_;
-  std::map<std::vector<int64_t>, std::vector<const StoredChunk*>> exact_;
-  std::vector<const StoredChunk*> wide_;
-};
 
 // Tensors of a checkpoint that are not the model's weights.
 std::optional<std::string> reason_unused(const std::string& key) {
@@ -152,7 +91,7 @@ void MegatronCheckpoint::locate() {
     break;
   }
 
-  std::unordered_map<const StoredTensor*, ChunkIndex> indexes;
+  std::unordered_map<const StoredTensor*, StoredSlices> indexes;
   ProblemList problems;
   // The stored tensor, or the slice of a stacked one, that holds a parameter or one component of it; -1 and a
   // report when it is not there as the model wants it.
@@ -205,7 +144,7 @@ void MegatronCheckpoint::locate() {
       // A tied model's surplus copy: it must be one.
       unused_.push_back({tensor.name, "a copy of the embedding (they are tied)"});
       const auto id = static_cast<int32_t>(stored_.tensors.size());
-      stored_.tensors.push_back(ChunkIndex(tensor, 0).slice({}));
+      stored_.tensors.push_back(StoredSlices(tensor, 0).slice({}));
       ties_.push_back({id, embedding < 0 ? id : embedding});
     } else {
       problems.add(fmt::format("unknown: {} {} is not part of this architecture", tensor.name, tensor.shape));

@@ -18,15 +18,14 @@ namespace viaduct::bridge {
 namespace fs = std::filesystem;
 using formats::PickleValue;
 
-namespace {
-
-// The folder's own record, else that of another iteration of the same run.
 std::optional<SourceRecord> find_record(const Path& iteration) {
   if (auto record = read_record(iteration)) return record;
   for (const Path& sibling : sibling_iterations(iteration))
     if (auto record = read_record(sibling)) return record;
   return std::nullopt;
 }
+
+namespace {
 
 Path nemo_context(const Path& iteration) {
   return fs::absolute(iteration).lexically_normal().parent_path() / "context";

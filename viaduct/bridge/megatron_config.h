@@ -24,6 +24,9 @@ formats::PickleValue read_megatron_args(const Path& iteration);
 std::optional<config::ModelConfig> find_provider(const Path& iteration, const formats::PickleValue& args,
                                                  int64_t vocabulary_rows = 0);
 
+/// What import kept beside the checkpoint, or beside another iteration of its run; nullopt when it kept nothing.
+std::optional<SourceRecord> find_record(const Path& iteration);
+
 /// The model of the checkpoint in folder `iteration`: of --reference, else of what viaduct kept beside it (or
 /// beside another iteration of the run), else of find_provider. UserError that says what is missing.
 MegatronConfig find_megatron_config(const Path& iteration, const formats::PickleValue& args,

@@ -8,7 +8,7 @@
 #include "viaduct/bridge/conversion.h"
 #include "viaduct/bridge/kept_tensors.h"
 #include "viaduct/bridge/model_layout.h"
-#include "viaduct/bridge/plan_builder.h"
+#include "viaduct/bridge/plan_parameters.h"
 #include "viaduct/config/megatron_args.h"
 #include "viaduct/config/run_config.h"
 #include "viaduct/core/error.h"
@@ -28,30 +28,9 @@ using models::Parameter;
 
 namespace {
 
-// A parameter as the target holds it.
-struct Planned {
-  Shape shape;     // vocabulary rows padded
-  DType stored{};  // the source's element type
-  DType dtype{};   // the target's
-};
-
-// The element type that the target gets.
-DType target_dtype(const Checkpoint& source, const Parameter& parameter, DType stored, std::optional<DType> cast) {
-  if (!is_floating(stored)) return stored;
-  if (source.world() == World::kHuggingFace && parameter.stored_type == models::StoredType::kModel)
-    stored = source.arch().dtype;
-  if (source.world() == World::kHuggingFace && parameter.stored_type == models::StoredType::kFloat32)
-    return DType::kF32;
-  return cast && parameter.stored_type != models::StoredType::kFloat32 ? *cast : stored;
-}
-
-float add_on_import(const Checkpoint& source, size_t parameter) {
-  return source.world() == World::kHuggingFace ? source.graph().add_of_parameter(parameter) : 0;
-}
-
 // Tensors that the target holds rounded: indices into the source's stored tensors. A cast that the user asked for
 // is none of them.
-std::vector<int32_t> lossy_originals(const Checkpoint& source, const std::vector<Planned>& planned,
+std::vector<int32_t> lossy_originals(const Checkpoint& source, const std::vector<PlannedParameter>& planned,
                                      std::optional<DType> cast) {
   std::vector<int32_t> originals;
   std::unordered_set<int32_t> seen;
@@ -67,100 +46,6 @@ std::vector<int32_t> lossy_originals(const Checkpoint& source, const std::vector
     }
   }
   return originals;
-}
-
-// A chunk of the target, before it has a place.
-struct Unit {
-  std::pair<uint32_t, uint64_t> source;  // where its first byte lies in the source
-  uint32_t parameter = 0;
-  uint32_t box = 0;  // index into the parameter's chunk_boxes
-};
-
-// The source's pieces (source ids index its stored tensors), and zeros for the rows that pad the vocabulary. Made
-// anew for each use: those of all parameters together would fill the memory.
-Pieces planned_pieces(const Checkpoint& source, size_t parameter, const Shape& shape) {
-  const models::Parameter& wanted = source.graph().parameters[parameter];
-  Pieces pieces = source.parameter_pieces(parameter);
-  if (shape != wanted.shape) {
-    layout::Piece fill;
-    fill.target = 0;
-    Shape offset = Shape::filled(shape.rank(), 0), size = shape;
-    offset[0] = wanted.shape[0];
-    size[0] = shape[0] - wanted.shape[0];
-    fill.to = Box::dense(offset, size);
-    pieces.push_back(fill);
-  }
-  return pieces;
-}
-
-// Chunks in the order in which their bytes lie in the source, so that both sides are read and written in sequence.
-std::vector<Unit> ordered_units(const Checkpoint& source, const MegatronTarget& target,
-                                std::vector<Planned>& planned) {
-  const WeightGraph& graph = source.graph();
-  const topology::Parallelism& parallel = target.parallel;
-  std::vector<Unit> units;
-  for (size_t p = 0; p < graph.parameters.size(); ++p) {
-    const Shape shape = shape_in_layout(graph.parameters[p], parallel);
-    const Pieces pieces = planned_pieces(source, p, shape);
-    const DType stored = source.dtype_of(pieces);
-    planned.push_back({shape, stored, target_dtype(source, graph.parameters[p], stored, target.dtype)});
-    const std::vector<Box> boxes = chunk_boxes(graph.parameters[p], shape, parallel);
-    for (size_t b = 0; b < boxes.size(); ++b) {
-      Pieces parts;
-      for (const layout::Piece& piece : pieces)
-        if (auto part = layout::restrict_target(piece, boxes[b])) parts.push_back(std::move(*part));
-      units.push_back(
-          {first_source_byte(source.stored(), parts), static_cast<uint32_t>(p), static_cast<uint32_t>(b)});
-    }
-  }
-  std::stable_sort(units.begin(), units.end(), [](const Unit& a, const Unit& b) { return a.source < b.source; });
-  return units;
-}
-
-// One data file for each 4 GiB unless the user says otherwise.
-int num_files(const MegatronTarget& target, const std::vector<Planned>& planned) {
-  if (target.num_files > 0) return target.num_files;
-  uint64_t bytes = 0;
-  for (const Planned& each : planned)
-    bytes += static_cast<uint64_t>(num_bytes(each.dtype, num_elements(each.shape)));
-  return static_cast<int>(std::clamp<uint64_t>((bytes + (uint64_t{4} << 30) - 1) >> 32, 1, 256));
-}
-
-// The key that a chunk of a parameter belongs to: each component that is stored for itself has its own chunks.
-models::StateKey key_of(const Parameter& parameter, const models::ArchSpec& arch, models::LayerKeys keys,
-                        const Box& box) {
-  std::vector<models::StateKey> parts = state_keys(parameter, arch, keys);
-  if (parts.size() == 1) return std::move(parts[0]);
-  for (models::StateKey& part : parts)
-    if (box.offset[0] >= part.begin && box.offset[0] + box.size[0] <= part.begin + part.rows)
-      return std::move(part);
-  throw InternalError(fmt::format("a chunk of {} lies in no one component of it", parameter.name));
-}
-
-config::ModelConfig provider_in_layout(const Checkpoint& source, const MegatronTarget& target) {
-  models::ArchSpec arch = source.arch();
-  if (target.dtype) arch.dtype = *target.dtype;
-  config::ModelConfig provider = models::provider_for(arch, source.record().config);
-  const topology::Parallelism& parallel = target.parallel;
-  provider.tensor_model_parallel_size = parallel.tp;
-  provider.pipeline_model_parallel_size = parallel.pp;
-  if (parallel.vpp > 1) provider.virtual_pipeline_model_parallel_size = parallel.vpp;
-  provider.context_parallel_size = parallel.cp;
-  provider.expert_model_parallel_size = parallel.ep;
-  provider.expert_tensor_parallel_size = parallel.etp;
-  if (parallel.pp > 1) provider.pipeline_dtype = provider.params_dtype;
-  const topology::PipelineOptions pipeline = pipeline_options(arch, parallel);
-  if (const auto& layout = pipeline.pipeline_model_parallel_layout)
-    provider.pipeline_model_parallel_layout = config::Yaml(topology::to_string(*layout));
-  if (pipeline.num_layers_in_last_pipeline_stage)
-    provider.num_layers_in_last_pipeline_stage = *pipeline.num_layers_in_last_pipeline_stage;
-  const int64_t vocab = arch.embedding.vocab_size;
-  provider.should_pad_vocab = padded_vocab_size(vocab, config::vocab_divisor(vocab), parallel.tp) != vocab;
-  // Megatron pads by this number too: it must come to the rows that are stored here.
-  if (provider.should_pad_vocab) provider.make_vocab_size_divisible_by = config::vocab_divisor(vocab);
-  provider.hf_model_id = source.record().origin;
-  provider.finalize();
-  return provider;
 }
 
 // What of `arch` a model of Megatron-LM's args would not have.
@@ -236,41 +121,16 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
   conversion.notes = source.notes();
   conversion.notes.insert(conversion.notes.end(), notes.begin(), notes.end());
 
-  std::vector<Planned> planned;
-  const std::vector<Unit> units = ordered_units(source, target, planned);
-  formats::TorchDistWriter writer({.num_files = num_files(target, planned)});
-  PlanBuilder builder(source.stored());
-  std::unordered_map<std::string, uint32_t> tensor_ids;  // the writer's tensors, in order of first use
-  std::vector<uint32_t> num_chunks;
-  bool casts = false;
-  for (const Unit& unit : units) {
-    const Parameter& parameter = graph.parameters[unit.parameter];
-    const auto& [shape, stored, dtype] = planned[unit.parameter];
-    const Box box = chunk_boxes(parameter, shape, target.parallel)[unit.box];
-    const models::StateKey key = key_of(parameter, graph.arch, keys, box);
-    casts |= target.dtype && dtype != stored;
-    formats::StoredChunk chunk;
-    chunk.offset = key.prefix;
-    chunk.size = Shape::filled(key.prefix.rank(), 1);
-    for (int axis = 0; axis < shape.rank(); ++axis) {
-      chunk.offset.push_back(box.offset[axis] - (axis == 0 ? key.begin : 0));
-      chunk.size.push_back(box.size[axis]);
-    }
-    const auto [it, fresh] = tensor_ids.try_emplace(key.key, static_cast<uint32_t>(num_chunks.size()));
-    if (fresh) num_chunks.push_back(0);
-    conversion.made_of.push_back(static_cast<int32_t>(unit.parameter));
-    writer.add({key.key, dtype, key.stored_shape(shape), {chunk}});
-    builder.add(box.offset, box.size, dtype, planned_pieces(source, unit.parameter, shape), it->second,
-                num_chunks[it->second]++, add_on_import(source, unit.parameter));
-  }
+  ParameterPlan planned = plan_parameters(source, target, keys, conversion);
+  formats::TorchDistWriter& writer = planned.writer;
   for (const std::string& name : models::extra_state_names(graph.parameters, graph.arch, keys))
     writer.add_object(name, formats::empty_extra_state());
-  formats::TargetLayout kept = add_kept_tensors(source, lossy_originals(source, planned, target.dtype),
-                                                static_cast<uint32_t>(num_chunks.size()), builder);
+  formats::TargetLayout kept = add_kept_tensors(source, lossy_originals(source, planned.parameters, target.dtype),
+                                                planned.num_tensors, planned.builder);
   conversion.made_of.resize(conversion.made_of.size() + kept.tensors.size(), -1);
   formats::TargetLayout layout = writer.finish();
   append_layout(layout, std::move(kept));
-  conversion.plan = builder.finish(std::move(layout));
+  conversion.plan = planned.builder.finish(std::move(layout));
 
   const config::ModelConfig provider = provider_in_layout(source, target);
   if (provider.should_pad_vocab)
@@ -279,7 +139,7 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
                     graph.arch.embedding.vocab_size, target.parallel.tp,
                     padded_vocab_size(graph.arch.embedding.vocab_size,
                                       config::vocab_divisor(graph.arch.embedding.vocab_size), target.parallel.tp)));
-  if (casts) conversion.notes.push_back(fmt::format("weights are cast to {}", torch_name(*target.dtype)));
+  if (planned.casts) conversion.notes.push_back(fmt::format("weights are cast to {}", torch_name(*target.dtype)));
 
   const std::string& folder = conversion.folder;
   conversion.files.push_back({folder + "/.metadata", writer.metadata(root / folder)});

@@ -81,6 +81,31 @@ bool same_kind(const models::ArchSpec& arch, const models::WeightRule& rule, con
 
 }  // namespace
 
+void WeightGraph::add_input(std::string name, const Shape& shape) {
+  const auto [it, fresh] = hf_ids.try_emplace(std::move(name), static_cast<int32_t>(hf_tensors.size()));
+  if (fresh) hf_tensors.push_back({it->first, shape});
+  const Shape& known = hf_tensors[static_cast<size_t>(it->second)].shape;
+  VIADUCT_CHECK(known == shape, "two rules give {} the shapes {} and {}", it->first, known, shape);
+  inputs_.push_back(it->second);
+}
+
+WeightGraph make_weight_graph(const models::ArchSpec& arch, const models::Family& family,
+                              std::vector<MadeParameter> parameters) {
+  WeightGraph graph;
+  graph.arch = arch;
+  graph.family = &family;
+  for (MadeParameter& made : parameters) {
+    graph.made_.push_back(
+        {static_cast<uint32_t>(graph.patterns_.size()), static_cast<uint32_t>(graph.inputs_.size())});
+    for (const layout::Expr::Input& input : made.inputs) graph.add_input(input.name, input.shape);
+    graph.patterns_.push_back(std::move(made.pieces));
+    graph.parameters.push_back(std::move(made.parameter));
+  }
+  graph.index_uses();
+  graph.prove_one_to_one();
+  return graph;
+}
+
 WeightGraph build_weight_graph(const models::ArchSpec& arch) {
   return build_weight_graph(arch, models::family_named(arch.family));
 }
@@ -93,14 +118,6 @@ WeightGraph build_weight_graph(const models::ArchSpec& arch, const models::Famil
   graph.made_.reserve(graph.parameters.size());
   const models::WeightTable& table = graph.family->table(arch.form);
   std::map<const models::WeightRule*, std::vector<Evaluated>> evaluated;
-  const auto add_input = [&](std::string name, const Shape& shape) {
-    const auto [it, fresh] =
-        graph.hf_ids.try_emplace(std::move(name), static_cast<int32_t>(graph.hf_tensors.size()));
-    if (fresh) graph.hf_tensors.push_back({it->first, shape});
-    const Shape& known = graph.hf_tensors[static_cast<size_t>(it->second)].shape;
-    VIADUCT_CHECK(known == shape, "two rules give {} the shapes {} and {}", it->first, known, shape);
-    graph.inputs_.push_back(it->second);
-  };
   for (const Parameter& parameter : graph.parameters) {
     models::WeightTable::Match match = table.match(arch, parameter);
     std::vector<Evaluated>& known = evaluated[match.rule];
@@ -110,7 +127,7 @@ WeightGraph build_weight_graph(const models::ArchSpec& arch, const models::Famil
       return same_kind(arch, *match.rule, *each.example, parameter);
     });
     if (same != known.end()) {
-      for (size_t i = 0; i < same->names.size(); ++i) add_input(match.names[same->names[i]], same->shapes[i]);
+      for (size_t i = 0; i < same->names.size(); ++i) graph.add_input(match.names[same->names[i]], same->shapes[i]);
       graph.made_.push_back({same->pattern, first_input});
       continue;
     }
@@ -124,7 +141,7 @@ WeightGraph build_weight_graph(const models::ArchSpec& arch, const models::Famil
       by_name &= name != match.names.end();
       fresh.names.push_back(static_cast<uint32_t>(name - match.names.begin()));
       fresh.shapes.push_back(input.shape);
-      add_input(input.name, input.shape);
+      graph.add_input(input.name, input.shape);
     }
     graph.patterns_.push_back(expr.pieces());
     graph.made_.push_back({fresh.pattern, first_input});

@@ -12,6 +12,13 @@
 
 namespace viaduct::bridge {
 
+/// A parameter that is no part of the model itself (an adapter's), with what it is made of.
+struct MadeParameter {
+  models::Parameter parameter;
+  std::vector<layout::Expr::Input> inputs;  // Hugging Face tensors, each once
+  layout::Pieces pieces;                    // source counts in `inputs`, target is 0
+};
+
 class WeightGraph {
  public:
   models::ArchSpec arch;
@@ -35,6 +42,8 @@ class WeightGraph {
 
  private:
   friend WeightGraph build_weight_graph(const models::ArchSpec& arch, const models::Family& family);
+  friend WeightGraph make_weight_graph(const models::ArchSpec& arch, const models::Family& family,
+                                       std::vector<MadeParameter> parameters);
 
   // A parameter's pieces are those of its pattern, with the ids of its own inputs: layers of one kind share a
   // pattern, which keeps the graph of 90,000 tensors small.
@@ -46,6 +55,7 @@ class WeightGraph {
     int32_t parameter;
     int32_t piece;  // in the parameter's pattern
   };
+  void add_input(std::string name, const Shape& shape);
   void index_uses();
   void prove_one_to_one() const;
 
@@ -63,5 +73,9 @@ class WeightGraph {
 WeightGraph build_weight_graph(const models::ArchSpec& arch);
 /// The same with another table than the registry's; `family` outlives the graph.
 WeightGraph build_weight_graph(const models::ArchSpec& arch, const models::Family& family);
+
+/// A graph of these parameters instead of the model's own, proven in the same way.
+WeightGraph make_weight_graph(const models::ArchSpec& arch, const models::Family& family,
+                              std::vector<MadeParameter> parameters);
 
 }  // namespace viaduct::bridge

@@ -16,12 +16,18 @@ bool has_embedding(const HfConfig&, const ArchSpec&, const TensorShapes& shapes)
   return shapes("backbone.embedding.weight").has_value();
 }
 
+// The names that transformers' own class has since 5; its files have the public ones.
+bool has_module_names(const HfConfig&, const ArchSpec&, const TensorShapes& shapes) {
+  return shapes("model.embeddings.weight").has_value();
+}
+
 }  // namespace
 
 Family nemotron_h_family() {
   WeightTable weights;
   weights.add(hybrid_rules()).derived({"lm_head.weight", DerivedTensor::Kind::kCopy, "backbone.embeddings.weight"});
   WeightTable singular = weights.renamed({{"backbone.embeddings.", "backbone.embedding."}});
+  WeightTable modules = weights.renamed({{"backbone.", "model."}});
   return {
       .name = "nemotron_h",
       .title = "Nemotron-H, Nemotron Nano v2, Nemotron-3 Nano and Super",
@@ -108,7 +114,8 @@ Family nemotron_h_family() {
                    "hybrid_override_pattern": "MEMEMEM*EMEMEMEM*EMEMEMEM*EMEMEMEMEM*EMEMEMEMEM*EMEMEMEMEM*E)"
                R"(MEMEMEMEM*EMEMEMEM*EMEMEMEME"})"},
           },
-      .other_forms = {{"transformers 5.12", std::move(singular), has_embedding}},
+      .other_forms = {{"transformers 5.12", std::move(singular), has_embedding},
+                      {"transformers' module names", std::move(modules), has_module_names}},
   };
 }
 
