@@ -20,6 +20,7 @@ void add_import(CLI::App& program, Action& action);
 void add_export(CLI::App& program, Action& action);
 void add_import_adapter(CLI::App& program, Action& action);
 void add_export_adapter(CLI::App& program, Action& action);
+void add_merge_lora(CLI::App& program, Action& action);
 void add_convert(CLI::App& program, Action& action);
 void add_verify(CLI::App& program, Action& action);
 void add_diff(CLI::App& program, Action& action);

@@ -85,6 +85,7 @@ int run(int argc, char** argv) {
   add_convert(program, action);
   add_import_adapter(program, action);
   add_export_adapter(program, action);
+  add_merge_lora(program, action);
   add_verify(program, action);
   add_diff(program, action);
   add_inspect(program, action);

@@ -75,6 +75,7 @@ void check_space(const Conversion& conversion) {
 
 ExecuteReport discard_bytes(const Conversion& conversion, const ExecuteOptions& options) {
   const auto source = file_source(conversion.plan.source_files);
+  if (options.change) options.change->prepare(conversion.plan, conversion.plan.source_files, options);
   const auto sink = discard_sink();
   if (options.progress) options.progress->begin("reading", conversion.plan.bytes_of_data());
   ExecuteReport report = execute(conversion.plan, *source, *sink, options);
@@ -107,6 +108,7 @@ ExecuteReport move_bytes(const Conversion& conversion, const Staging& staging, E
   const auto journal = open_journal(staging.path(), data, conversion.plan, sources);
   options.journal = journal.get();
   const auto source = file_source(sources);
+  if (options.change) options.change->prepare(conversion.plan, sources, options);
   const auto sink = file_sink(data, conversion.plan.target.files);
   if (options.progress) options.progress->begin("converting", conversion.plan.bytes_of_data());
   ExecuteReport report = execute(conversion.plan, *source, *sink, options);
@@ -140,6 +142,7 @@ ConversionReport run(const Conversion& conversion, const RunOptions& options) {
   if (options.max_memory) execute_options.max_memory = options.max_memory;
   execute_options.progress = options.progress;
   check_ties(*conversion.source, execute_options);
+  execute_options.change = conversion.change.get();
 
   ConversionReport report;
   const auto finish = [&](const ExecuteReport& moved) {

@@ -58,6 +58,7 @@ struct Conversion {
   std::vector<ScaledTarget> scaled;  // weights whose scales are measured before the plan is executed
   std::vector<ScaledForm> scaled_forms;
   std::shared_ptr<const WeightGraph> target_graph;  // of a target's names that are not source->graph()'s
+  std::shared_ptr<BlockChange> change;              // of the bytes that the plan makes; its hash is plan.change
 
   uint64_t bytes_to_write() const;
   /// What a target chunk is made of, in the source's names: "model.layers.0.mlp.gate_proj.weight + ...".

@@ -426,12 +426,14 @@ void Execution::make(const Planned& planned, std::byte* buffer, SourceView& view
     if (options_.crc) sums->crc = crc32(bytes, sums->crc);
   };
   uint64_t copied = 0;
+  const bool changes = options_.change && options_.change->changes(job.chunk);
+  const bool hash_at_once = whole && !changes;
   const uint64_t tile = runs && whole && !planned.in_turns ? kTileBytes : kBlockBytes;
   if (planned.in_turns) copied = copy_in_turns(planned, moves, origin, view, scratch);
   if (chunk.encoder != kNoEncoder) {
     encode_bytes(plan_, chunk, job.begin, end, moves, view, scratch, origin);
     copied = job.size;
-    if (whole) hash(job.begin, end);
+    if (hash_at_once) hash(job.begin, end);
   }
   for (uint64_t from = job.begin; from < end && chunk.encoder == kNoEncoder; from += tile) {
     const uint64_t to = std::min(from + tile, end);
@@ -440,10 +442,14 @@ void Execution::make(const Planned& planned, std::byte* buffer, SourceView& view
       clip(move, static_cast<int64_t>(from), static_cast<int64_t>(to),
            [&](const Move& part) { copied += copy_move(part, view, scratch, origin); });
     }
-    if (whole) hash(from, to);
+    if (hash_at_once) hash(from, to);
   }
   VIADUCT_CHECK_EQ(copied, job.size, "the transfers do not make the bytes from {} of a chunk at {} of file {}",
                    job.begin, chunk.byte_offset, chunk.file);
+  if (changes) {
+    options_.change->apply(job.chunk, job.begin, {data, job.size});
+    if (whole) hash(job.begin, end);
+  }
   const uint64_t key = uint64_t{job.chunk} << 32 | job.block();
   if (!whole) {
     Lock lock(mutex_);

@@ -65,12 +65,25 @@ class BlockJournal {
   virtual void record(uint32_t target_chunk, uint32_t block, const BlockSum& sum) = 0;
 };
 
+/// Changes target bytes when the transfers have made them, before they are hashed and written. Thread-safe.
+class BlockChange {
+ public:
+  virtual ~BlockChange() = default;
+  /// Called before the plan is executed on these source files, for what must be known of all of them first.
+  virtual void prepare(const TransferPlan&, const std::vector<Path>&, const struct ExecuteOptions&) {}
+  /// Does it change anything of this target chunk?
+  virtual bool changes(uint32_t target_chunk) const = 0;
+  /// The bytes of the chunk from `first_byte` on; whole elements.
+  virtual void apply(uint32_t target_chunk, uint64_t first_byte, std::span<std::byte> bytes) = 0;
+};
+
 struct ExecuteOptions {
   int threads = 0;                   // 0: one per processor, at most 8
   uint64_t max_memory = 192u << 20;  // bytes of buffers; at least 24 MiB
   Progress* progress = nullptr;      // advances by target bytes
   BlockJournal* journal = nullptr;
   bool crc = true;  // compute CRC-32 (needed when the plan has CRC fields)
+  BlockChange* change = nullptr;
 };
 
 struct ExecuteReport {

@@ -66,6 +66,7 @@ class Digest {
 
 uint64_t TransferPlan::hash() const {
   Digest digest;
+  if (change) digest.add(change);
   for (const Path& file : source_files) digest.add(file.filename().string());
   for (const SourceChunk& chunk : sources) {
     digest.add(chunk.file);

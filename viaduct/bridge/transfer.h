@@ -115,6 +115,8 @@ struct TransferPlan {
   std::vector<TargetChunk> targets;  // in the order in which they are to be made
   std::vector<Transfer> transfers;   // grouped by target chunk
   std::vector<Region> regions;       // the layers of a model share theirs
+  // What changes the target's bytes once the transfers have made them (BlockChange): its hash; 0: nothing.
+  uint64_t change = 0;
 
   const Region& region_of(const Transfer& transfer) const { return regions[transfer.region]; }
   /// The chunk as the numbers that its transfers give; itself without an encoder.
