@@ -37,7 +37,7 @@ check:
 
 bench: build
 	@tools/setup bench
-	@tools/build bench dequantize_bench
+	@tools/build bench dequantize_bench merge_bench
 	@tools/bench
 
 clean:

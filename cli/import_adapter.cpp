@@ -26,10 +26,11 @@ int run_import_adapter(const ImportAdapterOptions& options) {
   open.view = options.form == "lora"        ? adapters::PeftView::kFused
               : options.form == "canonical" ? adapters::PeftView::kCanonical
                                             : adapters::PeftView::kMegatron;
+  open.tp = target.parallel.tp;
   const auto adapter = adapters::open_adapter(options.source, *base, open);
-  return run_conversion(
-      adapters::plan_adapter_import(*adapter, options.target, target, std::filesystem::absolute(options.base).string()),
-      options.conversion);
+  return run_conversion(adapters::plan_adapter_import(*adapter, options.target, target,
+                                                      std::filesystem::absolute(options.base).string()),
+                        options.conversion);
 }
 
 }  // namespace

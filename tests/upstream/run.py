@@ -5,7 +5,7 @@ usage: run.py ORACLE [NAME...]
 For every family of the fixtures, under two layouts: what viaduct imported, Megatron-Bridge loads and exports to the same
 Hugging Face bits. For models that neither has seen (variants.py): both import the same model; tensors, extra states and
 the model section of run_config.yaml are equal; each exports the other's checkpoint to the source's bits; transformers
-and megatron-core load ours. Fails unless all of them did, and reports the counts. With names, only the fixtures and
+and megatron-core load ours. Our checkpoints of adapters it loads and exports too. Fails unless all of them did, and reports the counts. With names, only the fixtures and
 variants whose names have one of these in them. Families that upstream cannot run as they are, or loses bits of, stand
 in NOT_RUN and LOST.
 """
@@ -32,6 +32,7 @@ if __name__ == "__main__":  # upstream's save starts a helper process that impor
                               provider_differences, read_hf, read_torch_dist, report, scratch, viaduct, without_lost)
 
 LAYOUTS = ("one", "cut")
+ADAPTERS_LINE = "Megatron-Bridge exports our adapter checkpoint to the PEFT folder's bits"
 # The vision tower's sizes are constants in upstream's code: it cannot build the fixture's small one. megatron-core
 # 0.19.2 fuses a norm into linear_q_proj where latent attention has no low-rank query, a norm that no such model has.
 NOT_RUN = {"nemotron_nano_v2_vl", "deepseek_v2_lite", "moonlight"}
@@ -120,6 +121,32 @@ def bridge_exports_ours(tally, folder, log):
                 expect_none(differences(*(without_lost(family, t, LOW_BITS) for t in (got, source))))
 
 
+def run_adapters():
+    # Its exporter builds LoRA alone, whatever the checkpoint holds.
+    return [p.name for p in sorted((GOLDEN / "adapters").iterdir()) if p.name.startswith("lora_") and chosen(p.name)]
+
+
+def bridge_exports_our_adapters(tally, folder, log):
+    """Ours of a PEFT folder, loaded into its own model."""
+    from safetensors.torch import load_file
+
+    for run in run_adapters():
+        peft = GOLDEN / "adapters" / run / "hf_adapter"
+        model = json.loads((peft.parent / "oracle.json").read_text())["model"].rsplit("/", 1)[1]
+        hf = GOLDEN / "runs/_models" / model / "hf"
+        for layout in LAYOUTS:
+            with tally.trying(ADAPTERS_LINE, f"{run} {layout}"):
+                ours, back = folder / f"{run}-{layout}", folder / f"{run}-{layout}-back"
+                viaduct("import-adapter", peft, ours, "--base", hf, *(parallel_options(hf) if layout == "cut" else []))
+                from megatron.bridge import AutoBridge
+
+                upstream.prepare(hf)
+                with quiet(log):
+                    AutoBridge.from_hf_pretrained(hf).export_adapter_ckpt(ours / "iter_0000000", back, show_progress=False)
+                got, source = (load_file(f / "adapter_model.safetensors") for f in (back, peft))
+                expect_none(differences(got, source))
+
+
 def same_import(ours, theirs):
     (a, a_other), (b, b_other) = read_torch_dist(ours), read_torch_dist(theirs)
     expect_none(differences(a, b))
@@ -188,14 +215,16 @@ def main():
     folder, tally = scratch(), Tally()
     log = folder / "upstream.log"
     bridge_exports_ours(tally, folder, log)
+    bridge_exports_our_adapters(tally, folder, log)
     unseen_models(tally, folder, log)
     expected = {what: len(run_variants()) for what in tally.done if what.startswith("unseen")}
     expected["Megatron-Bridge exports our checkpoint to the source's bits"] = len(run_families()) * len(LAYOUTS)
+    expected[ADAPTERS_LINE] = len(run_adapters()) * len(LAYOUTS)
     for what, number in expected.items():
         report(f"upstream: {what}: {tally.done.get(what, 0)} of {number}")
     for failure in tally.failures:
         print(f"FAILED {failure}"[:2000])
-    if tally.failures or len(expected) != 8 or any(tally.done.get(w) != n for w, n in expected.items()):
+    if tally.failures or len(expected) != 9 or any(tally.done.get(w) != n for w, n in expected.items()):
         sys.exit(f"upstream: {len(tally.failures)} failures; its own messages are in {log}")
 
 

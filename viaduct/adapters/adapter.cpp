@@ -80,7 +80,7 @@ Adapter::Matrices Adapter::read(const AdapterUpdate& update) const {
 
 std::unique_ptr<Adapter> open_adapter(const Path& path, const bridge::Checkpoint& base,
                                       const AdapterOptions& options) {
-  if (is_peft_folder(path)) return open_peft_folder(path, base, options.view);
+  if (is_peft_folder(path)) return open_peft_folder(path, base, options);
   VIADUCT_USER_CHECK(std::filesystem::exists(path), "{} does not exist", path.string());
   VIADUCT_USER_CHECK(bridge::is_megatron_checkpoint(path),
                      "{} is no adapter: it has neither adapter_config.json (PEFT) nor a Megatron checkpoint in it",

@@ -24,6 +24,7 @@ enum class PeftView {
 struct AdapterOptions {
   PeftView view = PeftView::kUpdates;
   std::optional<int64_t> iteration;  // of a Megatron checkpoint; none: the newest complete one
+  int tp = 1;  // of the Megatron checkpoint that a PEFT folder becomes: DoRA's norms lie in it rank by rank
 };
 
 class Adapter : public bridge::Checkpoint {

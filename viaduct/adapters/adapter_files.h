@@ -5,7 +5,8 @@
 
 namespace viaduct::adapters {
 
-std::unique_ptr<Adapter> open_peft_folder(const Path& path, const bridge::Checkpoint& base, PeftView view);
+std::unique_ptr<Adapter> open_peft_folder(const Path& path, const bridge::Checkpoint& base,
+                                          const AdapterOptions& options);
 std::unique_ptr<Adapter> open_megatron_adapter_of(const Path& path, const bridge::Checkpoint& base,
                                                   std::optional<int64_t> iteration);
 

@@ -1,5 +1,7 @@
 #include "viaduct/adapters/low_rank.h"
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 
@@ -200,23 +202,34 @@ struct Half {
 
 #endif
 
-struct Choice {
+struct Kernel {
+  std::string_view name;
   void (*change)(DType, const LowRankTile&, const Step&);
   int64_t width;
 };
 
-const Choice& choice() {
-  static const Choice chosen = [] {
+// Those that the processor runs, the fastest first.
+const std::vector<Kernel>& kernels() {
+  static const std::vector<Kernel> found = [] {
+    std::vector<Kernel> list;
 #ifdef __x86_64__
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-      return Choice{avx512::change_any, avx512::kWidth};
+      list.push_back({"avx512", avx512::change_any, avx512::kWidth});
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
-      return Choice{avx2::change_any, avx2::kWidth};
+      list.push_back({"avx2", avx2::change_any, avx2::kWidth});
 #endif
-    return Choice{plain::change_any, plain::kWidth};
+    list.push_back({"plain", plain::change_any, plain::kWidth});
+    return list;
   }();
-  return chosen;
+  return found;
+}
+
+std::atomic<const Kernel*> chosen{nullptr};
+
+const Kernel& kernel() {
+  const Kernel* const other = chosen.load();
+  return other ? *other : kernels().front();
 }
 
 void check(DType dtype, const LowRankTile& tile) {
@@ -228,7 +241,22 @@ void check(DType dtype, const LowRankTile& tile) {
 
 bool can_add_low_rank(DType dtype) { return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16; }
 
-int64_t PackedFactor::width() { return choice().width; }
+std::vector<std::string_view> low_rank_kernels() {
+  std::vector<std::string_view> names;
+  for (const Kernel& each : kernels()) names.push_back(each.name);
+  return names;
+}
+
+void use_low_rank_kernel(std::string_view name) {
+  for (const Kernel& each : kernels())
+    if (each.name == name) {
+      chosen = &each;
+      return;
+    }
+  throw InternalError(fmt::format("this processor has no kernel {}", name));
+}
+
+int64_t PackedFactor::width() { return kernel().width; }
 
 PackedFactor::PackedFactor(const float* numbers, int64_t rank, int64_t cols, int64_t k_stride, int64_t c_stride)
     : rank_(rank), cols_(cols) {
@@ -242,12 +270,12 @@ PackedFactor::PackedFactor(const float* numbers, int64_t rank, int64_t cols, int
 
 void add_low_rank(DType dtype, const LowRankTile& tile, float scale, Rounding rounding, const float* row_factors) {
   check(dtype, tile);
-  choice().change(dtype, tile, {scale, rounding == Rounding::kOnce, row_factors, nullptr});
+  kernel().change(dtype, tile, {scale, rounding == Rounding::kOnce, row_factors, nullptr});
 }
 
 void add_row_squares(DType dtype, const LowRankTile& tile, float scale, double* sums) {
   check(dtype, tile);
-  choice().change(dtype, tile, {scale, true, nullptr, sums});
+  kernel().change(dtype, tile, {scale, true, nullptr, sums});
 }
 
 }  // namespace viaduct::adapters

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "viaduct/core/dtype.h"
@@ -52,6 +53,11 @@ void add_low_rank(DType dtype, const LowRankTile& tile, float scale, Rounding ro
                   const float* row_factors = nullptr);
 /// sums[i] += the squares of row i of weight + scale * left * right, in float64; the weight stays as it is.
 void add_row_squares(DType dtype, const LowRankTile& tile, float scale, double* sums);
+
+/// The kernels that this processor runs, the one that is used first; all give the same bits.
+std::vector<std::string_view> low_rank_kernels();
+/// For tests: uses another one from now on. Factors that were packed before fit no longer.
+void use_low_rank_kernel(std::string_view name);
 
 /// Is the type one that the above know?
 bool can_add_low_rank(DType dtype);

@@ -97,8 +97,9 @@ struct Place {
 
 class PeftFolder : public Adapter {
  public:
-  PeftFolder(const Path& path, const bridge::Checkpoint& base, PeftView view)
+  PeftFolder(const Path& path, const bridge::Checkpoint& base, const AdapterOptions& options)
       : Adapter(bridge::World::kHuggingFace, path) {
+    const PeftView view = options.view;
     const Path config = path / "adapter_config.json";
     spec_ = read_peft_config(Json::parse(read_text_file(config, 16u << 20), config.string()), config.string());
     open_file();
@@ -109,7 +110,7 @@ class PeftFolder : public Adapter {
       for (const AdaptedLinear& linear : linears_) widest = std::max(widest, linear.rank);
       for (AdaptedLinear& linear : linears_) linear.stored_rank = widest;
     }
-    set_graph(build_adapter_graph(base_, linears_, spec_.kind == AdapterKind::kDora, 1));
+    set_graph(build_adapter_graph(base_, linears_, spec_.kind == AdapterKind::kDora, options.tp));
     if (view == PeftView::kCanonical || canonical_) spec_.kind = AdapterKind::kCanonicalLora;
     for (AdapterUpdate& update : updates_)
       if (const Place& a = at_.at(update.weight)[0]; a.experts > 0) update.module = a.module;
@@ -434,8 +435,9 @@ void PeftFolder::fill_record(const bridge::Checkpoint& base) {
 
 }  // namespace
 
-std::unique_ptr<Adapter> open_peft_folder(const Path& path, const bridge::Checkpoint& base, PeftView view) {
-  return std::make_unique<PeftFolder>(path, base, view);
+std::unique_ptr<Adapter> open_peft_folder(const Path& path, const bridge::Checkpoint& base,
+                                          const AdapterOptions& options) {
+  return std::make_unique<PeftFolder>(path, base, options);
 }
 
 }  // namespace viaduct::adapters
