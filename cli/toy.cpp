@@ -5,6 +5,7 @@
 #include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/progress_display.h"
+#include "cli/toy_adapter.h"
 #include "cli/toy_model.h"
 #include "viaduct/core/error.h"
 #include "viaduct/core/strings.h"
@@ -25,6 +26,7 @@ struct ToyFlags {
   bool sparse = false;
   bool overwrite = false;
   int threads = 0;
+  int64_t lora = 0;
   bool json = false;
 };
 
@@ -38,6 +40,12 @@ int run_toy(const ToyFlags& flags) {
   }
   const Json config = toy_config(family, settings, parse_optional_dtype(flags.dtype));
   catch_interrupts();
+  if (flags.lora > 0) {
+    const int64_t layers = write_toy_adapter(config, flags.folder, flags.lora, flags.seed, flags.overwrite);
+    fmt::print("{}: a random adapter of rank {} for {} layers of {}\n", flags.folder, flags.lora, layers,
+               family.name);
+    return kDone;
+  }
   ProgressDisplay progress;
   ToyOptions options;
   options.seed = flags.seed;
@@ -88,6 +96,11 @@ void add_toy(CLI::App& program, Action& action) {
         command
             .add_option("--max-shard-size", flags.max_shard_size, "Cut shards of at most this size (default: 5GB)")
             ->type_name("SIZE");
+        command
+            .add_option("--lora", flags.lora,
+                        "Write a PEFT adapter of this rank for that model, not the model itself")
+            ->check(CLI::Range(int64_t{1}, int64_t{4096}))
+            ->type_name("RANK");
         command.add_flag("--sparse", flags.sparse,
                          "Zeros that take no room on the disk, for tests of plans and memory");
         command.add_flag("--overwrite", flags.overwrite, "Replace a model that is there");
