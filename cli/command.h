@@ -21,6 +21,8 @@ void add_export(CLI::App& program, Action& action);
 void add_import_adapter(CLI::App& program, Action& action);
 void add_export_adapter(CLI::App& program, Action& action);
 void add_merge_lora(CLI::App& program, Action& action);
+void add_download(CLI::App& program, Action& action);
+void add_login(CLI::App& program, Action& action);
 void add_convert(CLI::App& program, Action& action);
 void add_verify(CLI::App& program, Action& action);
 void add_diff(CLI::App& program, Action& action);

@@ -1,5 +1,6 @@
 // viaduct convert: between Megatron's own forms and layouts.
 #include "cli/command.h"
+#include "cli/opened.h"
 #include "cli/options.h"
 #include "cli/run_conversion.h"
 #include "viaduct/core/error.h"
@@ -26,8 +27,8 @@ int run_convert(const ConvertOptions& options) {
   bridge::OpenOptions open;
   open.iteration = options.iteration;
   open.vocab_size = options.vocab_size;
-  if (!options.reference.empty()) open.reference = options.reference;
-  const auto source = bridge::open_checkpoint(options.source, open);
+  if (!options.reference.empty()) open.reference = model_path(options.reference);
+  const auto source = open_model(options.source, open);
   VIADUCT_USER_CHECK(source->world() == bridge::World::kMegatron,
                      "{} is not a Megatron checkpoint; viaduct import makes one of it", options.source);
   if (options.to == "mlm") target.dialect = bridge::MegatronDialect::kMegatronLm;

@@ -89,7 +89,7 @@ void print_entries(std::string_view title, const std::vector<Entry>& entries) {
 }
 
 int run_diff(const DiffOptions& options) {
-  const auto [a, b] = open_pair(options.a, options.b, options.iteration);
+  const auto [a, b] = open_pair(model_path(options.a), model_path(options.b), options.iteration);
   const std::vector<Entry> tensors = diff_tensors(a.view(), b.view(&a));
   std::vector<Entry> config;
   const std::optional<Json> config_a = config_of(a), config_b = config_of(b);

@@ -1,5 +1,6 @@
 // viaduct export: any checkpoint -> Hugging Face folder.
 #include "cli/command.h"
+#include "cli/opened.h"
 #include "cli/options.h"
 #include "cli/run_conversion.h"
 
@@ -23,8 +24,8 @@ int run_export(const ExportOptions& options) {
   bridge::OpenOptions open;
   open.iteration = options.iteration;
   open.vocab_size = options.vocab_size;
-  if (!options.reference.empty()) open.reference = options.reference;
-  const auto source = bridge::open_checkpoint(options.source, open);
+  if (!options.reference.empty()) open.reference = model_path(options.reference);
+  const auto source = open_model(options.source, open);
   return run_conversion(bridge::plan_export(*source, options.target, target), options.conversion);
 }
 

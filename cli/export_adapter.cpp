@@ -1,5 +1,6 @@
 // viaduct export-adapter: Megatron checkpoint of adapters -> PEFT folder.
 #include "cli/command.h"
+#include "cli/opened.h"
 #include "cli/options.h"
 #include "cli/run_conversion.h"
 #include "viaduct/adapters/adapter_conversion.h"
@@ -26,10 +27,10 @@ int run_export_adapter(const ExportAdapterOptions& options) {
   if (options.base.empty()) {
     adapter = adapters::open_megatron_adapter(options.source, options.iteration);
   } else {
-    base = bridge::open_checkpoint(options.base);
+    base = open_model(options.base);
     adapters::AdapterOptions open;
     open.iteration = options.iteration;
-    adapter = adapters::open_adapter(options.source, *base, open);
+    adapter = adapters::open_adapter(model_path(options.source), *base, open);
   }
   const std::string& name = options.base_name.empty() ? options.base : options.base_name;
   return run_conversion(adapters::plan_adapter_export(*adapter, options.target, name, dtype), options.conversion);

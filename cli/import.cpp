@@ -1,5 +1,6 @@
 // viaduct import: any checkpoint -> Megatron's torch_dist.
 #include "cli/command.h"
+#include "cli/opened.h"
 #include "cli/options.h"
 #include "cli/run_conversion.h"
 
@@ -18,7 +19,7 @@ struct ImportOptions {
 int run_import(const ImportOptions& options) {
   const bridge::MegatronTarget target = options.megatron.target();
   (void)options.conversion.run_options(nullptr);  // a bad --max-ram is told before the source is read
-  const auto source = bridge::open_checkpoint(options.source, {.vocab_size = options.vocab_size});
+  const auto source = open_model(options.source, {.vocab_size = options.vocab_size});
   return run_conversion(bridge::plan_import(*source, options.target, target), options.conversion);
 }
 
@@ -28,7 +29,9 @@ void add_import(CLI::App& program, Action& action) {
   add_command<ImportOptions>(
       program, action, "import", "Convert a Hugging Face model to a Megatron checkpoint",
       [](CLI::App& command, ImportOptions& options) {
-        command.add_option("HF_MODEL", options.source, "Hugging Face folder, GGUF file or Megatron checkpoint")
+        command
+            .add_option("HF_MODEL", options.source,
+                        "Hugging Face folder or hub name (org/name), GGUF file or Megatron checkpoint")
             ->required();
         command.add_option("MEGATRON_DIR", options.target, "Root of the checkpoint to write")->required();
         add_vocab_size(command, options.vocab_size);

@@ -1,5 +1,6 @@
 // viaduct import-adapter: PEFT folder -> Megatron checkpoint of adapters.
 #include "cli/command.h"
+#include "cli/opened.h"
 #include "cli/options.h"
 #include "cli/run_conversion.h"
 #include "viaduct/adapters/adapter_conversion.h"
@@ -21,15 +22,15 @@ struct ImportAdapterOptions {
 int run_import_adapter(const ImportAdapterOptions& options) {
   const bridge::MegatronTarget target = options.megatron.target();
   (void)options.conversion.run_options(nullptr);  // a bad --max-ram is told before the source is read
-  const auto base = bridge::open_checkpoint(options.base);
+  const auto base = open_model(options.base);
   adapters::AdapterOptions open;
   open.view = options.form == "lora"        ? adapters::PeftView::kFused
               : options.form == "canonical" ? adapters::PeftView::kCanonical
                                             : adapters::PeftView::kMegatron;
   open.tp = target.parallel.tp;
-  const auto adapter = adapters::open_adapter(options.source, *base, open);
+  const auto adapter = adapters::open_adapter(model_path(options.source), *base, open);
   return run_conversion(adapters::plan_adapter_import(*adapter, options.target, target,
-                                                      std::filesystem::absolute(options.base).string()),
+                                                      std::filesystem::absolute(model_path(options.base)).string()),
                         options.conversion);
 }
 

@@ -88,7 +88,7 @@ Layout read_layout(const Path& folder) {
 
 Facts collect(const InspectOptions& options) {
   Facts facts;
-  const Path path = options.path;
+  const Path path = model_path(options.path);
   VIADUCT_USER_CHECK(fs::exists(path), "{} does not exist", path.string());
   facts.megatron = bridge::is_megatron_checkpoint(path);
   Opened opened = open_to_look(path, options.iteration);

@@ -91,6 +91,8 @@ int run(int argc, char** argv) {
   add_inspect(program, action);
   add_plan(program, action);
   add_list_models(program, action);
+  add_download(program, action);
+  add_login(program, action);
   add_doctor(program, action);
   add_toy(program, action);
 

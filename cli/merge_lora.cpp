@@ -1,5 +1,6 @@
 // viaduct merge-lora: a base and an adapter -> a model.
 #include "cli/command.h"
+#include "cli/opened.h"
 #include "cli/options.h"
 #include "cli/run_conversion.h"
 #include "viaduct/adapters/merge.h"
@@ -24,11 +25,11 @@ int run_merge(const MergeOptions& options) {
   const bridge::MegatronTarget target = options.megatron.target();
   (void)options.conversion.run_options(nullptr);  // a bad --max-ram is told before the source is read
   bridge::OpenOptions open;
-  if (!options.reference.empty()) open.reference = options.reference;
-  const auto base = bridge::open_checkpoint(options.base, open);
+  if (!options.reference.empty()) open.reference = model_path(options.reference);
+  const auto base = open_model(options.base, open);
   adapters::AdapterOptions adapter_options;
   adapter_options.iteration = options.adapter_iteration;
-  const auto adapter = adapters::open_adapter(options.adapter, *base, adapter_options);
+  const auto adapter = adapters::open_adapter(model_path(options.adapter), *base, adapter_options);
   const bool megatron = options.to.empty() ? base->world() == bridge::World::kMegatron : options.to == "megatron";
   bridge::Conversion conversion = megatron ? bridge::plan_import(*base, options.target, target)
                                            : bridge::plan_export(*base, options.target, {});

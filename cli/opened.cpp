@@ -1,8 +1,11 @@
 #include "cli/opened.h"
 
+#include "cli/interrupt.h"
+#include "cli/progress_display.h"
 #include "viaduct/bridge/megatron_config.h"
 #include "viaduct/core/error.h"
 #include "viaduct/formats/iteration_folder.h"
+#include "viaduct/hub/download.h"
 #include "viaduct/models/registry.h"
 
 namespace viaduct::cli {
@@ -56,7 +59,24 @@ std::optional<int64_t> iteration_of(const Path& path, std::optional<int64_t> ite
   return bridge::is_megatron_checkpoint(path) ? iteration : std::nullopt;
 }
 
+hub::ResolvedModel resolve(const std::string& text) {
+  std::error_code error;
+  if (fs::exists(text, error)) return {text, "", ""};
+  catch_interrupts();
+  ProgressDisplay progress;
+  return hub::resolve_model(text, &progress);
+}
+
 }  // namespace
+
+Path model_path(const std::string& text) { return resolve(text).path; }
+
+std::unique_ptr<bridge::Checkpoint> open_model(const std::string& text, const bridge::OpenOptions& options) {
+  const hub::ResolvedModel model = resolve(text);
+  auto checkpoint = bridge::open_checkpoint(model.path, options);
+  if (!model.name.empty()) checkpoint->set_origin(model.name, model.commit);
+  return checkpoint;
+}
 
 Path data_folder(const Path& path, std::optional<int64_t> iteration) {
   return bridge::is_megatron_checkpoint(path) ? formats::resolve_iteration(path, iteration) : path;

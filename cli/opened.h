@@ -24,6 +24,11 @@ struct Opened {
   }
 };
 
+/// A path as it is; a name of the hub (org/name, org/name@revision) as the folder that it was downloaded to.
+Path model_path(const std::string& text);
+/// open_checkpoint of a path or of a name of the hub, which becomes the record's origin.
+std::unique_ptr<bridge::Checkpoint> open_model(const std::string& text, const bridge::OpenOptions& options = {});
+
 /// UserError for a checkpoint of a known architecture that is damaged, and for what is no checkpoint at all.
 Opened open_to_look(const Path& path, std::optional<int64_t> iteration);
 

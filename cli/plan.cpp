@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "cli/command.h"
+#include "cli/opened.h"
 #include "cli/options.h"
 #include "cli/plan_report.h"
 #include "viaduct/core/error.h"
@@ -132,8 +133,8 @@ void print_plan_json(const bridge::Conversion& conversion, const PlanOptions& op
 int run_plan(const PlanOptions& options) {
   bridge::OpenOptions open;
   open.iteration = options.source_iteration;
-  if (!options.reference.empty()) open.reference = options.reference;
-  const auto source = bridge::open_checkpoint(options.source, open);
+  if (!options.reference.empty()) open.reference = model_path(options.reference);
+  const auto source = open_model(options.source, open);
   const bridge::Conversion conversion = make_plan(*source, options);
   if (options.json) {
     print_plan_json(conversion, options);

@@ -28,7 +28,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 int verify_pair(const VerifyOptions& options) {
   const auto start = std::chrono::steady_clock::now();
-  const auto [a, b] = open_pair(options.a, options.b, options.iteration);
+  const auto [a, b] = open_pair(model_path(options.a), model_path(options.b), options.iteration);
   ProgressDisplay progress;
   const bridge::Comparison result =
       bridge::compare(a.view(), b.view(&a), options.work.execute_options(&progress), options.limit);

@@ -96,6 +96,11 @@ class Checkpoint {
   /// config.json follows, and notes() name the tensors and count the rows. Without `rows` the model stays;
   /// UserError when stored rows beyond its vocabulary hold values and cannot be padding.
   void fit_vocabulary(std::optional<int64_t> rows);
+  /// What the source is called where that is not its path: a name of the hub, and the commit.
+  void set_origin(std::string name, std::string revision) {
+    record_.origin = std::move(name);
+    record_.revision = std::move(revision);
+  }
 
  protected:
   Checkpoint(World world, Path path) : world_(world), path_(std::move(path)) {}

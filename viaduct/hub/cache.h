@@ -1,0 +1,72 @@
+// The cache that huggingface_hub keeps on the disk: <cache>/models--org--name/{blobs,snapshots/<commit>,refs}.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "viaduct/core/file.h"
+
+namespace viaduct::hub {
+
+/// "org/name@revision", as a command line names a model.
+struct RepoName {
+  std::string id;                 // "org/name", or "name" of the few that have no org
+  std::string revision = "main";  // branch, tag or commit
+  bool given = false;             // a revision was named
+};
+
+/// nullopt when the text cannot be a name of the hub: letters, digits, '-', '_', '.', at most one '/'.
+std::optional<RepoName> parse_repo_name(const std::string& text);
+
+/// Where things are, from the environment as huggingface_hub reads it: HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE,
+/// HF_HOME, XDG_CACHE_HOME, HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH, HF_HUB_OFFLINE, HF_HUB_DISABLE_IMPLICIT_TOKEN.
+struct HubSettings {
+  Path cache;
+  Path token_file;
+  std::string endpoint;
+  std::string token;  // empty: none. Never to be shown
+  bool offline = false;
+
+  static HubSettings from_environment();
+};
+
+/// One model's part of the cache.
+class RepoCache {
+ public:
+  RepoCache(const Path& cache, const std::string& repo_id);
+
+  Path blob(const std::string& etag) const { return root_ / "blobs" / etag; }
+  Path snapshot(const std::string& commit) const { return root_ / "snapshots" / commit; }
+  Path lock_file(const std::string& etag) const { return locks_ / (etag + ".lock"); }
+  const Path& root() const { return root_; }
+
+  /// The commit that a branch or tag stood for when it was last fetched; a commit is itself.
+  std::optional<std::string> commit_of(const std::string& revision) const;
+  void set_ref(const std::string& revision, const std::string& commit) const;
+  /// Makes snapshots/<commit>/<file> a relative link to the blob.
+  void link(const std::string& commit, const std::string& file, const std::string& etag) const;
+
+ private:
+  Path root_, locks_;
+};
+
+/// An flock on a file, made where there is none, as huggingface_hub takes it. Waits until it has it; throws
+/// Interrupted when `stop` says so.
+class FileLock {
+ public:
+  FileLock(const Path& path, const std::function<bool()>& stop);
+  FileLock(const FileLock&) = delete;
+  FileLock& operator=(const FileLock&) = delete;
+  ~FileLock();
+
+ private:
+  int fd_ = -1;
+};
+
+/// Writes the token where huggingface_hub finds it, for the user alone (mode 0600).
+void save_token(const HubSettings& settings, const std::string& token);
+
+bool is_commit(std::string_view revision);
+
+}  // namespace viaduct::hub

@@ -1,0 +1,274 @@
+#include "viaduct/hub/client.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <thread>
+
+#include "viaduct/core/json.h"
+#include "viaduct/core/strings.h"
+
+namespace viaduct::hub {
+
+namespace {
+
+constexpr int kTries = 6, kRedirects = 10;
+constexpr size_t kMostFiles = 100'000;
+
+bool may_help_again(const HttpResponse& response) {
+  return response.status == 0 || response.status == 408 || response.status == 429 || response.status >= 500;
+}
+
+// What the server asks for, else a second that doubles with each try; at most a minute.
+std::chrono::milliseconds pause_before(int attempt, const HttpResponse& response) {
+  const auto it = response.headers.find("retry-after");
+  if (it != response.headers.end())
+    if (const long seconds = std::strtol(it->second.c_str(), nullptr, 10); seconds > 0)
+      return std::chrono::milliseconds(1000 * std::min(seconds, 60L));
+  return std::chrono::milliseconds(250 << attempt);
+}
+
+std::string header(const HttpResponse& response, const std::string& name) {
+  const auto it = response.headers.find(name);
+  return it == response.headers.end() ? "" : it->second;
+}
+
+// The server's own words, one line of them, for an error.
+std::string said(const HttpResponse& response) {
+  std::string text = header(response, "x-error-message");
+  if (text.empty() && response.body.starts_with("{")) {
+    try {
+      const Json answer = Json::parse(response.body, "the answer");
+      if (const Json* error = answer.find("error"); error && error->is_string()) text = error->as_string();
+    } catch (const UserError&) {
+      // Not JSON after all: it says nothing.
+    }
+  }
+  text = text.substr(0, 200);
+  std::replace_if(
+      text.begin(), text.end(), [](unsigned char c) { return c < ' '; }, ' ');
+  return text.empty() ? "" : fmt::format(" (the server says: {})", text);
+}
+
+void check_path(const std::string& path, const std::string& where) {
+  bool good = !path.empty() && path.size() < 1000 && path.front() != '/' && path.back() != '/' && is_utf8(path) &&
+              path.find('\\') == std::string::npos &&
+              std::none_of(path.begin(), path.end(), [](unsigned char c) { return c < ' ' || c == 127; });
+  for (const Path& word : Path(path)) good = good && word != ".." && word != "." && !word.empty();
+  VIADUCT_USER_CHECK(good && path.find("//") == std::string::npos,
+                     "{} lists a file of the name \"{}\", which may not be a file's; nothing was written", where,
+                     path);
+}
+
+std::string checked_etag(const std::string& text, size_t digits, const std::string& where,
+                         const std::string& file) {
+  VIADUCT_USER_CHECK(text.size() == digits && text.find_first_not_of("0123456789abcdef") == std::string::npos,
+                     "{}: the hash of {} is \"{}\", not {} digits", where, file, text, digits);
+  return text;
+}
+
+// The address of the next page in a Link header.
+std::string next_page(const HttpResponse& response) {
+  const std::string link = header(response, "link");
+  const size_t rel = link.find("rel=\"next\"");
+  if (rel == std::string::npos) return {};
+  const size_t open = link.rfind('<', rel), close = link.find('>', open);
+  if (open == std::string::npos || close == std::string::npos) return {};
+  return link.substr(open + 1, close - open - 1);
+}
+
+}  // namespace
+
+HubClient::HubClient(HubSettings settings, Http& http, std::function<bool()> stop)
+    : settings_(std::move(settings)), http_(http), stop_(std::move(stop)) {
+  VIADUCT_USER_CHECK(settings_.endpoint.starts_with("https://") || settings_.endpoint.starts_with("http://"),
+                     "HF_ENDPOINT is \"{}\", not the address of a server (https://...)", settings_.endpoint);
+}
+
+// One request with its redirects; the token goes to the hub alone.
+HttpResponse HubClient::fetch(std::string url, const HttpRequest& wanted, const Receive& receive) const {
+  for (int hop = 0; hop < kRedirects; ++hop) {
+    HttpRequest request = wanted;
+    request.url = url;
+    if (!settings_.token.empty() && origin_of(url) == origin_of(settings_.endpoint))
+      request.headers.push_back("Authorization: Bearer " + settings_.token);
+    HttpResponse response = http_.get(request, receive, stop_);
+    if (stop_ && stop_()) throw Interrupted("interrupted");
+    const bool redirect = response.status == 301 || response.status == 302 || response.status == 303 ||
+                          response.status == 307 || response.status == 308;
+    if (!redirect) return response;
+    const std::string location = header(response, "location");
+    VIADUCT_USER_CHECK(!location.empty(), "{} answers {} without a place to go to", url_for_message(url),
+                       response.status);
+    const std::string next = absolute_url(url, location);
+    VIADUCT_USER_CHECK(next.starts_with("https://") || next.starts_with("http://"),
+                       "{} sends on to {}, which is no web address", url_for_message(url), url_for_message(next));
+    VIADUCT_USER_CHECK(!url.starts_with("https://") || next.starts_with("https://"),
+                       "{} sends on to {}, which is not encrypted", url_for_message(url), url_for_message(next));
+    url = next;
+  }
+  throw UserError(fmt::format("{} sends on more than {} times", url_for_message(url), kRedirects));
+}
+
+HttpResponse HubClient::api(const RepoName& name, const std::string& url) const {
+  HttpResponse response;
+  for (int attempt = 0; attempt < kTries; ++attempt) {
+    response = fetch(url, {}, nullptr);
+    if (response.status >= 200 && response.status < 300 && response.failure.empty()) return response;
+    if (!may_help_again(response) || attempt + 1 == kTries) break;
+    // No name server, nobody listening: trying on would only make the user wait.
+    if (response.status == 0 && attempt >= 2) break;
+    std::this_thread::sleep_for(pause_before(attempt, response));
+  }
+  refuse(name, response, url);
+}
+
+void HubClient::refuse(const RepoName& name, const HttpResponse& response, const std::string& url) const {
+  const std::string page = fmt::format("{}/{}", settings_.endpoint, name.id);
+  if (response.status == 0)
+    throw Unreachable(
+        fmt::format("{} does not answer: {}. Check the network (and HF_ENDPOINT), or set "
+                    "HF_HUB_OFFLINE=1 to work with what was downloaded before",
+                    origin_of(url), response.failure));
+  const std::string code = header(response, "x-error-code");
+  if (response.status == 404 || code == "RepoNotFound" || code == "RevisionNotFound" || code == "EntryNotFound") {
+    if (code == "RevisionNotFound")
+      throw UserError(fmt::format("{} has no revision \"{}\"{}", name.id, name.revision, other_revisions(name)));
+    if (code == "EntryNotFound")
+      throw UserError(
+          fmt::format("{} is not (or no more) a file of {} at {}", url_for_message(url), name.id, name.revision));
+    if (response.status == 404 || settings_.token.empty())
+      throw UserError(fmt::format(
+          "there is no model {} at {}{}{}", name.id, settings_.endpoint, near_names(name),
+          settings_.token.empty() ? ". If it is private or gated, log in first (viaduct login, or HF_TOKEN)" : ""));
+  }
+  if (response.status == 401 || response.status == 403) {
+    if (settings_.token.empty())
+      throw UserError(
+          fmt::format("{} is gated or private, and no token is known: ask for access at {}, then log in "
+                      "(viaduct login, or HF_TOKEN){}",
+                      name.id, page, said(response)));
+    throw UserError(
+        fmt::format("{} is gated or private, and the token that is known gives no access to it: ask for "
+                    "access at {}, and check what the token may read{}",
+                    name.id, page, said(response)));
+  }
+  throw UserError(fmt::format("{} answers {}{}{}", url_for_message(url), response.status,
+                              response.failure.empty() ? "" : ": " + response.failure, said(response)));
+}
+
+// Names that a search finds, for an error; a search that fails finds none.
+std::string HubClient::near_names(const RepoName& name) const {
+  const std::string word = name.id.substr(name.id.find('/') + 1);
+  const HttpResponse response =
+      fetch(fmt::format("{}/api/models?limit=5&search={}", settings_.endpoint, url_path(word)), {}, nullptr);
+  if (response.status != 200) return "";
+  std::vector<std::string> names;
+  try {
+    const Json found = Json::parse(response.body, "the search");
+    for (const Json& model : found.items())
+      if (const Json* id = model.find("id"); id && id->is_string() && parse_repo_name(id->as_string()))
+        names.push_back(id->as_string());
+  } catch (const UserError&) {
+    return "";  // not the answer of a search
+  }
+  return names.empty() ? "" : fmt::format(" (near: {})", fmt::join(names, ", "));
+}
+
+std::string HubClient::other_revisions(const RepoName& name) const {
+  const HttpResponse response =
+      fetch(fmt::format("{}/api/models/{}/refs", settings_.endpoint, url_path(name.id)), {}, nullptr);
+  if (response.status != 200) return "";
+  std::vector<std::string> names;
+  try {
+    const Json refs = Json::parse(response.body, "the revisions");
+    for (const char* kind : {"branches", "tags"})
+      if (const Json* list = refs.find(kind))
+        for (const Json& ref : list->items())
+          if (names.size() < 10) names.push_back(ref.at("name").as_string());
+  } catch (const UserError&) {
+    return "";  // not a list of revisions
+  }
+  return names.empty() ? "" : fmt::format("; it has {}", fmt::join(names, ", "));
+}
+
+RemoteRevision HubClient::revision(const RepoName& name) const {
+  const std::string models = fmt::format("{}/api/models/{}", settings_.endpoint, url_path(name.id));
+  std::string revision = url_path(name.revision);
+  for (size_t at = revision.find('/'); at != std::string::npos; at = revision.find('/'))
+    revision.replace(at, 1, "%2F");
+  const std::string info_url = fmt::format("{}/revision/{}", models, revision);
+  RemoteRevision result;
+  const Json info = Json::parse(api(name, info_url).body, info_url);
+  result.commit = checked_etag(info.at("sha").as_string(), 40, info_url, "the commit");
+  std::string url = fmt::format("{}/tree/{}?recursive=true&expand=false", models, result.commit);
+  while (!url.empty()) {
+    const HttpResponse response = api(name, url);
+    const std::string where = url_for_message(url);
+    const Json listing = Json::parse(response.body, where);
+    for (const Json& entry : listing.items()) {
+      if (entry.at("type").as_string() != "file") continue;
+      RemoteFile file;
+      file.path = entry.at("path").as_string();
+      check_path(file.path, where);
+      const Json* lfs = entry.find("lfs");
+      file.is_lfs = lfs && lfs->is_object();
+      const int64_t size = (file.is_lfs ? lfs->at("size") : entry.at("size")).as_int();
+      VIADUCT_USER_CHECK(size >= 0, "{}: {} is said to have {} bytes", where, file.path, size);
+      file.size = static_cast<uint64_t>(size);
+      file.etag = file.is_lfs ? checked_etag(lfs->at("oid").as_string(), 64, where, file.path)
+                              : checked_etag(entry.at("oid").as_string(), 40, where, file.path);
+      result.files.push_back(std::move(file));
+      VIADUCT_USER_CHECK(result.files.size() <= kMostFiles, "{} has more than {} files", name.id, kMostFiles);
+    }
+    const std::string next = next_page(response);
+    if (next.empty()) break;
+    const std::string address = absolute_url(url, next);
+    VIADUCT_USER_CHECK(origin_of(address) == origin_of(settings_.endpoint) && address != url,
+                       "{}: the next page is said to be at {}", where, url_for_message(address));
+    url = address;
+  }
+  return result;
+}
+
+void HubClient::read(const RepoName& name, const std::string& commit, const RemoteFile& file, uint64_t begin,
+                     uint64_t end, const std::function<void(std::span<const std::byte>)>& receive) const {
+  const std::string url =
+      fmt::format("{}/{}/resolve/{}/{}", settings_.endpoint, url_path(name.id), commit, url_path(file.path));
+  uint64_t at = begin;
+  int attempt = 0;
+  while (at < end) {
+    HttpRequest request;
+    request.headers = {"Accept-Encoding: identity"};
+    const bool whole = at == 0 && end == file.size;
+    if (!whole) request.range = {at, end};
+    const uint64_t before = at;
+    // A server without ranges gives the whole file: what is in front is passed over. One that gives more is
+    // stopped.
+    std::optional<uint64_t> skip;
+    const HttpResponse response = fetch(url, request, [&](int status, std::span<const std::byte> bytes) {
+      if (!skip) skip = status == 206 ? 0 : before;
+      const auto passed = static_cast<size_t>(std::min<uint64_t>(*skip, bytes.size()));
+      *skip -= passed;
+      bytes = bytes.subspan(passed);
+      if (bytes.size() > end - at) bytes = bytes.first(static_cast<size_t>(end - at));
+      if (!bytes.empty()) receive(bytes);
+      at += bytes.size();
+      return at < end;
+    });
+    if (at >= end) return;
+    if (at > before) attempt = 0;  // it goes on, if in pieces
+    if ((response.status == 200 || response.status == 206 || may_help_again(response)) && attempt + 1 < kTries) {
+      std::this_thread::sleep_for(pause_before(attempt++, response));
+      continue;
+    }
+    if (response.status == 200 || response.status == 206)
+      throw UserError(
+          fmt::format("{} ends after {} of {} bytes, again and again", url_for_message(url), at, file.size));
+    refuse(name, response, url);
+  }
+}
+
+}  // namespace viaduct::hub

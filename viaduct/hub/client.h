@@ -1,0 +1,61 @@
+// The hub's API: what a revision holds, and its files by ranges. Tries again where that may help, and says in its
+// errors what to do.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "viaduct/core/error.h"
+#include "viaduct/hub/cache.h"
+#include "viaduct/hub/http.h"
+
+namespace viaduct::hub {
+
+struct RemoteFile {
+  std::string path;  // inside the repository; checked: relative, no ".."
+  uint64_t size = 0;
+  std::string etag;     // SHA-256 of a large file, git's SHA-1 of a small one
+  bool is_lfs = false;  // etag is the SHA-256
+};
+
+struct RemoteRevision {
+  std::string commit;
+  std::vector<RemoteFile> files;
+};
+
+class HubClient {
+ public:
+  /// `http` outlives it. `stop`: asked now and then; Interrupted is thrown when it says yes.
+  HubClient(HubSettings settings, Http& http, std::function<bool()> stop = nullptr);
+
+  /// UserError that names the repository and what to do: it does not exist (with near names), it is gated or
+  /// private, it has no such revision (with those it has), the network or the server fails.
+  RemoteRevision revision(const RepoName& name) const;
+  /// Bytes [begin, end) of a file, in order; they come to `receive` as they arrive. UserError as above.
+  void read(const RepoName& name, const std::string& commit, const RemoteFile& file, uint64_t begin, uint64_t end,
+            const std::function<void(std::span<const std::byte>)>& receive) const;
+
+  const HubSettings& settings() const { return settings_; }
+  /// The last error was that no server answered.
+  class Unreachable;
+
+ private:
+  HttpResponse fetch(std::string url, const HttpRequest& wanted, const Receive& receive) const;
+  HttpResponse api(const RepoName& name, const std::string& url) const;
+  [[noreturn]] void refuse(const RepoName& name, const HttpResponse& response, const std::string& url) const;
+  std::string near_names(const RepoName& name) const;
+  std::string other_revisions(const RepoName& name) const;
+
+  HubSettings settings_;
+  Http& http_;
+  std::function<bool()> stop_;
+};
+
+/// No server answered: where there is a cached copy it can be used.
+class HubClient::Unreachable : public UserError {
+ public:
+  using UserError::UserError;
+};
+
+}  // namespace viaduct::hub
