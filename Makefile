@@ -5,6 +5,7 @@
 #   make demo    a real model to Megatron and back, bit for bit
 #   make test    every test; what CI runs
 #   make check   format, layering, build and tests of what you are working on
+#   make release build/viaduct-VERSION-linux-ARCH.tar.gz
 #   make bench   speed and memory, against cp on the same disk
 #   make clean   removes build/ and bin/
 
@@ -12,7 +13,7 @@ CMAKE := .venv/build/bin/cmake
 export PATH := $(CURDIR)/.venv/build/bin:$(PATH)
 JOBS ?= $(shell nproc)
 
-.PHONY: build demo test check bench clean setup-converter setup-test
+.PHONY: build release demo test check bench clean setup-converter setup-test
 .DEFAULT_GOAL := build
 
 setup-converter:
@@ -23,6 +24,9 @@ build: setup-converter
 	@mkdir -p bin
 	@cp -f build/release/bin/viaduct bin/.viaduct.new && mv -f bin/.viaduct.new bin/viaduct
 	@echo "build: bin/viaduct"
+
+release: build
+	@tools/release
 
 demo: build
 	@tools/demo
