@@ -118,6 +118,10 @@ print(json.dumps([folder, [str(w) for w in cache.warnings], [r.repo_id for r in 
         file = self.home / "hf/token"
         self.assertEqual((file.read_text(), stat.S_IMODE(file.stat().st_mode)), (self.hub.token, 0o600))
         self.download("org/gated")
+        self.hub.faults["/revision/"] = lambda handler: self.hub.send(  # run_program looks for the token in what is said
+            handler, 403, b"", {"X-Error-Message": f"no access with {handler.headers['Authorization']}"})
+        self.assertIn("no access with Bearer ***", self.run_program("download", "org/gated", expect=2))
+        self.hub.faults.clear()
         self.assertIn("gives no access", self.run_program("download", "org/gated", expect=2, HF_TOKEN="hf_other"))
         shutil.rmtree(self.home / "hf/hub")
         elsewhere = self.home / "token-elsewhere"

@@ -66,8 +66,6 @@ struct Half {
 
 #ifdef __x86_64__
 
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
 namespace avx2 {
 
 #define KERNEL [[gnu::target("avx2,fma,f16c")]]
@@ -132,10 +130,7 @@ struct Half {
 #undef KERNEL
 
 }  // namespace avx2
-#pragma GCC pop_options
 
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl")
 namespace avx512 {
 
 #define KERNEL [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl")]]
@@ -198,7 +193,6 @@ struct Half {
 #undef KERNEL
 
 }  // namespace avx512
-#pragma GCC pop_options
 
 #endif
 
@@ -216,7 +210,8 @@ const std::vector<Kernel>& kernels() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
       list.push_back({"avx512", avx512::change_any, avx512::kWidth});
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
+    // Every processor with AVX2 also converts half precision (F16C).
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
       list.push_back({"avx2", avx2::change_any, avx2::kWidth});
 #endif
     list.push_back({"plain", plain::change_any, plain::kWidth});

@@ -225,8 +225,8 @@ std::string safetensors_file(const std::vector<std::pair<StoredTensor, std::vect
   std::string file(layout.files[0].size, '\0');
   std::memcpy(file.data(), layout.literals[0].bytes.data(), layout.literals[0].bytes.size());
   for (size_t i = 0; i < tensors.size(); ++i)
-    std::memcpy(file.data() + layout.tensors[i].chunks[0].byte_offset, tensors[i].second.data(),
-                tensors[i].second.size());
+    std::copy(tensors[i].second.begin(), tensors[i].second.end(),
+              reinterpret_cast<std::byte*>(file.data()) + layout.tensors[i].chunks[0].byte_offset);
   return file;
 }
 

@@ -194,7 +194,33 @@ std::string HubClient::other_revisions(const RepoName& name) const {
   return names.empty() ? "" : fmt::format("; it has {}", fmt::join(names, ", "));
 }
 
+// A server's words stand in errors, and a server may repeat what it was sent.
+template <class Work>
+auto HubClient::without_token(Work&& work) const {
+  try {
+    return work();
+  } catch (const UserError& error) {
+    std::string text = error.what();
+    const size_t size = settings_.token.size();
+    if (size == 0 || text.find(settings_.token) == std::string::npos) throw;
+    constexpr std::string_view kHidden = "***";
+    for (size_t at = text.find(settings_.token); at != std::string::npos;
+         at = text.find(settings_.token, at + kHidden.size()))
+      text.replace(at, size, kHidden);
+    throw UserError(text);
+  }
+}
+
 RemoteRevision HubClient::revision(const RepoName& name) const {
+  return without_token([&] { return list(name); });
+}
+
+void HubClient::read(const RepoName& name, const std::string& commit, const RemoteFile& file, uint64_t begin,
+                     uint64_t end, const std::function<void(std::span<const std::byte>)>& receive) const {
+  without_token([&] { fetch_range(name, commit, file, begin, end, receive); });
+}
+
+RemoteRevision HubClient::list(const RepoName& name) const {
   const std::string models = fmt::format("{}/api/models/{}", settings_.endpoint, url_path(name.id));
   std::string revision = url_path(name.revision);
   for (size_t at = revision.find('/'); at != std::string::npos; at = revision.find('/'))
@@ -233,8 +259,8 @@ RemoteRevision HubClient::revision(const RepoName& name) const {
   return result;
 }
 
-void HubClient::read(const RepoName& name, const std::string& commit, const RemoteFile& file, uint64_t begin,
-                     uint64_t end, const std::function<void(std::span<const std::byte>)>& receive) const {
+void HubClient::fetch_range(const RepoName& name, const std::string& commit, const RemoteFile& file, uint64_t begin,
+                            uint64_t end, const std::function<void(std::span<const std::byte>)>& receive) const {
   const std::string url =
       fmt::format("{}/{}/resolve/{}/{}", settings_.endpoint, url_path(name.id), commit, url_path(file.path));
   uint64_t at = begin;

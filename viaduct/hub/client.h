@@ -41,6 +41,11 @@ class HubClient {
   class Unreachable;
 
  private:
+  template <class Work>
+  auto without_token(Work&& work) const;
+  RemoteRevision list(const RepoName& name) const;
+  void fetch_range(const RepoName& name, const std::string& commit, const RemoteFile& file, uint64_t begin,
+                   uint64_t end, const std::function<void(std::span<const std::byte>)>& receive) const;
   HttpResponse fetch(std::string url, const HttpRequest& wanted, const Receive& receive) const;
   HttpResponse api(const RepoName& name, const std::string& url) const;
   [[noreturn]] void refuse(const RepoName& name, const HttpResponse& response, const std::string& url) const;
