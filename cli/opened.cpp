@@ -2,6 +2,7 @@
 
 #include "cli/interrupt.h"
 #include "cli/progress_display.h"
+#include "viaduct/adapters/adapter.h"
 #include "viaduct/bridge/megatron_config.h"
 #include "viaduct/core/error.h"
 #include "viaduct/formats/iteration_folder.h"
@@ -36,11 +37,13 @@ std::string unknown_provider(const Path& folder) {
 std::string why_unknown(const Path& path, std::optional<int64_t> iteration) {
   if (bridge::is_megatron_checkpoint(path)) {
     const Path folder = data_folder(path, iteration);
+    if (adapters::is_megatron_adapter(folder)) return "it holds adapters";
     const auto record = bridge::read_record(folder);
     if (record && record->config) return unknown_config(models::HfConfig(*record->config, folder.string()));
     return unknown_provider(folder);
   }
   if (fs::is_directory(path)) {
+    if (adapters::is_peft_folder(path)) return "it holds an adapter";
     if (!fs::exists(path / "config.json")) return "it has no config.json";
     return unknown_config(models::HfConfig::read((path / "config.json").string()));
   }

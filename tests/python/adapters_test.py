@@ -206,6 +206,22 @@ class RoundTrip(unittest.TestCase):
         viaduct("import", source, FOLDER / "no_adapter")
         self.assert_refused(FOLDER / "no_adapter", source, "`peft:` section")
 
+    def test_other_commands(self):
+        """Adapters can be looked at and compared; what wants a model says what they are."""
+        source = GOLDEN / "families/llama/hf"
+        folder = make_adapter(source, FOLDER / "made/llama/looked_at", target_modules=["o_proj"])
+        megatron, back = FOLDER / "megatron/looked_at", FOLDER / "back/looked_at"
+        viaduct("import-adapter", folder, megatron, "--base", source)
+        viaduct("export-adapter", megatron, back)
+        viaduct("verify", folder, back)
+        viaduct("verify", megatron)
+        self.assertIn("lora_A", viaduct("inspect", folder, "--tensors"))
+        self.assertIn("linear_proj.adapter.linear_in", viaduct("inspect", megatron, "--tensors"))
+        for command, path in (("export", megatron), ("import", folder)):
+            run = subprocess.run([PROGRAM, command, path, FOLDER / "none"], capture_output=True, text=True)
+            self.assertEqual(run.returncode, 2)
+            self.assertIn("merge-lora", run.stderr)
+
 
 if __name__ == "__main__":
     unittest.main()

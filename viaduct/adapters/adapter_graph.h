@@ -57,8 +57,9 @@ std::string adapter_prefix(const models::Parameter& parameter);
 
 /// The name that PEFT gives to the module of a Hugging Face weight: without ".weight".
 std::string peft_module(std::string_view weight);
-/// "base_model.model." and, for a tensor that is no module's weight, its module with ".base_layer" for each tensor
-/// of that module behind it in the alphabet... `packed`: all such tensors of the adapter.
+/// What the names of a weight's matrices begin with: "base_model.model.<module>.". `packed`: the adapted tensors
+/// that hold all experts. Such a tensor goes by the name of the module that it is in, with ".base_layer" for each
+/// of `packed` in the same module that comes before it in the alphabet.
 std::string peft_prefix(const std::string& weight, const std::vector<std::string>& packed);
 
 }  // namespace viaduct::adapters

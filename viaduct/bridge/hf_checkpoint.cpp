@@ -67,6 +67,11 @@ models::HfConfig read_config(const Path& folder) {
   VIADUCT_USER_CHECK(fs::is_directory(folder), "{} is not a folder", folder.string());
   const Path config = folder / "config.json";
   VIADUCT_USER_CHECK(
+      fs::exists(config) || !fs::exists(folder / "adapter_config.json"),
+      "{} holds an adapter, not a model: viaduct import-adapter makes a Megatron checkpoint of it, viaduct "
+      "merge-lora a model",
+      folder.string());
+  VIADUCT_USER_CHECK(
       fs::exists(config),
       "{} has no config.json, so it is not a Hugging Face model folder; and it is no Megatron checkpoint "
       "(no iter_*, no .metadata)",

@@ -52,6 +52,14 @@ class MegatronCheckpoint : public Checkpoint {
     reader_ = formats::TorchDistReader::open(iteration_);
     reader_->drop_prefix("module.");  // NeMo 2 stores its wrapper's name
     stored_.files = reader_->files();
+    const std::vector<StoredTensor>& all = reader_->tensors();
+    VIADUCT_USER_CHECK(all.empty() || std::any_of(all.begin(), all.end(),
+                                                  [](const StoredTensor& tensor) {
+                                                    return tensor.name.find(".adapter.") == std::string::npos;
+                                                  }),
+                       "{} holds adapters, not a model: viaduct export-adapter makes a PEFT folder of it, viaduct "
+                       "merge-lora a model",
+                       iteration_.string());
     const StoredTensor* embedding = reader_->find("embedding.word_embeddings.weight");
     if (const formats::PickleValue* args = reader_->common_state().find("args")) run_state_.args = *args;
     run_state_.iteration = reader_->iteration();
