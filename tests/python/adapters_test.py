@@ -206,6 +206,17 @@ class RoundTrip(unittest.TestCase):
         viaduct("import", source, FOLDER / "no_adapter")
         self.assert_refused(FOLDER / "no_adapter", source, "`peft:` section")
 
+    def test_torch_files(self):
+        """Older folders have adapter_model.bin."""
+        source = GOLDEN / "families/llama/hf"
+        folder = make_adapter(source, FOLDER / "made/llama/bin", target_modules=["o_proj", "q_proj"])
+        viaduct("import-adapter", folder, FOLDER / "megatron/safetensors", "--base", source)
+        torch.save(load_file(folder / "adapter_model.safetensors"), folder / "adapter_model.bin")
+        (folder / "adapter_model.safetensors").unlink()
+        viaduct("import-adapter", folder, FOLDER / "megatron/bin", "--base", source)
+        self.assertEqual(differences(read_torch_dist(FOLDER / "megatron/bin")[0],
+                                     read_torch_dist(FOLDER / "megatron/safetensors")[0]), "")
+
     def test_other_commands(self):
         """Adapters can be looked at and compared; what wants a model says what they are."""
         source = GOLDEN / "families/llama/hf"

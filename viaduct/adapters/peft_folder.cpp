@@ -1,15 +1,13 @@
 // A PEFT folder: adapter_config.json and adapter_model.safetensors (or .bin).
 #include <algorithm>
-#include <map>
 #include <set>
 #include <unordered_map>
 
 #include "viaduct/adapters/adapter_files.h"
+#include "viaduct/adapters/peft_file.h"
 #include "viaduct/core/error.h"
 #include "viaduct/core/problem_list.h"
 #include "viaduct/core/strings.h"
-#include "viaduct/formats/safetensors.h"
-#include "viaduct/formats/torch_file.h"
 #include "viaduct/models/registry.h"
 
 namespace viaduct::adapters {
@@ -41,51 +39,6 @@ std::vector<models::ArchSpec> named_forms(const models::ArchSpec& arch) {
 
 namespace {
 
-enum class Half { kA, kB, kMagnitude };
-
-// One tensor of the file, its name taken apart.
-struct PeftTensor {
-  std::string module;  // without "base_model.model.", ".base_layer" kept
-  Half half{};
-  const StoredTensor* stored = nullptr;
-};
-
-PeftTensor take_apart(const StoredTensor& stored, const std::string& file) {
-  const std::string& name = stored.name;
-  const auto fail = [&](const char* what) -> void {
-    throw UserError(fmt::format("{}: {} is {}, which cannot be converted", file, name, what));
-  };
-  if (name.find("lora_embedding_") != std::string::npos) fail("an adapter of an embedding");
-  if (name.find(".modules_to_save.") != std::string::npos) fail("a whole module (modules_to_save)");
-  if (name.find(".lora_B.bias") != std::string::npos || name.ends_with(".lora_B.default.bias"))
-    fail("a trained bias");
-  constexpr std::string_view kPrefix = "base_model.model.";
-  const struct {
-    std::string_view word;
-    Half half;
-  } kHalves[] = {{".lora_A", Half::kA}, {".lora_B", Half::kB}, {".lora_magnitude_vector", Half::kMagnitude}};
-  for (const auto& [word, half] : kHalves) {
-    const size_t at = name.rfind(word);
-    if (at == std::string::npos || !name.starts_with(kPrefix)) continue;
-    // Some files keep the adapter's own name: lora_A.default.weight.
-    const std::string_view rest = std::string_view(name).substr(at + word.size());
-    const bool known = rest == ".weight" || rest == ".default.weight" || (half == Half::kMagnitude && rest.empty());
-    if (!known) continue;
-    return {name.substr(kPrefix.size(), at - kPrefix.size()), half, &stored};
-  }
-  throw UserError(
-      fmt::format("{}: {} is no tensor of a LoRA adapter (base_model.model.MODULE.lora_A.weight, lora_B, "
-                  "lora_magnitude_vector)",
-                  file, name));
-}
-
-// What the file has for one Hugging Face weight, or for one that holds all experts.
-struct Halves {
-  const StoredTensor* of[3] = {};
-  const StoredTensor*& operator[](Half half) { return of[static_cast<size_t>(half)]; }
-  const StoredTensor* operator[](Half half) const { return of[static_cast<size_t>(half)]; }
-};
-
 // A stored tensor, or an expert's part of it, that a PEFT tensor of the graph is.
 struct Place {
   const StoredTensor* stored = nullptr;
@@ -98,11 +51,10 @@ struct Place {
 class PeftFolder : public Adapter {
  public:
   PeftFolder(const Path& path, const bridge::Checkpoint& base, const AdapterOptions& options)
-      : Adapter(bridge::World::kHuggingFace, path) {
+      : Adapter(bridge::World::kHuggingFace, path), file_(open_peft_file(path)) {
     const PeftView view = options.view;
     const Path config = path / "adapter_config.json";
     spec_ = read_peft_config(Json::parse(read_text_file(config, 16u << 20), config.string()), config.string());
-    open_file();
     find_weights(base);
     choose_linears(view);
     if (view != PeftView::kUpdates) {
@@ -119,7 +71,6 @@ class PeftFolder : public Adapter {
   }
 
  private:
-  void open_file();
   void find_weights(const bridge::Checkpoint& base);
   size_t match(const WeightGraph& names);
   bool match_experts(const WeightGraph& names, const std::string& module, const Halves& halves);
@@ -130,39 +81,12 @@ class PeftFolder : public Adapter {
   void locate();
   void fill_record(const bridge::Checkpoint& base);
 
-  std::unique_ptr<formats::TensorReader> reader_;
-  std::string file_;
-  std::string header_;
-  std::map<std::string, Halves> modules_;                 // by module, as the file names it
+  PeftFile file_;
   std::unordered_map<int32_t, std::array<Place, 3>> at_;  // by Hugging Face tensor of base_
   std::vector<std::string> unmatched_;
   std::vector<AdaptedLinear> linears_;
   bool canonical_ = false;
 };
-
-void PeftFolder::open_file() {
-  const Path safetensors = path_ / "adapter_model.safetensors", bin = path_ / "adapter_model.bin";
-  if (fs::exists(safetensors)) {
-    auto opened = std::make_unique<formats::SafetensorsFile>(safetensors);
-    header_ = opened->header().text;
-    reader_ = std::move(opened);
-    file_ = safetensors.string();
-  } else {
-    VIADUCT_USER_CHECK(fs::exists(bin),
-                       "{} has adapter_config.json, but neither adapter_model.safetensors nor "
-                       "adapter_model.bin",
-                       path_.string());
-    reader_ = formats::open_torch_file(bin);
-    file_ = bin.string();
-  }
-  VIADUCT_USER_CHECK(!reader_->tensors().empty(), "{} holds no tensor", file_);
-  for (const StoredTensor& stored : reader_->tensors()) {
-    const PeftTensor tensor = take_apart(stored, file_);
-    const StoredTensor*& place = modules_[tensor.module][tensor.half];
-    VIADUCT_USER_CHECK(!place, "{}: {} and {} are the same tensor of one adapter", file_, place->name, stored.name);
-    place = &stored;
-  }
-}
 
 // The weight that holds all experts which the tensors of `module` adapt; "" when there is none. Several such
 // weights of one module are told apart by their place in the alphabet.
@@ -221,7 +145,7 @@ bool PeftFolder::match_experts(const WeightGraph& names, const std::string& wrap
 size_t PeftFolder::match(const WeightGraph& names) {
   at_.clear();
   unmatched_.clear();
-  for (const auto& [module, halves] : modules_) {
+  for (const auto& [module, halves] : file_.modules) {
     auto it = names.hf_ids.find(module + ".weight");
     if (it == names.hf_ids.end()) {
       const std::string packed = packed_weight(names, module);
@@ -239,7 +163,7 @@ size_t PeftFolder::match(const WeightGraph& names) {
 
 void PeftFolder::find_weights(const bridge::Checkpoint& base) {
   const std::vector<models::ArchSpec> forms = named_forms(base.arch());
-  size_t best = modules_.size() + 1;
+  size_t best = file_.modules.size() + 1;
   for (const models::ArchSpec& form : forms) {
     WeightGraph names = bridge::build_weight_graph(form);
     const size_t missing = match(names);
@@ -279,8 +203,8 @@ bool PeftFolder::equal_first_halves(const std::vector<int32_t>& tensors) const {
     const Place& other = at_.at(tensors[i])[0];
     if (other.stored == first.stored && other.expert == first.expert) continue;
     if (other.stored->dtype != first.stored->dtype || other.stored->shape != first.stored->shape) return false;
-    if (bytes.empty()) bytes = formats::read_tensor(*reader_, *first.stored, 1u << 30);
-    if (formats::read_tensor(*reader_, *other.stored, 1u << 30) != bytes) return false;
+    if (bytes.empty()) bytes = formats::read_tensor(*file_.reader, *first.stored, 1u << 30);
+    if (formats::read_tensor(*file_.reader, *other.stored, 1u << 30) != bytes) return false;
   }
   return true;
 }
@@ -300,7 +224,7 @@ void PeftFolder::choose_linears(PeftView view) {
     else if (rank_of(id) < 1)
       problems.add(fmt::format("{}: lora_A is {}, not a matrix", weight, place[0].stored->shape));
   }
-  VIADUCT_USER_CHECK(problems.empty(), "{} is not complete; {}", file_, problems.text());
+  VIADUCT_USER_CHECK(problems.empty(), "{} is not complete; {}", file_.path, problems.text());
 
   struct Group {
     size_t parameter;
@@ -317,7 +241,7 @@ void PeftFolder::choose_linears(PeftView view) {
       if (at_.contains(group.all[i])) group.present.push_back(static_cast<int>(i));
     if (group.present.empty()) continue;
     VIADUCT_USER_CHECK(is_linear(base_.parameters[p]), "{}: {} is no linear layer, its adapter cannot be converted",
-                       file_, base_.hf_tensors[static_cast<size_t>(group.all[0])].name);
+                       file_.path, base_.hf_tensors[static_cast<size_t>(group.all[0])].name);
     for (const int i : group.present) used.insert(group.all[static_cast<size_t>(i)]);
     if (group.all.size() > 1) {
       group.fused = group.present.size() == group.all.size();
@@ -328,7 +252,7 @@ void PeftFolder::choose_linears(PeftView view) {
     groups.push_back(std::move(group));
   }
   VIADUCT_USER_CHECK(used.size() == at_.size(), "{}: some of its tensors adapt weights that are no linear layers",
-                     file_);
+                     file_.path);
 
   if (view == PeftView::kMegatron) canonical_ = !all_fused;
   if (view == PeftView::kCanonical) canonical_ = true;
@@ -358,7 +282,7 @@ void PeftFolder::choose_linears(PeftView view) {
 }
 
 void PeftFolder::locate() {
-  stored_.files = reader_->files();
+  stored_.files = file_.reader->files();
   own_.assign(graph_.hf_tensors.size(), -1);
   std::unordered_map<const StoredTensor*, int32_t> ids;
   const auto id_of = [&](const StoredTensor* stored) {
@@ -417,19 +341,19 @@ void PeftFolder::locate() {
     if (const int32_t original = own_[static_cast<size_t>(of)]; place.experts == 0 && original >= 0)
       ties_.push_back({id_of(place.stored), original});
   }
-  VIADUCT_USER_CHECK(problems.empty(), "{} does not fit the base ({}); {}", file_, base_.arch.family,
+  VIADUCT_USER_CHECK(problems.empty(), "{} does not fit the base ({}); {}", file_.path, base_.arch.family,
                      problems.text());
 }
 
 void PeftFolder::fill_record(const bridge::Checkpoint& base) {
   record_.origin = path_.string();
-  record_.format = std::string(reader_->format());
+  record_.format = std::string(file_.reader->format());
   record_.config = base.record().config;
   record_.side_files = bridge::find_side_files(path_);
   if (spec_.base_model.empty()) spec_.base_model = base.record().origin;
-  if (header_.empty()) return;
-  record_.shards.push_back({"adapter_model.safetensors", header_});
-  for (const StoredTensor& stored : reader_->tensors())
+  if (file_.header.empty()) return;
+  record_.shards.push_back({"adapter_model.safetensors", file_.header});
+  for (const StoredTensor& stored : file_.reader->tensors())
     record_.tensors.push_back({stored.name, stored.dtype, stored.shape, 0});
 }
 
