@@ -5,7 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
+#include "viaduct/core/convert.h"
 #include "viaduct/core/error.h"
 #include "viaduct/models/gguf_source.h"
 
@@ -36,7 +38,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const MemoryFile input(data, size);
   try {
     const auto file = viaduct::formats::open_gguf(input.path());
-    for (const auto& tensor : file->tensors()) read_tensor(*file, tensor, 1 << 20);
+    for (const auto& tensor : file->tensors()) {
+      const std::vector<std::byte> stored = read_tensor(*file, tensor, 1 << 20);
+      const int64_t count = num_elements(tensor.shape);
+      std::vector<std::byte> values(static_cast<size_t>(count) * 2);
+      viaduct::convert(tensor.dtype, stored.data(), viaduct::DType::kBF16, values.data(), count);
+    }
     viaduct::models::read_gguf_model(*file);
   } catch (const viaduct::UserError&) {  // an InternalError is a finding
   }

@@ -3,6 +3,7 @@ transformers read out of them. Run with torch, transformers and gguf installed: 
 
   types.gguf           every metadata type, one tensor of every type that viaduct reads
   types.f32            gguf.dequantize of the tensors, one after the other
+  quants.gguf, quants.f32   the same for random blocks of every quantised type, scales at the ends of their range among them
   llama.gguf           a Llama of one layer with a sentencepiece tokenizer
   llama.expected.json  tensor name -> shape and CRC-32 of its float32 values in transformers; config.json
   llama.tokenizer.json, byte_level.tokenizer.json, qwen2.tokenizer.json   as saved by transformers
@@ -54,6 +55,32 @@ def types():
         values.append(gguf.dequantize(data, kind).astype(np.float32).reshape(3, 64))
     finish(writer)
     (HERE / "types.f32").write_bytes(np.concatenate(values).tobytes())
+
+
+# For each quantised type where the float16 scales (and minimums) lie in its block.
+SCALES = {"Q8_0": (0,), "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q2_K": (80, 82), "Q3_K": (108,),
+          "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,)}
+
+
+def quants():
+    random = np.random.default_rng(11)
+    writer = gguf.GGUFWriter(HERE / "quants.gguf", "made")
+    values = []
+    edges = [0.0, -0.0, 2.0 ** -24, -(2.0 ** -15), 65504.0, -65504.0, 1.0]
+    for name, places in SCALES.items():
+        kind = gguf.GGMLQuantizationType[name]
+        elements, size = gguf.GGML_QUANT_SIZES[kind]
+        blocks = random.integers(0, 256, (8 * 512 // elements, size), dtype=np.uint8)
+        for place in places:
+            scales = random.standard_normal(len(blocks)).astype(np.float16)
+            scales[:len(edges)] = random.permutation(edges)
+            blocks[:, place:place + 2] = scales.view(np.uint8).reshape(-1, 2)
+        data = blocks.reshape(8, -1)
+        writer.add_tensor(name, data, raw_dtype=kind)
+        values.append(gguf.dequantize(data, kind).astype(np.float32).reshape(8, 512))
+        assert np.isfinite(values[-1]).all()
+    finish(writer)
+    (HERE / "quants.f32").write_bytes(np.concatenate(values).tobytes())
 
 
 def begin(name, architecture):
@@ -132,6 +159,7 @@ def byte_level(name, architecture):
 if __name__ == "__main__":
     HERE.mkdir(parents=True, exist_ok=True)
     types()
+    quants()
     llama()
     byte_level("byte_level", "llama")
     byte_level("qwen2", "qwen2")

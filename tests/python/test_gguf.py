@@ -132,6 +132,10 @@ class SmolLM2(GgufCase):
 
 
 BLOCK_TYPES = [gguf.GGMLQuantizationType[name] for name in ("Q8_0", "Q4_0", "Q4_1", "F16", "BF16", "F32")]
+# Where the float16 scales and minimums of each quantised type lie in its block.
+SCALES = {"Q8_0": (0,), "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q2_K": (80, 82), "Q3_K": (108,),
+          "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,)}
+QUANTISED = [gguf.GGMLQuantizationType[name] for name in SCALES]
 
 
 class Made(GgufCase):
@@ -166,10 +170,8 @@ class Made(GgufCase):
         data = self.random.integers(0, 256, (rows, columns // block * size), dtype=np.uint8)
         if not any_bits:  # keep scales (and plain halves) finite: the top exponent bit is cleared
             step = {"F32": 4, "F16": 2, "BF16": 2}.get(kind.name, size)
-            for at in range(step - 1 if step <= 4 else 1, data.shape[1], step):
-                data[:, at] &= 0xBF
-                if kind.name == "Q4_1":
-                    data[:, at + 2] &= 0xBF
+            for place in SCALES.get(kind.name, (step - 2,)):
+                data[:, place + 1::step] &= 0xBF
         writer.add_tensor(name, data, raw_dtype=kind)
 
     def add_vector(self, writer, name, size):
@@ -277,11 +279,11 @@ class Made(GgufCase):
 
     def test_any_bits_are_dequantised_as_gguf_does(self):
         """Random scales: subnormal, infinite and not-a-number ones too."""
-        for kind in BLOCK_TYPES:
+        for kind in QUANTISED + BLOCK_TYPES[3:]:
             with self.subTest(kind=kind.name):
                 self.setUp()
-                writer = self.begin("llama", layers=1)
-                vocab = 4096
+                writer = self.begin("llama", layers=1, hidden=256, head_dim=64, inner=256)
+                vocab = 1024
                 self.add_model(writer, vocab, kinds=[kind], any_bits=True)
                 self.finish(writer)
                 ours = load_file(self.folder / "model.safetensors")["model.embed_tokens.weight"].float()
@@ -292,6 +294,36 @@ class Made(GgufCase):
                 number = ~torch.isnan(theirs)
                 self.assertTrue(torch.equal(torch.isnan(ours), ~number))
                 self.assert_same_bits(kind.name, torch.where(number, ours, 0.0), torch.where(number, theirs, 0.0))
+
+    def test_mixed_files(self):
+        """As Q4_K_M has it: tensors of several types, q and k reordered, the output layer tied or not."""
+        for architecture, untied in (("llama", True), ("llama", False), ("qwen2", True)):
+            with self.subTest(architecture=architecture, untied=untied):
+                self.setUp()
+                writer = self.begin(architecture, hidden=256, head_dim=64, inner=512, groups=2)
+                vocab = (self.add_sentencepiece(writer, add_bos=False) if architecture == "llama"
+                         else self.add_byte_level(writer))
+                self.add_model(writer, vocab, kinds=QUANTISED + BLOCK_TYPES[3:], untied=untied,
+                               bias=architecture == "qwen2")
+                self.finish(writer)
+                self.assertEqual(self.check_tensors(self.file, self.folder),
+                                 20 + untied + 6 * (architecture == "qwen2"))
+
+    def test_any_layout_gives_the_same_tensors(self):
+        """Rows of 768 cut in four: the cuts go through blocks of 256."""
+        writer = self.begin("llama", hidden=768, heads=12, groups=4, head_dim=64, inner=768)
+        self.add_model(writer, self.add_sentencepiece(writer, add_bos=False), kinds=QUANTISED)
+        self.finish(writer)
+        whole = load_file(self.folder / "model.safetensors")
+        megatron, back = self.root / "megatron", self.root / "back"
+        for command in (["import", self.file, megatron, "--tp", "4", "--pp", "2"], ["export", megatron, back]):
+            run = subprocess.run([os.environ["VIADUCT"], *map(str, command)], capture_output=True, text=True,
+                                 stdin=subprocess.DEVNULL)
+            self.assertEqual(run.returncode, 0, run.stderr)
+        parts = load_file(back / "model.safetensors")
+        self.assertEqual(sorted(parts), sorted(whole))
+        for name, value in whole.items():
+            self.assert_same_bits(name, parts[name], value)
 
     def test_llama3_rope_factors(self):
         head_dim = 64

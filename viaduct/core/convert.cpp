@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "viaduct/core/error.h"
+#include "viaduct/core/gguf_blocks.h"
 
 namespace viaduct {
 
@@ -116,34 +117,13 @@ void store(std::byte* p, int64_t i, T value) {
   std::memcpy(p + i * sizeof(T), &value, sizeof(T));
 }
 
-constexpr int kBatch = 1024;
-
-// Scale and minimum of a block are halves. Product and sum are rounded one after the other, as numpy does it: this
-// file is compiled without contraction to fused multiply-adds.
-void decode_blocks(DType dtype, const std::byte* from, float* to, int blocks) {
-  const int block_bytes = info(dtype).block_bytes;
-  for (int block = 0; block < blocks; ++block, from += block_bytes, to += 32) {
-    const float scale = half_to_float32(load<uint16_t>(from, 0));
-    if (dtype == DType::kQ8_0) {
-      int8_t codes[32];
-      std::memcpy(codes, from + 2, 32);
-      for (int i = 0; i < 32; ++i) to[i] = static_cast<float>(codes[i]) * scale;
-      continue;
-    }
-    // Byte i holds element i in its low and element i + 16 in its high nibble.
-    const bool with_minimum = dtype == DType::kQ4_1;
-    uint8_t packed[16];
-    std::memcpy(packed, from + (with_minimum ? 4 : 2), 16);
-    if (with_minimum) {
-      const float minimum = half_to_float32(load<uint16_t>(from, 1));
-      for (int i = 0; i < 16; ++i) to[i] = scale * static_cast<float>(packed[i] & 0xF) + minimum;
-      for (int i = 0; i < 16; ++i) to[16 + i] = scale * static_cast<float>(packed[i] >> 4) + minimum;
-    } else {
-      for (int i = 0; i < 16; ++i) to[i] = scale * static_cast<float>((packed[i] & 0xF) - 8);
-      for (int i = 0; i < 16; ++i) to[16 + i] = scale * static_cast<float>((packed[i] >> 4) - 8);
-    }
-  }
+constexpr GgufBlocks gguf_blocks(DType dtype) {
+  return static_cast<GgufBlocks>(static_cast<int>(dtype) - static_cast<int>(DType::kQ8_0));
 }
+static_assert(gguf_blocks(DType::kIQ4_XS) == GgufBlocks::kIQ4_XS &&
+              gguf_blocks(DType::kQ5_0) == GgufBlocks::kQ5_0 && gguf_blocks(DType::kQ4_K) == GgufBlocks::kQ4_K);
+
+constexpr int kBatch = 1024;  // whole blocks of every format
 
 // A run of at most kBatch elements as float32. `count` is a whole number of blocks.
 bool decode(DType dtype, const std::byte* from, float* to, int count) {
@@ -168,10 +148,10 @@ bool decode(DType dtype, const std::byte* from, float* to, int count) {
         return code & 8 ? -kValues[code & 7] : kValues[code & 7];
       });
     }
-    case DType::kQ8_0:
-    case DType::kQ4_0:
-    case DType::kQ4_1: decode_blocks(dtype, from, to, count / 32); return true;
-    default: return false;
+    default:
+      if (!is_block_quantized(dtype)) return false;
+      decode_gguf_blocks(gguf_blocks(dtype), from, to, count / info(dtype).block_elements);
+      return true;
   }
 }
 
@@ -237,6 +217,9 @@ void convert(DType from_dtype, const std::byte* from, DType to_dtype, std::byte*
     std::memcpy(to, from, static_cast<size_t>(num_bytes(from_dtype, count)));
     return;
   }
+  if (is_block_quantized(from_dtype) && to_dtype == DType::kBF16)
+    return gguf_blocks_to_bfloat16(gguf_blocks(from_dtype), from, to,
+                                   num_bytes(from_dtype, count) / info(from_dtype).block_bytes);
   VIADUCT_USER_CHECK(can_convert(from_dtype, to_dtype), "values of {} cannot be cast to {}", from_dtype, to_dtype);
   convert_values(from_dtype, from, to_dtype, to, count, 0);
 }

@@ -34,6 +34,15 @@ constexpr std::array<DTypeInfo, kNumDTypes> kInfos{{
     {"Q8_0", "", 32, 34},
     {"Q4_0", "", 32, 18},
     {"Q4_1", "", 32, 20},
+    {"Q5_0", "", 32, 22},
+    {"Q5_1", "", 32, 24},
+    {"Q2_K", "", 256, 84},
+    {"Q3_K", "", 256, 110},
+    {"Q4_K", "", 256, 144},
+    {"Q5_K", "", 256, 176},
+    {"Q6_K", "", 256, 210},
+    {"IQ4_NL", "", 32, 18},
+    {"IQ4_XS", "", 256, 136},
 }};
 }  // namespace
 
@@ -44,9 +53,7 @@ int element_size(DType dtype) {
   return info(dtype).block_bytes;
 }
 
-bool is_floating(DType dtype) {
-  return dtype <= DType::kBF16 || (dtype >= DType::kF8E4M3 && dtype <= DType::kQ4_1);
-}
+bool is_floating(DType dtype) { return dtype <= DType::kBF16 || dtype >= DType::kF8E4M3; }
 
 int64_t num_bytes(DType dtype, int64_t count) {
   const DTypeInfo& i = info(dtype);

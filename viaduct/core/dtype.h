@@ -33,17 +33,26 @@ enum class DType : uint8_t {
   kF4,  // two codes a byte, low nibble first (safetensors F4, torch float4_e2m1fn_x2)
   kF6E2M3,
   kF6E3M2,
-  // GGUF's block formats: 32 elements along the last axis share one scale.
+  // GGUF's block formats: 32 (K and XS: 256) elements along the last axis are coded together.
   kQ8_0,
   kQ4_0,
   kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ2_K,
+  kQ3_K,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,
+  kIQ4_NL,
+  kIQ4_XS,
 };
-inline constexpr int kNumDTypes = static_cast<int>(DType::kQ4_1) + 1;
+inline constexpr int kNumDTypes = static_cast<int>(DType::kIQ4_XS) + 1;
 
 struct DTypeInfo {
   std::string_view name;        // safetensors' name; GGML's for the block formats
   std::string_view torch_name;  // "bfloat16"; empty where torch has none
-  int block_elements;           // elements of one indivisible block: 1, or 2 (F4), 4 (F6), 32 (GGUF)
+  int block_elements;           // elements of one indivisible block: 1, or 2 (F4), 4 (F6), 32 or 256 (GGUF)
   int block_bytes;              // bytes of one block
 };
 

@@ -43,11 +43,23 @@ std::optional<DType> tensor_dtype(uint32_t type) {
     case 1: return DType::kF16;
     case 2: return DType::kQ4_0;
     case 3: return DType::kQ4_1;
+    case 6: return DType::kQ5_0;
+    case 7: return DType::kQ5_1;
     case 8: return DType::kQ8_0;
+    case 10: return DType::kQ2_K;
+    case 11: return DType::kQ3_K;
+    case 12: return DType::kQ4_K;
+    case 13: return DType::kQ5_K;
+    case 14: return DType::kQ6_K;
+    case 20: return DType::kIQ4_NL;
+    case 23: return DType::kIQ4_XS;
     case 30: return DType::kBF16;
     default: return std::nullopt;
   }
 }
+
+constexpr std::string_view kReadTypes =
+    "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS";
 
 std::string tensor_type_name(uint32_t type) {
   if (type < std::size(kTensorTypeNames) && !kTensorTypeNames[type].empty())
@@ -372,9 +384,9 @@ class GgufParser {
     const std::optional<DType> dtype = tensor_dtype(type);
     if (!dtype)
       fail(at,
-           "tensor {} has type {}, which cannot be read here. Supported types: F32, F16, BF16, Q8_0, Q4_0, Q4_1; "
-           "use a file quantised to one of these",
-           tensor.name, tensor_type_name(type));
+           "tensor {} has type {}, which cannot be read here. Supported types: {}; use a file quantised to one of "
+           "these",
+           tensor.name, tensor_type_name(type), kReadTypes);
     tensor.dtype = *dtype;
     const int block = info(*dtype).block_elements;
     const int64_t row = axes == 0 ? 1 : tensor.shape[static_cast<int>(axes) - 1];

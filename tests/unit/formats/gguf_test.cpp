@@ -99,6 +99,31 @@ TEST(Gguf, tensors_are_dequantised_to_the_gguf_packages_bits) {
   EXPECT_EQ(at, expected.size());
 }
 
+// The same for the formats whose blocks the package only reads: random blocks, with zero, subnormal, largest and
+// negative scales among them. What is made as bfloat16 is that float32 rounded.
+TEST(Gguf, blocks_of_codes_are_dequantised_to_the_gguf_packages_bits) {
+  const auto file = open_gguf(kFixtures / "quants.gguf");
+  const std::string expected = read_text_file(kFixtures / "quants.f32");
+  const DType types[] = {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1,   DType::kQ2_K,
+                         DType::kQ3_K, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kIQ4_NL, DType::kIQ4_XS};
+  constexpr int64_t kCount = 8 * 512;
+  ASSERT_EQ(file->tensors().size(), std::size(types));
+  ASSERT_EQ(expected.size(), std::size(types) * kCount * 4);
+  for (size_t i = 0; i < std::size(types); ++i) {
+    const StoredTensor& tensor = file->tensors()[i];
+    ASSERT_EQ(tensor.name, name(types[i]));
+    ASSERT_EQ(tensor.dtype, types[i]);
+    ASSERT_EQ(tensor.shape, (Shape{8, 512}));
+    const std::vector<std::byte> stored = read_tensor(*file, tensor);
+    std::vector<std::byte> values(kCount * 4), halves(kCount * 2 + 1), rounded(kCount * 2);
+    convert(tensor.dtype, stored.data(), DType::kF32, values.data(), kCount);
+    EXPECT_EQ(std::memcmp(values.data(), expected.data() + i * values.size(), values.size()), 0) << tensor.name;
+    convert(DType::kF32, values.data(), DType::kBF16, rounded.data(), kCount);
+    convert(tensor.dtype, stored.data(), DType::kBF16, halves.data() + 1, kCount);
+    EXPECT_EQ(std::memcmp(halves.data() + 1, rounded.data(), rounded.size()), 0) << tensor.name;
+  }
+}
+
 TEST(Gguf, shapes_are_turned_round_and_data_begins_aligned) {
   GgufBuilder builder;
   builder.alignment = 256;
@@ -226,6 +251,8 @@ TEST(GgufRefuses, tensors_that_make_no_sense) {
   EXPECT_NE(with([](GgufBuilder& b) { b.tensor_at("a", {1ull << 32, 1ull << 32}, 0, 0); }), "");
   EXPECT_NE(with([](GgufBuilder& b) { b.tensor_at("a", {1ull << 62}, 0, 0); }), "");
   EXPECT_THAT(with([](GgufBuilder& b) { b.tensor_at("a", {48}, 8, 0); }), HasSubstr("no multiple of 32"));
+  EXPECT_THAT(with([](GgufBuilder& b) { b.tensor_at("a", {288}, 12, 0); }),
+              HasSubstr("tensor a of type Q4_K has rows of 288 elements, no multiple of 256"));
   EXPECT_THAT(with([](GgufBuilder& b) { b.tensor_at("\xc0", {8}, 0, 0); }), HasSubstr("not UTF-8"));
 }
 
@@ -235,10 +262,10 @@ TEST(GgufRefuses, other_tensor_types_by_name) {
     builder.data = std::string(256, '\0');
     return error_of(builder.tensor_at("a", {256}, type, 0).build());
   };
-  EXPECT_THAT(of_type(12),
-              HasSubstr("tensor a has type Q4_K, which cannot be read here. Supported types: F32, F16, "
-                        "BF16, Q8_0, Q4_0, Q4_1"));
-  EXPECT_THAT(of_type(14), HasSubstr("type Q6_K"));
+  EXPECT_THAT(of_type(19),
+              HasSubstr("tensor a has type IQ1_S, which cannot be read here. Supported types: F32, F16, "
+                        "BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS;"));
+  EXPECT_THAT(of_type(9), HasSubstr("type Q8_1"));
   EXPECT_THAT(of_type(28), HasSubstr("type F64"));
   EXPECT_THAT(of_type(39), HasSubstr("type MXFP4"));
   EXPECT_THAT(of_type(4), HasSubstr("has type 4, which"));
