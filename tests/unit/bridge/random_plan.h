@@ -318,11 +318,11 @@ class PlanMaker {
     if (chance(10)) return add_transfer(layout::kNoTensor, {{}, to, {}});
     constexpr DType kNumbers[] = {DType::kF64,  DType::kF32,    DType::kF16,
                                   DType::kBF16, DType::kF8E4M3, DType::kF8E5M2};
-    constexpr DType kBlocks[] = {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1};
+    constexpr DType kBlocks[] = {DType::kQ8_0, DType::kQ4_1, DType::kQ5_0, DType::kQ4_K, DType::kQ6_K};
     DType from = dtype;
     if (conversion == 1) from = kNumbers[number(0, std::size(kNumbers) - 1)];
     const bool blocks = conversion == 2, codes = conversion == 3 && to.rank() > 0;
-    if (blocks) from = kBlocks[number(0, 2)];
+    if (blocks) from = kBlocks[number(0, std::size(kBlocks) - 1)];
     // The source's axes are the target's in some order, and perhaps one more of size 1.
     const int rank = to.rank();
     std::vector<int> order(static_cast<size_t>(rank));
@@ -349,7 +349,10 @@ class PlanMaker {
       box.size.push_back(count);
       box.stride.push_back(stride);
     }
-    if (blocks && rank > 0) size[size.rank() - 1] = (size[size.rank() - 1] + 31) / 32 * 32;
+    if (blocks && rank > 0) {
+      const int64_t block = info(from).block_elements;
+      size[size.rank() - 1] = (size[size.rank() - 1] + block - 1) / block * block;
+    }
     if (blocks && rank == 0) from = dtype;
     region.from = box;
     if (codes) return add_transfer(random_codes(size), std::move(region));
