@@ -1,0 +1,113 @@
+"""The Python module against safetensors' and torch's own readers, and its arrays in numpy, torch and jax."""
+import os
+import sys
+
+sys.path.insert(0, os.environ.get("VIADUCT_MODULE", "build/dev/python"))
+from viaduct_test import FAMILIES, GOLDEN, report, scratch  # noqa: E402
+
+import viaduct  # noqa: E402
+
+light = not {"torch", "numpy", "jax", "ml_dtypes"} & set(sys.modules)
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from safetensors import safe_open  # noqa: E402
+
+PLAIN = ("llama", "qwen2", "qwen3", "gemma", "mistral", "olmoe")
+
+
+def bits(tensor):
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+def stored(folder):
+    """Every tensor of a Hugging Face folder, by safetensors' reader."""
+    found = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            found.update({name: tensors.get_tensor(name) for name in tensors.keys()})
+    return found
+
+
+def streams_equal(folder):
+    expected = stored(folder)
+    seen = set()
+    for name, tensor in viaduct.AutoBridge.from_hf_pretrained(folder).export_hf_weights():
+        want = expected[name]
+        assert f"torch.{tensor.dtype}" == str(want.dtype) and tensor.shape == tuple(want.shape), name
+        for got in (torch.from_dlpack(tensor), tensor.torch()):
+            assert got.dtype == want.dtype and got.shape == want.shape and bits(got) == bits(want), name
+        array = np.asarray(tensor)
+        assert array.dtype.name == tensor.dtype and array.shape == tensor.shape and array.tobytes() == bits(want), name
+        seen.add(name)
+    assert seen == set(expected), seen ^ set(expected)
+    return len(seen)
+
+
+def converts(family, folder):
+    """There and back under a parallel layout; the result by safetensors' reader."""
+    out = scratch(f"convert_{family}")
+    done = viaduct.AutoBridge.import_ckpt(folder, out / "megatron", trust_remote_code=True, torch_dtype=None)
+    assert done["bytes_written"] > 0
+    bridge = viaduct.AutoBridge.from_hf_pretrained(str(folder))
+    bridge.export_ckpt(out / "megatron", out / "hf")
+    expected, found = stored(folder), stored(out / "hf")
+    assert expected.keys() == found.keys()
+    assert all(bits(expected[name]) == bits(found[name]) for name in expected)
+    assert viaduct.verify(out / "megatron", folder).equal
+    made = {name for task in bridge.get_conversion_tasks() for name in task.hf_names}
+    assert made == set(expected), made ^ set(expected)
+    try:
+        viaduct.AutoBridge.import_ckpt(folder, out / "megatron")
+    except viaduct.ViaductError as error:
+        assert isinstance(error, ValueError) and str(out) in str(error)
+    else:
+        raise AssertionError("an existing target was replaced")
+    # One element changed: verify must name the tensor.
+    from safetensors.torch import save_file
+    found = {name: tensor.clone() for name, tensor in found.items()}
+    name = sorted(found)[0]
+    found[name].view(-1).view(torch.uint8)[0] ^= 1
+    files = sorted((out / "hf").glob("*.safetensors"))
+    for file in files:
+        with safe_open(file, "pt") as tensors:
+            keys = list(tensors.keys())
+        save_file({key: found[key] for key in keys}, file, metadata={"format": "pt"})
+    differences = viaduct.verify(out / "hf", folder).differences
+    assert [tensor for tensor, _ in differences] == [name], differences
+
+
+def shares_memory(folder):
+    _, tensor = next(viaduct.AutoBridge.from_hf_pretrained(folder).export_hf_weights())
+    torch.from_dlpack(tensor).zero_()
+    assert not np.asarray(tensor).view(np.uint8).any()
+    kept = torch.from_dlpack(tensor)
+    address = kept.data_ptr()
+    assert tensor.uint8().torch().data_ptr() == address
+    del tensor
+    assert not kept.any()
+
+
+def jax_takes_it(folder):
+    import jax
+    for name, tensor in viaduct.AutoBridge.from_hf_pretrained(folder).export_hf_weights():
+        array = jax.dlpack.from_dlpack(tensor)
+        assert array.dtype.name == tensor.dtype and np.asarray(array).tobytes() == tensor.numpy().tobytes(), name
+
+
+def main():
+    assert light, "import viaduct imports an array library"
+    folders = {family: (GOLDEN / "families" / family / "hf").resolve() for family in PLAIN if family in FAMILIES}
+    assert len(folders) >= 4, FAMILIES
+    tensors = sum(streams_equal(folder) for folder in folders.values())
+    for family in ("llama", "qwen3"):
+        converts(family, folders[family])
+    shares_memory(folders["qwen3"])
+    jax_takes_it(folders["qwen3"])
+    assert viaduct.AutoBridge.can_handle(folders["llama"]) and not viaduct.AutoBridge.can_handle(scratch("empty"))
+    assert "LlamaForCausalLM" in viaduct.AutoBridge.list_supported_models()
+    report(f"Python module: {tensors} tensors of {len(folders)} families equal safetensors' through DLPack, torch and numpy")
+
+
+if __name__ == "__main__":
+    main()
