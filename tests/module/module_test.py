@@ -1,9 +1,11 @@
 """The Python module against safetensors' and torch's own readers, and its arrays in numpy, torch and jax."""
 import os
+import re
+import subprocess
 import sys
 
 sys.path.insert(0, os.environ.get("VIADUCT_MODULE", "build/dev/python"))
-from viaduct_test import FAMILIES, GOLDEN, report, scratch  # noqa: E402
+from viaduct_test import FAMILIES, GOLDEN, SOURCE, report, scratch  # noqa: E402
 
 import viaduct  # noqa: E402
 
@@ -95,6 +97,19 @@ def jax_takes_it(folder):
         assert array.dtype.name == tensor.dtype and np.asarray(array).tobytes() == tensor.numpy().tobytes(), name
 
 
+def documentation_runs(folder):
+    page = (SOURCE / "docs/python.md").read_text()
+    snippets = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert snippets
+    out = scratch("docs")
+    (out / "hf").symlink_to(folder)
+    for snippet in snippets:
+        done = subprocess.run([sys.executable, "-c", snippet], cwd=out, capture_output=True, text=True,
+                              env=dict(os.environ, PYTHONPATH=str(sys.path[0])))
+        assert done.returncode == 0, done.stderr
+        assert "model.embed_tokens.weight" in done.stdout
+
+
 def main():
     assert light, "import viaduct imports an array library"
     folders = {family: (GOLDEN / "families" / family / "hf").resolve() for family in PLAIN if family in FAMILIES}
@@ -102,6 +117,7 @@ def main():
     tensors = sum(streams_equal(folder) for folder in folders.values())
     for family in ("llama", "qwen3"):
         converts(family, folders[family])
+    documentation_runs(folders["llama"])
     shares_memory(folders["qwen3"])
     jax_takes_it(folders["qwen3"])
     assert viaduct.AutoBridge.can_handle(folders["llama"]) and not viaduct.AutoBridge.can_handle(scratch("empty"))
