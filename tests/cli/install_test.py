@@ -1,4 +1,4 @@
-"""The installed tree: a project of another's own builds the quickstart against it, with the system's CMake.
+"""The installed tree, against which another project builds the quickstart, and the release archive.
 
 usage: install_test.py CMAKE BUILD_DIR
 """
@@ -26,8 +26,8 @@ class Install(CliCase):
         # Nothing in the package may point back to where it was built.
         for file in (prefix / "lib/cmake").rglob("*.cmake"):
             self.assertNotIn(str(SOURCE), file.read_text(), file)
-        self.call(CMAKE, "-S", SOURCE / "examples/conversion", "-B", build, "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={prefix}",
-                  f"-DCMAKE_MAKE_PROGRAM={pathlib.Path(CMAKE).parent / 'ninja'}")
+        self.call(CMAKE, "-S", SOURCE / "examples/conversion", "-B", build, "-G", "Unix Makefiles",
+                  f"-DCMAKE_PREFIX_PATH={prefix}")
         self.call(CMAKE, "--build", build)
         hf = self.toy("qwen3")
         self.call(build / "quickstart", hf, self.folder / "megatron", self.folder / "back")
