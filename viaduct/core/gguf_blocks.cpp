@@ -203,7 +203,12 @@ struct IQ4XS {
 };
 
 [[gnu::always_inline]] inline void put(float number, float* to) { *to = number; }
-[[gnu::always_inline]] inline void put(float number, LooseHalf* to) { *to = bfloat16_of(number); }
+// A type of its own: as a template's argument LooseHalf would be taken for a plain uint16_t, aligned and not to
+// alias.
+struct LooseBfloat16 {
+  LooseHalf bits;
+};
+[[gnu::always_inline]] inline void put(float number, LooseBfloat16* to) { to->bits = bfloat16_of(number); }
 
 template <class Format, class Number>
 [[gnu::always_inline]] inline void decode_blocks(const uint8_t* from, Number* to, int64_t blocks) {
@@ -276,7 +281,7 @@ void decode_gguf_blocks(GgufBlocks format, const std::byte* from, float* to, int
 }
 
 void gguf_blocks_to_bfloat16(GgufBlocks format, const std::byte* from, std::byte* to, int64_t blocks) {
-  decode(format, from, reinterpret_cast<LooseHalf*>(to), blocks);
+  decode(format, from, reinterpret_cast<LooseBfloat16*>(to), blocks);
 }
 
 }  // namespace viaduct
