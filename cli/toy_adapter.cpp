@@ -2,7 +2,8 @@
 
 #include <algorithm>
 
-#include "viaduct/adapters/adapter_files.h"
+#include "viaduct/adapters/adapter_graph.h"
+#include "viaduct/adapters/adapter_spec.h"
 #include "viaduct/core/convert.h"
 #include "viaduct/core/error.h"
 #include "viaduct/core/hash.h"

@@ -10,8 +10,4 @@ std::unique_ptr<Adapter> open_peft_folder(const Path& path, const bridge::Checkp
 std::unique_ptr<Adapter> open_megatron_adapter_of(const Path& path, const bridge::Checkpoint& base,
                                                   std::optional<int64_t> iteration);
 
-/// The graphs of one architecture under all names that its Hugging Face tensors have, the one that transformers'
-/// modules have first: PEFT names modules, not stored tensors.
-std::vector<models::ArchSpec> named_forms(const models::ArchSpec& arch);
-
 }  // namespace viaduct::adapters

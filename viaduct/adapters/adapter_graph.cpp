@@ -4,6 +4,7 @@
 #include <array>
 
 #include "viaduct/core/error.h"
+#include "viaduct/models/registry.h"
 
 namespace viaduct::adapters {
 
@@ -39,6 +40,22 @@ std::string_view component_name(const WeightGraph& base, size_t parameter, int c
   const bool fused = adapted.expert >= 0 || module.starts_with("vision_model.");
   if (module.ends_with(".linear_fc1") && parts == 2 && !fused) return kGateUp[at];
   return {};
+}
+
+std::vector<models::ArchSpec> named_forms(const models::ArchSpec& arch) {
+  const models::Family& family = models::family_named(arch.family);
+  std::vector<models::ArchSpec> forms;
+  const auto add = [&](size_t form) {
+    for (const models::ArchSpec& known : forms)
+      if (known.form == static_cast<int>(form)) return;
+    forms.push_back(arch);
+    forms.back().form = static_cast<int>(form);
+  };
+  for (size_t form = 0; form < family.other_forms.size(); ++form)
+    if (family.other_forms[form].name == "transformers' module names") add(form + 1);
+  add(static_cast<size_t>(arch.form));
+  for (size_t form = 0; form <= family.other_forms.size(); ++form) add(form);
+  return forms;
 }
 
 std::string peft_module(std::string_view weight) {

@@ -55,6 +55,9 @@ std::string_view component_name(const bridge::WeightGraph& base, size_t paramete
 /// The names of the adapter's parameters begin with this: "decoder.layers.0.self_attention.linear_qkv.adapter.".
 std::string adapter_prefix(const models::Parameter& parameter);
 
+/// An architecture under all names that its Hugging Face tensors have, those of transformers' modules first: PEFT
+/// names modules, not stored tensors.
+std::vector<models::ArchSpec> named_forms(const models::ArchSpec& arch);
 /// The name that PEFT gives to the module of a Hugging Face weight: without ".weight".
 std::string peft_module(std::string_view weight);
 /// What the names of a weight's matrices begin with: "base_model.model.<module>.". `packed`: the adapted tensors

@@ -21,22 +21,6 @@ using layout::Pieces;
 
 bool is_peft_folder(const Path& path) { return fs::exists(path / "adapter_config.json"); }
 
-std::vector<models::ArchSpec> named_forms(const models::ArchSpec& arch) {
-  const models::Family& family = models::family_named(arch.family);
-  std::vector<models::ArchSpec> forms;
-  const auto add = [&](size_t form) {
-    for (const models::ArchSpec& known : forms)
-      if (known.form == static_cast<int>(form)) return;
-    forms.push_back(arch);
-    forms.back().form = static_cast<int>(form);
-  };
-  for (size_t form = 0; form < family.other_forms.size(); ++form)
-    if (family.other_forms[form].name == "transformers' module names") add(form + 1);
-  add(static_cast<size_t>(arch.form));
-  for (size_t form = 0; form <= family.other_forms.size(); ++form) add(form);
-  return forms;
-}
-
 namespace {
 
 // A stored tensor, or an expert's part of it, that a PEFT tensor of the graph is.
