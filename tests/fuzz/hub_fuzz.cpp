@@ -58,8 +58,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const hub::HubClient client(settings, answers);
     const hub::RemoteRevision revision = client.revision(*hub::parse_repo_name("org/model@main"));
     for (const hub::RemoteFile& file : revision.files) {
-      const Path path = std::filesystem::path("/root") / file.path;
-      VIADUCT_CHECK(path.lexically_normal().string().starts_with("/root/"), "{}", file.path);
+      const Path path = std::filesystem::path("/snapshot") / file.path;
+      VIADUCT_CHECK(path.lexically_normal().string().starts_with("/snapshot/"), "{}", file.path);
       VIADUCT_CHECK(file.etag.find('/') == std::string::npos);
     }
   } catch (const UserError& error) {

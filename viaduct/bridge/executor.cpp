@@ -417,9 +417,7 @@ void Execution::make(const Planned& planned, std::byte* buffer, SourceView& view
   const bool whole = job.begin == block_begin && end == block_end;
   std::optional<SharedBlock> own;
   SharedBlock* sums = nullptr;
-  if (whole) {
-    sums = &own.emplace();
-  }
+  if (whole) sums = &own.emplace();
   const auto hash = [&](uint64_t from, uint64_t to) {
     const std::span<const std::byte> bytes(origin + from, to - from);
     sums->hash.add(bytes);
