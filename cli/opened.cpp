@@ -75,10 +75,11 @@ hub::ResolvedModel resolve(const std::string& text) {
 Path model_path(const std::string& text) { return resolve(text).path; }
 
 std::unique_ptr<bridge::Checkpoint> open_model(const std::string& text, const bridge::OpenOptions& options) {
-  const hub::ResolvedModel model = resolve(text);
-  auto checkpoint = bridge::open_checkpoint(model.path, options);
-  if (!model.name.empty()) checkpoint->set_origin(model.name, model.commit);
-  return checkpoint;
+  std::error_code error;
+  if (fs::exists(text, error)) return bridge::open_checkpoint(text, options);
+  catch_interrupts();
+  ProgressDisplay progress;
+  return bridge::fetch_checkpoint(text, options, &progress);
 }
 
 Path data_folder(const Path& path, std::optional<int64_t> iteration) {

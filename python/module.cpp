@@ -1,17 +1,18 @@
-// The Python module's native half: python/viaduct/__init__.py gives it upstream's signatures.
+// The Python module's native half: python/viaduct/*.py give it upstream's signatures.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/filesystem.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <atomic>
-#include <chrono>
-#include <future>
-
+#include "python/interrupt.h"
+#include "python/provider.h"
 #include "python/tensor.h"
+#include "python/weights.h"
 #include "viaduct/bridge/auto_bridge.h"
-#include "viaduct/bridge/weight_stream.h"
+#include "viaduct/bridge/model_layout.h"
+#include "viaduct/bridge/provider.h"
+#include "viaduct/bridge/rank_view.h"
 
 namespace nb = nanobind;
 
@@ -19,51 +20,16 @@ namespace viaduct::python {
 namespace {
 
 using bridge::AutoBridge;
+using bridge::MegatronTarget;
 
-struct Cancel : Progress {
-  void begin(std::string_view, uint64_t) override {}
-  void advance(uint64_t) override {}
-  void end() override {}
-  bool cancelled() override { return asked; }
-  std::atomic<bool> asked = false;
+// Python holds a bridge together with what its weights share.
+struct Bridge {
+  std::shared_ptr<AutoBridge> bridge;
+
+  const bridge::Checkpoint& checkpoint() const { return bridge->checkpoint(); }
 };
 
-// Runs `work` on a thread without the GIL. Signals are only handled on Python's own thread, which looks for them:
-// after Ctrl-C the work is stopped, and KeyboardInterrupt raised once nothing of it runs.
-template <class F>
-auto interruptible(F work) {
-  Cancel cancel;
-  auto result = std::async(std::launch::async, [&] { return work(cancel); });
-  bool interrupted = false;
-  for (bool ready = false; !ready;) {
-    {
-      const nb::gil_scoped_release release;
-      ready = result.wait_for(std::chrono::milliseconds(interrupted ? 1000 : 50)) == std::future_status::ready;
-    }
-    if (!ready && !interrupted && PyErr_CheckSignals() != 0) {
-      interrupted = true;
-      cancel.asked = true;
-    }
-  }
-  if (interrupted) {
-    try {
-      result.get();
-    } catch (const Error&) {  // Interrupted, or what stopped it first: Python's own exception is pending
-    }
-    nb::raise_python_error();
-  }
-  return result.get();
-}
-
-std::optional<DType> parse_dtype(const std::optional<std::string>& name) {
-  if (!name) return std::nullopt;
-  const std::optional<DType> dtype = dtype_from_torch_name(*name);
-  VIADUCT_USER_CHECK(dtype && is_floating(*dtype), "dtype: {} is no floating-point type; use bfloat16 or float32",
-                     *name);
-  return dtype;
-}
-
-nb::dict report(const bridge::ConversionReport& done) {
+nb::dict report_of(const bridge::ConversionReport& done) {
   nb::dict result;
   result["bytes_read"] = done.bytes_read;
   result["bytes_written"] = done.bytes_written;
@@ -72,107 +38,131 @@ nb::dict report(const bridge::ConversionReport& done) {
   return result;
 }
 
-// Iterator of (name, Tensor). Keeps its bridge alive.
-class WeightIterator {
- public:
-  explicit WeightIterator(std::shared_ptr<AutoBridge> bridge)
-      : bridge_(std::move(bridge)), stream_(std::make_unique<bridge::WeightStream>(bridge_->checkpoint())) {}
+Bridge open(const std::string& path_or_name, const std::optional<Path>& reference, const nb::object& report) {
+  bridge::OpenOptions options;
+  options.reference = reference;
+  return interruptible(report, [&](Progress& progress) {
+    return Bridge{std::make_shared<AutoBridge>(AutoBridge::from_hf_pretrained(path_or_name, options, &progress))};
+  });
+}
 
-  nb::tuple next() {
-    auto state = bridge::WeightStream::State::kWaiting;
-    while (state == bridge::WeightStream::State::kWaiting) {
-      {
-        const nb::gil_scoped_release release;
-        state = stream_->wait(50);
-      }
-      if (PyErr_CheckSignals() != 0) nb::raise_python_error();
-    }
-    if (state == bridge::WeightStream::State::kEnded) throw nb::stop_iteration();
-    std::optional<bridge::LoadedTensor> loaded = stream_->next();
-    const std::string name = loaded->name;
-    return nb::make_tuple(name, Tensor(std::move(*loaded)));
+nb::list tasks_of(const Bridge& b) {
+  nb::list tasks;
+  for (const bridge::ConversionTask& task : b.bridge->get_conversion_tasks()) {
+    nb::list shape;
+    for (const int64_t size : task.shape) shape.append(size);
+    tasks.append(
+        nb::make_tuple(task.megatron_name, task.hf_names, nb::tuple(shape), std::string(torch_name(task.dtype))));
   }
+  return tasks;
+}
 
- private:
-  std::shared_ptr<AutoBridge> bridge_;
-  std::unique_ptr<bridge::WeightStream> stream_;
-};
+Provider provider_of(const Bridge& b) {
+  Provider provider{b.bridge->to_megatron_provider()};
+  // finalize() of the user's own settings decides it.
+  provider.config.expert_tensor_parallel_size = std::nullopt;
+  return provider;
+}
 
-// Python holds a bridge together with what its iterators share.
-struct Bridge {
-  std::shared_ptr<AutoBridge> bridge;
-};
+void finalize(const Bridge& b, Provider& provider) {
+  bridge::check_provider(b.checkpoint(), provider.config);
+  bridge::check_layout(b.checkpoint().arch(), bridge::parallelism_of(provider.config));
+  provider.config.finalize();
+}
+
+// (number of ranks, the model chunks of one of them). `world_size` 0: as few ranks as the layout has.
+nb::tuple rank_weights(const Bridge& b, const Provider& provider, int world_size, int rank,
+                       const std::optional<std::string>& dtype) {
+  bridge::check_provider(b.checkpoint(), provider.config);
+  MegatronTarget target;
+  target.dtype = parse_dtype(dtype);
+  target.parallel = bridge::parallelism_of(provider.config);
+  if (world_size > 0) target.parallel = target.parallel.with_world_size(world_size);
+  nb::list chunks;
+  for (bridge::ModelChunk& chunk : bridge::rank_view(b.checkpoint(), target, rank))
+    chunks.append(Weights(std::move(chunk.view), b.bridge, std::nullopt, std::move(chunk.parameters)));
+  return nb::make_tuple(target.parallel.world_size(), chunks);
+}
+
+nb::dict import_ckpt(const Bridge& b, const Path& root, const std::optional<std::string>& dtype,
+                     const Provider* provider, const std::vector<int>& sizes, bool overwrite,
+                     const nb::object& report) {
+  MegatronTarget target;
+  target.dtype = parse_dtype(dtype);
+  if (provider) {
+    target.provider = provider->config;
+    target.parallel = bridge::parallelism_of(provider->config);
+  } else {
+    target.parallel = {.tp = sizes.at(0),
+                       .pp = sizes.at(1),
+                       .vpp = sizes.at(2),
+                       .cp = sizes.at(3),
+                       .ep = sizes.at(4),
+                       .etp = sizes.at(5)};
+  }
+  return report_of(interruptible(report, [&](Progress& progress) {
+    bridge::RunOptions run;
+    run.overwrite = overwrite;
+    run.progress = &progress;
+    return b.bridge->import_ckpt(root, target, run);
+  }));
+}
+
+nb::dict save_hf(const Bridge& b, const Path& folder, const std::optional<std::string>& dtype, bool weights_only,
+                 bool overwrite, const nb::object& report) {
+  bridge::HfTarget target;
+  target.dtype = parse_dtype(dtype);
+  target.weights_only = weights_only;
+  return report_of(interruptible(report, [&](Progress& progress) {
+    bridge::RunOptions run;
+    run.overwrite = overwrite;
+    run.progress = &progress;
+    return b.bridge->save_hf_pretrained(folder, target, run);
+  }));
+}
+
+nb::tuple compare(const Bridge& a, const Bridge& b, const nb::object& report) {
+  const bridge::Comparison found = interruptible(report, [&](Progress& progress) {
+    bridge::ExecuteOptions options;
+    options.progress = &progress;
+    const bridge::Checkpoint& left = a.checkpoint();
+    const bridge::Checkpoint& right = b.checkpoint();
+    return bridge::compare(bridge::hf_view(left, &right.graph()), bridge::hf_view(right), options);
+  });
+  nb::list differences;
+  for (const bridge::Difference& difference : found.differences)
+    differences.append(nb::make_tuple(difference.tensor, difference.what));
+  return nb::make_tuple(found.tensors, found.bytes, differences);
+}
 
 void bind_bridge(nb::module_& module) {
-  nb::class_<WeightIterator>(module, "WeightIterator")
-      .def("__iter__", [](nb::handle self) { return nb::borrow(self); })
-      .def("__next__", &WeightIterator::next);
+  const nb::object none = nb::none();
   nb::class_<Bridge>(module, "Bridge")
-      .def_static(
-          "open",
-          [](const Path& path, const std::optional<Path>& reference) {
-            bridge::OpenOptions open;
-            open.reference = reference;
-            return interruptible([&](Cancel&) {
-              return Bridge{std::make_shared<AutoBridge>(AutoBridge::from_hf_pretrained(path, open))};
-            });
-          },
-          nb::arg("path"), nb::arg("reference") = nb::none())
-      .def_static("can_handle", &AutoBridge::can_handle)
+      .def_static("open", &open, nb::arg("path"), nb::arg("reference") = none, nb::arg("report").none() = none)
+      .def_static("can_handle",
+                  [](const std::string& path_or_name) {
+                    return interruptible(nb::none(),
+                                         [&](Progress&) { return AutoBridge::can_handle(path_or_name); });
+                  })
       .def_static("list_supported_models", &AutoBridge::list_supported_models)
+      .def_prop_ro("path", [](const Bridge& b) { return b.checkpoint().path(); })
       .def_prop_ro("is_megatron",
-                   [](const Bridge& b) { return b.bridge->checkpoint().world() == bridge::World::kMegatron; })
-      .def("tasks",
-           [](const Bridge& b) {
-             nb::list tasks;
-             for (const bridge::ConversionTask& task : b.bridge->get_conversion_tasks()) {
-               nb::list shape;
-               for (const int64_t size : task.shape) shape.append(size);
-               tasks.append(nb::make_tuple(task.megatron_name, task.hf_names, nb::tuple(shape),
-                                           std::string(torch_name(task.dtype))));
-             }
-             return tasks;
-           })
-      .def("weights", [](const Bridge& b) { return WeightIterator(b.bridge); })
-      .def("import_ckpt",
-           [](const Bridge& b, const Path& root, const std::optional<std::string>& dtype, int tp, int pp, int ep,
-              bool overwrite) {
-             bridge::MegatronTarget target;
-             target.dtype = parse_dtype(dtype);
-             target.parallel.tp = tp;
-             target.parallel.pp = pp;
-             target.parallel.ep = ep;
-             return report(interruptible([&](Cancel& cancel) {
-               bridge::RunOptions run;
-               run.overwrite = overwrite;
-               run.progress = &cancel;
-               return b.bridge->import_ckpt(root, target, run);
-             }));
-           })
-      .def("save_hf",
-           [](const Bridge& b, const Path& folder, const std::optional<std::string>& dtype, bool overwrite) {
-             bridge::HfTarget target;
-             target.dtype = parse_dtype(dtype);
-             return report(interruptible([&](Cancel& cancel) {
-               bridge::RunOptions run;
-               run.overwrite = overwrite;
-               run.progress = &cancel;
-               return b.bridge->save_hf_pretrained(folder, target, run);
-             }));
-           });
-  module.def("compare", [](const Bridge& a, const Bridge& b) {
-    const bridge::Comparison found = interruptible([&](Cancel& cancel) {
-      bridge::ExecuteOptions options;
-      options.progress = &cancel;
-      const auto& left = a.bridge->checkpoint();
-      const auto& right = b.bridge->checkpoint();
-      return bridge::compare(bridge::hf_view(left, &right.graph()), bridge::hf_view(right), options);
-    });
-    nb::list differences;
-    for (const bridge::Difference& difference : found.differences)
-      differences.append(nb::make_tuple(difference.tensor, difference.what));
-    return nb::make_tuple(found.tensors, found.bytes, differences);
-  });
+                   [](const Bridge& b) { return b.checkpoint().world() == bridge::World::kMegatron; })
+      .def("tasks", &tasks_of)
+      .def("provider", &provider_of)
+      .def("finalize", &finalize)
+      .def(
+          "hf_weights",
+          [](const Bridge& b, const std::optional<std::string>& dtype) {
+            return Weights(bridge::hf_view(b.checkpoint()), b.bridge, parse_dtype(dtype));
+          },
+          nb::arg("dtype") = none)
+      .def("rank_weights", &rank_weights)
+      .def("import_ckpt", &import_ckpt, nb::arg("root"), nb::arg("dtype") = none, nb::arg("provider").none() = none,
+           nb::arg("sizes"), nb::arg("overwrite"), nb::arg("report").none() = none)
+      .def("save_hf", &save_hf, nb::arg("folder"), nb::arg("dtype") = none, nb::arg("weights_only"),
+           nb::arg("overwrite"), nb::arg("report").none() = none);
+  module.def("compare", &compare, nb::arg("a"), nb::arg("b"), nb::arg("report").none() = none);
 }
 
 }  // namespace
@@ -183,5 +173,7 @@ NB_MODULE(_core, module) {
   nb::exception<viaduct::InternalError>(module, "InternalError", PyExc_RuntimeError);
   nb::exception<viaduct::UserError>(module, "ViaductError", PyExc_ValueError);
   viaduct::python::bind_tensor(module);
+  viaduct::python::bind_weights(module);
+  viaduct::python::bind_provider(module);
   viaduct::python::bind_bridge(module);
 }

@@ -46,7 +46,7 @@ struct ManagedVersioned {
 template <class M>
 struct Held {
   M managed;
-  std::shared_ptr<std::vector<std::byte>> bytes;
+  std::shared_ptr<const Buffer> bytes;
   std::vector<int64_t> shape;
   std::vector<int64_t> strides;
 };
@@ -78,7 +78,7 @@ uint8_t type_code(DType dtype) {
 }
 
 template <class M>
-nb::object capsule(const char* name, PyCapsule_Destructor unused, std::shared_ptr<std::vector<std::byte>> bytes,
+nb::object capsule(const char* name, PyCapsule_Destructor unused, std::shared_ptr<const Buffer> bytes,
                    const std::vector<int64_t>& shape, DType dtype) {
   const uint8_t code = type_code(dtype);
   auto held = std::make_unique<Held<M>>();
@@ -111,7 +111,7 @@ void free_unused(PyObject* object, const char* name) {
 }  // namespace
 
 Tensor::Tensor(bridge::LoadedTensor loaded)
-    : bytes_(std::make_shared<std::vector<std::byte>>(std::move(loaded.bytes))), dtype_(loaded.dtype) {
+    : bytes_(std::make_shared<const Buffer>(std::move(loaded.bytes))), dtype_(loaded.dtype) {
   for (int i = 0; i < loaded.shape.rank(); ++i) shape_.push_back(loaded.shape[i]);
 }
 

@@ -4,6 +4,7 @@
 #include <nanobind/nanobind.h>
 
 #include <memory>
+#include <vector>
 
 #include "viaduct/bridge/weight_stream.h"
 
@@ -28,7 +29,7 @@ class Tensor {
  private:
   nanobind::object view(const char* library, const nanobind::object& dtype) const;
 
-  std::shared_ptr<std::vector<std::byte>> bytes_;
+  std::shared_ptr<const Buffer> bytes_;
   DType dtype_{};
   std::vector<int64_t> shape_;
 };

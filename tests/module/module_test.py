@@ -142,9 +142,11 @@ except KeyboardInterrupt:
 
 
 def documentation_runs(folder):
-    page = (SOURCE / "docs/python.md").read_text()
-    snippets = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    assert snippets
+    snippets = []
+    for page in "README.md", "docs/python.md":
+        found = re.findall(r"^```python\n(.*?)^```", (SOURCE / page).read_text(), re.MULTILINE | re.DOTALL)
+        assert found, page
+        snippets += found
     out = scratch("docs")
     (out / "hf").symlink_to(folder)
     for snippet in snippets:

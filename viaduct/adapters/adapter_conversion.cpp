@@ -7,6 +7,7 @@
 
 #include "viaduct/bridge/model_layout.h"
 #include "viaduct/bridge/plan_parameters.h"
+#include "viaduct/bridge/provider.h"
 #include "viaduct/config/run_config.h"
 #include "viaduct/core/error.h"
 #include "viaduct/core/hash.h"

@@ -1,19 +1,19 @@
 #include "viaduct/bridge/auto_bridge.h"
 
-#include <algorithm>
-
-#include "viaduct/bridge/plan_builder.h"
+#include "viaduct/bridge/weight_stream.h"
 #include "viaduct/core/error.h"
+#include "viaduct/hub/download.h"
 #include "viaduct/models/registry.h"
 
 namespace viaduct::bridge {
 
-AutoBridge AutoBridge::from_hf_pretrained(const Path& path, const OpenOptions& options) {
-  return AutoBridge(open_checkpoint(path, options));
+AutoBridge AutoBridge::from_hf_pretrained(const Path& path_or_name, const OpenOptions& options,
+                                          Progress* progress) {
+  return AutoBridge(fetch_checkpoint(path_or_name.string(), options, progress));
 }
 
-bool AutoBridge::can_handle(const Path& path) {
-  const Path config = path / "config.json";
+bool AutoBridge::can_handle(const Path& path_or_name) {
+  const Path config = hub::resolve_model(path_or_name.string(), nullptr, {"config.json"}).path / "config.json";
   if (!std::filesystem::exists(config)) return false;
   return models::find_family(models::HfConfig::read(config.string())) != nullptr;
 }
@@ -48,17 +48,9 @@ config::ModelConfig AutoBridge::to_megatron_provider() const {
 
 void AutoBridge::export_hf_weights(
     const std::function<void(const std::string&, DType, const Shape&, std::span<const std::byte>)>& receive) const {
-  const View view = hf_view(*checkpoint_);
-  for (const ViewTensor& tensor : view.tensors) {
-    PlanBuilder builder(checkpoint_->stored());
-    add_to_plan(view, tensor, tensor.dtype, 0, builder);
-    const TransferPlan plan = builder.finish_virtual();
-    std::vector<std::byte> bytes(plan.bytes_of_data());
-    const auto source = file_source(plan.source_files);
-    const auto sink = memory_sink({std::span(bytes)});
-    execute(plan, *source, *sink, {});
-    receive(tensor.name, tensor.dtype, tensor.shape, bytes);
-  }
+  WeightStream stream(hf_view(*checkpoint_));
+  while (const std::optional<LoadedTensor> tensor = stream.next())
+    receive(tensor->name, tensor->dtype, tensor->shape, tensor->bytes.bytes());
 }
 
 ConversionReport AutoBridge::import_ckpt(const Path& root, const MegatronTarget& target,

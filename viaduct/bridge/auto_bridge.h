@@ -26,10 +26,13 @@ struct ConversionTask {
 
 class AutoBridge {
  public:
-  /// Opens a Hugging Face folder, a GGUF file or a Megatron checkpoint. UserError as open_checkpoint.
-  static AutoBridge from_hf_pretrained(const Path& path, const OpenOptions& options = {});
-  /// True when from_hf_pretrained would know the architecture of the folder's config.json.
-  static bool can_handle(const Path& path);
+  /// Opens a Hugging Face folder, a GGUF file, a Megatron checkpoint, or a model of the hub by its name. UserError
+  /// as fetch_checkpoint.
+  static AutoBridge from_hf_pretrained(const Path& path_or_name, const OpenOptions& options = {},
+                                       Progress* progress = nullptr);
+  /// True when from_hf_pretrained would know the architecture of the model's config.json, which alone is fetched of
+  /// a model of the hub.
+  static bool can_handle(const Path& path_or_name);
   /// Hugging Face architectures, in the registry's order: "LlamaForCausalLM" ...
   static std::vector<std::string> list_supported_models();
 

@@ -9,6 +9,7 @@
 #include "viaduct/core/error.h"
 #include "viaduct/formats/iteration_folder.h"
 #include "viaduct/formats/torch_dist.h"
+#include "viaduct/hub/download.h"
 
 namespace viaduct::bridge {
 
@@ -148,6 +149,14 @@ std::unique_ptr<Checkpoint> open_checkpoint(const Path& path, const OpenOptions&
                      path.string());
   auto checkpoint = open_in_its_form(path, options);
   checkpoint->fit_vocabulary(options.vocab_size);
+  return checkpoint;
+}
+
+std::unique_ptr<Checkpoint> fetch_checkpoint(const std::string& path_or_name, const OpenOptions& options,
+                                             Progress* progress) {
+  const hub::ResolvedModel model = hub::resolve_model(path_or_name, progress);
+  auto checkpoint = open_checkpoint(model.path, options);
+  if (!model.name.empty()) checkpoint->set_origin(model.name, model.commit);
   return checkpoint;
 }
 

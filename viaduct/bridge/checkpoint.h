@@ -12,6 +12,7 @@
 #include "viaduct/bridge/transfer.h"
 #include "viaduct/bridge/weight_graph.h"
 #include "viaduct/core/json.h"
+#include "viaduct/core/progress.h"
 #include "viaduct/formats/pickle_value.h"
 #include "viaduct/formats/tensor_io.h"
 
@@ -139,6 +140,11 @@ struct OpenOptions {
 /// neither, when its family is not supported, or when a tensor is missing, doubled or has another shape than the
 /// configuration says: all such tensors are listed at once.
 std::unique_ptr<Checkpoint> open_checkpoint(const Path& path, const OpenOptions& options = {});
+
+/// open_checkpoint of a path, or of a name of the hub ("org/name", "org/name@revision"): that is downloaded, found
+/// in the cache, and becomes the record's origin. UserError as open_checkpoint and hub::resolve_model.
+std::unique_ptr<Checkpoint> fetch_checkpoint(const std::string& path_or_name, const OpenOptions& options = {},
+                                             Progress* progress = nullptr);
 
 /// Any checkpoint as its format lists it, whatever the architecture: each stored tensor whole.
 struct RawCheckpoint {

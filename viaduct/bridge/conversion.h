@@ -11,6 +11,7 @@
 #include "viaduct/bridge/executor.h"
 #include "viaduct/bridge/measure_scales.h"
 #include "viaduct/bridge/transfer.h"
+#include "viaduct/config/model_config.h"
 #include "viaduct/topology/parallelism.h"
 
 namespace viaduct::bridge {
@@ -25,6 +26,8 @@ struct MegatronTarget {
   std::optional<DType> dtype;      // cast every floating weight; none: as stored
   int64_t iteration = 0;
   int num_files = 0;  // data files; 0: one for each 4 GiB
+  /// The model section of run_config.yaml, with the layout put in; none: what upstream's import writes.
+  std::optional<config::ModelConfig> provider;
 };
 
 struct HfTarget {
@@ -34,6 +37,7 @@ struct HfTarget {
   Quantize quantize = Quantize::kNo;
   std::optional<DType> dtype;              // cast every floating weight; none: the source record's, else as stored
   std::optional<uint64_t> max_shard_size;  // none: the source's own shards, else 5 GB
+  bool weights_only = false;               // safetensors and their index, no config and no tokenizer
 };
 
 /// A small file of the target with its content; `name` is relative to the target.

@@ -13,6 +13,7 @@
 #include "viaduct/bridge/copy_move.h"
 #include "viaduct/bridge/encode.h"
 #include "viaduct/bridge/jobs.h"
+#include "viaduct/core/buffer.h"
 #include "viaduct/core/error.h"
 #include "viaduct/core/hash.h"
 
@@ -309,12 +310,7 @@ void Execution::load_next(Lock& lock) {
 }
 
 void Execution::work() {
-  struct Free {
-    void operator()(std::byte* memory) const { std::free(memory); }
-  };
-  const std::unique_ptr<std::byte[], Free> buffer(
-      static_cast<std::byte*>(std::aligned_alloc(kPage, kBlockBytes + kPage)));
-  if (!buffer) throw std::bad_alloc();
+  const Buffer buffer(kBlockBytes + kPage);
   SourceView view;
   CopyScratch scratch;
   Lock lock(mutex_);
@@ -329,7 +325,7 @@ void Execution::work() {
     };
     if (!wait(lock, loaded_, ready)) return;
     lock.unlock();
-    make(planned, buffer.get(), view, scratch);
+    make(planned, buffer.data(), view, scratch);
     lock.lock();
     for (SourceCache::Entry* entry : planned.entries) cache_->unpin(entry);
     --jobs_open_;

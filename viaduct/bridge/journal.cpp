@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "viaduct/bridge/open_files.h"
+#include "viaduct/core/buffer.h"
 #include "viaduct/core/error.h"
 #include "viaduct/core/hash.h"
 
@@ -131,18 +132,14 @@ class FileJournal : public BlockJournal {
     const uint64_t end = std::min(at + kBlockBytes, chunk.byte_offset + chunk.num_bytes());
     if (at >= end || !std::filesystem::exists(targets_.path(chunk.file))) return false;
     const auto file = targets_.get(chunk.file);
-    struct Free {
-      void operator()(std::byte* memory) const { std::free(memory); }
-    };
     constexpr uint64_t kPiece = 512u << 10;
-    const std::unique_ptr<std::byte[], Free> buffer(static_cast<std::byte*>(std::aligned_alloc(kPage, kPiece)));
-    if (!buffer) throw std::bad_alloc();
+    const Buffer buffer(kPiece);
     Xxh3Stream hash;
     while (at < end) {
       const uint64_t page = at / kPage * kPage, stop = std::min(end, page + kPiece);
-      const size_t count = file->read_some(page, {buffer.get(), kPiece});
+      const size_t count = file->read_some(page, {buffer.data(), kPiece});
       if (page + count < stop) return false;
-      hash.add({buffer.get() + (at - page), static_cast<size_t>(stop - at)});
+      hash.add({buffer.data() + (at - page), static_cast<size_t>(stop - at)});
       at = stop;
     }
     return hash.value() == record.xxh3;

@@ -134,15 +134,16 @@ Conversion plan_export(const Checkpoint& source, const Path& folder, const HfTar
   conversion.plan = builder.finish(writer.finish());
   if (const std::string index = writer.index_text(); !index.empty())
     conversion.files.push_back({"model.safetensors.index.json", index});
+  conversion.proof = prove(conversion.plan, source_sizes(conversion.plan));
+  conversion.target_graph = std::move(wanted.graph);
+  conversion.scaled = std::move(wanted.scaled);
+  conversion.scaled_forms = std::move(wanted.forms);
+  if (target.weights_only) return conversion;
   const bool other_form = wanted.dequantises || wanted.quantization;
   for (const SideFile& side : record.side_files)
     if (side.name != "config.json" && !(other_form && side.name == "hf_quant_config.json"))
       conversion.files.push_back({side.name, record.read(side)});
   conversion.files.push_back({"config.json", config});
-  conversion.proof = prove(conversion.plan, source_sizes(conversion.plan));
-  conversion.target_graph = std::move(wanted.graph);
-  conversion.scaled = std::move(wanted.scaled);
-  conversion.scaled_forms = std::move(wanted.forms);
   return conversion;
 }
 

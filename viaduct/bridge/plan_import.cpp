@@ -9,6 +9,7 @@
 #include "viaduct/bridge/kept_tensors.h"
 #include "viaduct/bridge/model_layout.h"
 #include "viaduct/bridge/plan_parameters.h"
+#include "viaduct/bridge/provider.h"
 #include "viaduct/config/megatron_args.h"
 #include "viaduct/config/run_config.h"
 #include "viaduct/core/error.h"
@@ -105,6 +106,7 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
   const WeightGraph& graph = source.graph();
   target.parallel.validate();
   const std::vector<std::string> notes = check_layout(graph.arch, target.parallel);
+  if (target.provider) check_provider(source, *target.provider);
   VIADUCT_USER_CHECK(target.iteration >= 0 && target.iteration <= 9999999, "iteration {} is not in 0 to 9999999",
                      target.iteration);
   const models::LayerKeys keys = models::layer_keys_for(graph.arch);

@@ -17,9 +17,6 @@ float add_on_import(const Checkpoint& source, size_t parameter) {
   return source.world() == World::kHuggingFace ? source.graph().add_of_parameter(parameter) : 0;
 }
 
-namespace {
-
-// The element type that the target gets.
 DType target_dtype(const Checkpoint& source, const Parameter& parameter, DType stored, std::optional<DType> cast) {
   if (!is_floating(stored)) return stored;
   if (source.world() == World::kHuggingFace && parameter.stored_type == models::StoredType::kModel)
@@ -28,6 +25,8 @@ DType target_dtype(const Checkpoint& source, const Parameter& parameter, DType s
     return DType::kF32;
   return cast && parameter.stored_type != models::StoredType::kFloat32 ? *cast : stored;
 }
+
+namespace {
 
 // A chunk of the target, before it has a place.
 struct Unit {
@@ -98,32 +97,6 @@ models::StateKey key_of(const Parameter& parameter, const models::ArchSpec& arch
 }
 
 }  // namespace
-
-config::ModelConfig provider_in_layout(const Checkpoint& source, const MegatronTarget& target) {
-  models::ArchSpec arch = source.arch();
-  if (target.dtype) arch.dtype = *target.dtype;
-  config::ModelConfig provider = models::provider_for(arch, source.record().config);
-  const topology::Parallelism& parallel = target.parallel;
-  provider.tensor_model_parallel_size = parallel.tp;
-  provider.pipeline_model_parallel_size = parallel.pp;
-  if (parallel.vpp > 1) provider.virtual_pipeline_model_parallel_size = parallel.vpp;
-  provider.context_parallel_size = parallel.cp;
-  provider.expert_model_parallel_size = parallel.ep;
-  provider.expert_tensor_parallel_size = parallel.etp;
-  if (parallel.pp > 1) provider.pipeline_dtype = provider.params_dtype;
-  const topology::PipelineOptions pipeline = pipeline_options(arch, parallel);
-  if (const auto& layout = pipeline.pipeline_model_parallel_layout)
-    provider.pipeline_model_parallel_layout = config::Yaml(topology::to_string(*layout));
-  if (pipeline.num_layers_in_last_pipeline_stage)
-    provider.num_layers_in_last_pipeline_stage = *pipeline.num_layers_in_last_pipeline_stage;
-  const int64_t vocab = arch.embedding.vocab_size;
-  provider.should_pad_vocab = padded_vocab_size(vocab, config::vocab_divisor(vocab), parallel.tp) != vocab;
-  // Megatron pads by this number too: it must come to the rows that are stored here.
-  if (provider.should_pad_vocab) provider.make_vocab_size_divisible_by = config::vocab_divisor(vocab);
-  provider.hf_model_id = source.record().origin;
-  provider.finalize();
-  return provider;
-}
 
 ParameterPlan plan_parameters(const Checkpoint& source, const MegatronTarget& target, models::LayerKeys keys,
                               Conversion& conversion) {

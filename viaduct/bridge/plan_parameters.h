@@ -5,7 +5,6 @@
 
 #include "viaduct/bridge/conversion.h"
 #include "viaduct/bridge/plan_builder.h"
-#include "viaduct/config/model_config.h"
 #include "viaduct/formats/torch_dist_writer.h"
 #include "viaduct/models/state_keys.h"
 
@@ -29,8 +28,9 @@ struct ParameterPlan {
 /// What is added to a parameter's values when they come from Hugging Face's.
 float add_on_import(const Checkpoint& source, size_t parameter);
 
-/// The provider that a checkpoint of this layout has in its run_config.yaml.
-config::ModelConfig provider_in_layout(const Checkpoint& source, const MegatronTarget& target);
+/// The element type that a Megatron target gets of a parameter stored as `stored`; `cast`: MegatronTarget::dtype.
+DType target_dtype(const Checkpoint& source, const models::Parameter& parameter, DType stored,
+                   std::optional<DType> cast);
 
 /// Adds all chunks to a writer and a plan, in the order in which the source holds their bytes, and what each is
 /// made of to conversion.made_of.

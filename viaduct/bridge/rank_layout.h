@@ -2,6 +2,8 @@
 // changes.
 #pragma once
 
+#include <cstdint>
+#include <string>
 #include <vector>
 
 #include "viaduct/layout/plan.h"
@@ -24,6 +26,22 @@ namespace viaduct::bridge {
 /// UserError when the layout does not fit the model (model_layout.h) or its sizes do not fit each other.
 std::vector<layout::RankTensors> rank_tensors(const models::ArchSpec& arch, const topology::Parallelism& parallel,
                                               topology::RankOrder order = topology::RankOrder::kPipelineLast);
+
+/// A parameter as one rank has it.
+struct RankParameter {
+  int32_t parameter = 0;  // index into models::megatron_parameters(arch)
+  int chunk = 0;          // which of the rank's vpp model chunks has it
+  /// As the chunk's module calls it: layers count from the chunk's first, experts from the rank's first, and the
+  /// last stage's copy of tied embeddings is its output layer's weight.
+  std::string name;
+  layout::ShardedTensor tensor;  // under the model's own name
+};
+
+/// What rank `rank` of the layout holds, in the order of the model's state dict. UserError as rank_tensors, and for
+/// a rank that the layout does not have.
+std::vector<RankParameter> rank_parameters(const models::ArchSpec& arch, const topology::Parallelism& parallel,
+                                           int rank,
+                                           topology::RankOrder order = topology::RankOrder::kPipelineLast);
 
 /// What rank `target_rank` of layout `target` receives from the ranks of layout `source`: RankPlan::Source counts
 /// in rank_tensors(arch, source), Piece::target in rank_tensors(arch, target)[target_rank]. For the plans of many

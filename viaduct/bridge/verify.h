@@ -6,6 +6,7 @@
 
 #include "viaduct/bridge/checkpoint.h"
 #include "viaduct/bridge/executor.h"
+#include "viaduct/bridge/view.h"
 
 namespace viaduct::bridge {
 
@@ -21,34 +22,6 @@ struct Comparison {
   std::vector<Difference> differences;
   bool equal() const { return differences.empty(); }
 };
-
-/// A tensor of one side: its pieces' source ids index StoredTensors::tensors.
-struct ViewTensor {
-  std::string name;
-  DType dtype{};
-  Shape shape;
-  layout::Pieces pieces;
-  float add = 0;                         // to each value
-  int32_t original = layout::kNoTensor;  // a tensor whose elements count where, imported, they are the values ...
-  float import_add = 0;                  // ... with this added
-};
-
-/// What of a checkpoint is compared.
-struct View {
-  const StoredTensors* stored = nullptr;
-  std::vector<ViewTensor> tensors;
-};
-
-class PlanBuilder;
-
-/// Adds a view's tensor, whole and as `dtype`, as the next target chunk of a plan that reads view.stored.
-void add_to_plan(const View& view, const ViewTensor& tensor, DType dtype, uint32_t number, PlanBuilder& builder);
-
-/// The checkpoint's Hugging Face tensors; where `other` has the same parameters in another form (experts in one
-/// tensor, or turned), the tensors of that form.
-View hf_view(const Checkpoint& checkpoint, const WeightGraph* other = nullptr);
-/// The tensors as they are stored.
-View raw_view(const RawCheckpoint& checkpoint);
 
 /// Compares tensors of equal names: presence, dtype, shape, then every bit (NaN payloads included). Streams both
 /// sides in bounded memory. Reports at most `limit` differences.

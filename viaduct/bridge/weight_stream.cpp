@@ -6,16 +6,60 @@
 #include <deque>
 #include <exception>
 #include <mutex>
+#include <span>
 #include <thread>
+#include <vector>
 
+#include "viaduct/bridge/executor.h"
 #include "viaduct/bridge/plan_builder.h"
-#include "viaduct/bridge/verify.h"
 #include "viaduct/core/error.h"
 
 namespace viaduct::bridge {
 
+namespace {
+
+// Tensors that are read in one go: together they have few enough bytes, so that what lies in one block of the
+// source is mostly read once.
+constexpr uint64_t kBatchBytes = 64u << 20;
+
+struct Wanted {
+  const ViewTensor* tensor;
+  DType dtype;
+  uint64_t num_bytes() const {
+    return static_cast<uint64_t>(viaduct::num_bytes(dtype, num_elements(tensor->shape)));
+  }
+};
+
+std::vector<LoadedTensor> load(const View& view, std::span<const Wanted> wanted, Progress* progress) {
+  PlanBuilder builder(*view.stored);
+  std::vector<LoadedTensor> loaded;
+  std::vector<std::span<std::byte>> buffers;
+  for (const Wanted& each : wanted) {
+    add_to_plan(view, *each.tensor, each.dtype, static_cast<uint32_t>(loaded.size()), builder);
+    loaded.push_back({each.tensor->name, each.dtype, each.tensor->shape, Buffer(each.num_bytes())});
+    buffers.push_back(loaded.back().bytes.bytes());
+  }
+  const TransferPlan plan = builder.finish_virtual();
+  const auto source = file_source(plan.source_files);
+  const auto sink = memory_sink(buffers);
+  ExecuteOptions options;
+  options.progress = progress;
+  options.crc = false;
+  options.max_memory = 96u << 20;
+  execute(plan, *source, *sink, options);
+  return loaded;
+}
+
+}  // namespace
+
+LoadedTensor load_tensor(const View& view, const ViewTensor& tensor, DType dtype, Progress* progress) {
+  const Wanted wanted{&tensor, dtype};
+  return std::move(load(view, {&wanted, 1}, progress)[0]);
+}
+
 struct WeightStream::Work : Progress {
-  Work(const Checkpoint& source, uint64_t limit) : checkpoint(source), read_ahead(limit) {
+  Work(View source, std::optional<DType> wanted, uint64_t limit)
+      : view(std::move(source)), cast(wanted), read_ahead(limit) {
     thread = std::thread([this] { read_all(); });
   }
   ~Work() override {
@@ -32,36 +76,28 @@ struct WeightStream::Work : Progress {
   void end() override {}
   bool cancelled() override { return stopped; }
 
-  LoadedTensor read(const View& view, const ViewTensor& tensor) {
-    PlanBuilder builder(checkpoint.stored());
-    add_to_plan(view, tensor, tensor.dtype, 0, builder);
-    const TransferPlan plan = builder.finish_virtual();
-    LoadedTensor loaded{tensor.name, tensor.dtype, tensor.shape, {}};
-    loaded.bytes.resize(plan.bytes_of_data());
-    const auto source = file_source(plan.source_files);
-    const auto sink = memory_sink({std::span(loaded.bytes)});
-    ExecuteOptions options;
-    options.progress = this;
-    options.crc = false;
-    execute(plan, *source, *sink, options);
-    return loaded;
-  }
-
   void read_all() {
     try {
-      const View view = hf_view(checkpoint);
-      for (const ViewTensor& tensor : view.tensors) {
-        const auto size = static_cast<uint64_t>(num_bytes(tensor.dtype, num_elements(tensor.shape)));
+      for (size_t next = 0; next < view.tensors.size();) {
+        std::vector<Wanted> batch;
+        uint64_t size = 0;
+        for (; next < view.tensors.size(); ++next) {
+          const ViewTensor& tensor = view.tensors[next];
+          const Wanted wanted{&tensor, cast && is_floating(tensor.dtype) ? *cast : tensor.dtype};
+          if (!batch.empty() && size + wanted.num_bytes() > kBatchBytes) break;
+          size += wanted.num_bytes();
+          batch.push_back(wanted);
+        }
         {
           std::unique_lock lock(mutex);
           changed.wait(lock, [&] { return stopped || queue.empty() || queued + size <= read_ahead; });
           if (stopped) return;
         }
-        LoadedTensor loaded = read(view, tensor);
+        std::vector<LoadedTensor> loaded = load(view, batch, this);
         {
           const std::lock_guard lock(mutex);
-          queued += loaded.bytes.size();
-          queue.push_back(std::move(loaded));
+          queued += size;
+          for (LoadedTensor& tensor : loaded) queue.push_back(std::move(tensor));
         }
         changed.notify_all();
       }
@@ -76,7 +112,8 @@ struct WeightStream::Work : Progress {
     changed.notify_all();
   }
 
-  const Checkpoint& checkpoint;
+  const View view;
+  const std::optional<DType> cast;
   const uint64_t read_ahead;
   std::mutex mutex;
   std::condition_variable changed;
@@ -88,8 +125,8 @@ struct WeightStream::Work : Progress {
   std::thread thread;
 };
 
-WeightStream::WeightStream(const Checkpoint& checkpoint, uint64_t read_ahead)
-    : work_(std::make_unique<Work>(checkpoint, read_ahead)) {}
+WeightStream::WeightStream(View view, std::optional<DType> cast, uint64_t read_ahead)
+    : work_(std::make_unique<Work>(std::move(view), cast, read_ahead)) {}
 
 WeightStream::~WeightStream() = default;
 

@@ -1,12 +1,13 @@
-// Hugging Face tensors of a checkpoint, pulled one after the other while a thread reads ahead.
+// Tensors of a view, read into memory: one, or one after the other while a thread reads ahead.
 #pragma once
 
 #include <memory>
 #include <optional>
 #include <string>
-#include <vector>
 
-#include "viaduct/bridge/checkpoint.h"
+#include "viaduct/bridge/view.h"
+#include "viaduct/core/buffer.h"
+#include "viaduct/core/progress.h"
 
 namespace viaduct::bridge {
 
@@ -15,15 +16,19 @@ struct LoadedTensor {
   std::string name;
   DType dtype{};
   Shape shape;
-  std::vector<std::byte> bytes;
+  Buffer bytes;
 };
 
-/// Every Hugging Face tensor of a checkpoint, in the source's order. Whole tensors are held: those read ahead have
-/// `read_ahead` bytes together, or are one tensor. One thread may call next() at a time.
+/// One tensor of a view as `dtype`, which its own converts to. Throws what the executor throws.
+LoadedTensor load_tensor(const View& view, const ViewTensor& tensor, DType dtype, Progress* progress = nullptr);
+
+/// Every tensor of a view, in its order. Whole tensors are held: those read ahead have `read_ahead` bytes together,
+/// or are one tensor; those being read up to 64 MiB, or are one tensor. One thread may call next() at a time.
 class WeightStream {
  public:
-  /// `checkpoint` outlives the stream. Reading begins at once.
-  explicit WeightStream(const Checkpoint& checkpoint, uint64_t read_ahead = 256u << 20);
+  /// What the view refers to outlives the stream. Reading begins at once. `cast`: floating tensors are converted to
+  /// this type; none: each keeps its own.
+  explicit WeightStream(View view, std::optional<DType> cast = std::nullopt, uint64_t read_ahead = 128u << 20);
   /// Stops the reading.
   ~WeightStream();
   WeightStream(const WeightStream&) = delete;

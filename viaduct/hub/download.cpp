@@ -318,7 +318,7 @@ DownloadReport download(const HubClient& client, const RepoName& name, const Dow
   return report;
 }
 
-ResolvedModel resolve_model(const std::string& text, Progress* progress) {
+ResolvedModel resolve_model(const std::string& text, Progress* progress, const std::vector<std::string>& include) {
   std::error_code error;
   if (fs::exists(text, error)) return {text, "", ""};
   const std::optional<RepoName> name = parse_repo_name(text);
@@ -343,7 +343,8 @@ ResolvedModel resolve_model(const std::string& text, Progress* progress) {
   try {
     const HubClient client(settings, curl_http(), [progress] { return progress && progress->cancelled(); });
     DownloadOptions options;
-    options.model_files = true;
+    options.include = include;
+    options.model_files = include.empty();
     options.progress = progress;
     const DownloadReport report = download(client, *name, options);
     return {report.snapshot, name->id, report.commit};

@@ -41,8 +41,9 @@ struct ResolvedModel {
 
 /// A path that exists as it is; else, for a text that can be a name of the hub, the folder of its snapshot:
 /// downloaded, or, offline and when no server answers, as it was downloaded before. UserError that says both when
-/// it is neither.
-ResolvedModel resolve_model(const std::string& text, Progress* progress);
+/// it is neither. `include`: patterns of the only files that are fetched; none: all that a conversion reads.
+ResolvedModel resolve_model(const std::string& text, Progress* progress,
+                            const std::vector<std::string>& include = {});
 
 /// Does a file name match a pattern of '*', '?' and '[...]', as fnmatch sees it: '*' also takes '/'?
 bool matches_pattern(const std::string& pattern, const std::string& name);
