@@ -14,7 +14,15 @@ import zipfile
 from viaduct_test import GOLDEN, SOURCE, report, scratch
 
 TOOLS, CMAKE, BUILD = sys.argv[1:4]
-OPTIONS = ["-C", "cmake.build-type=RelWithDebInfo", "-C", "cmake.define.CMAKE_CXX_FLAGS_RELWITHDEBINFO=-O2 -g1"]
+
+
+def settings(tag):
+    """As environment variables: older pips have no option for them."""
+    return {"PYTHONPATH": TOOLS, "CC": "cc", "CXX": "c++", "SKBUILD_BUILD_DIR": f"{BUILD}/wheel-{tag}",
+            "SKBUILD_CMAKE_BUILD_TYPE": "RelWithDebInfo",
+            "SKBUILD_CMAKE_DEFINE": "VIADUCT_TESTS=OFF;VIADUCT_PYTHON=ON;CMAKE_CXX_FLAGS_RELWITHDEBINFO=-O2 -g1"}
+
+
 SMOKE = """
 import sys, time
 start = time.perf_counter()
@@ -65,7 +73,7 @@ def pythons():
 
 def build_wheel(python, tag, out):
     call(python, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", SOURCE,
-         "-w", out, "-C", f"build-dir={BUILD}/wheel-{tag}", *OPTIONS, PYTHONPATH=TOOLS)
+         "-w", out, **settings(tag))
     wheel, = out.glob("*.whl")
     return wheel
 
@@ -105,16 +113,14 @@ def main():
     # As a developer installs it, and with uv.
     python = found[max(found)]
     tag = "abi3" if max(found)[1] >= 12 else f"cp3{max(found)[1]}"
-    ways = {"pip -e": lambda venv: call(venv / "bin/python", "-m", "pip", "install", "-q", "--no-deps",
-                                        "--no-build-isolation", "--disable-pip-version-check", "-e", SOURCE, "-C",
-                                        f"build-dir={BUILD}/wheel-{tag}", *OPTIONS, PYTHONPATH=TOOLS),
-            "uv": lambda venv: call(pathlib.Path(sys.executable).parent / "uv", "pip", "install", "-q", "--offline",
-                                    "--no-deps", "--no-build-isolation", "--python", venv / "bin/python", SOURCE, "-C",
-                                    f"build-dir={BUILD}/wheel-{tag}", *OPTIONS, PYTHONPATH=TOOLS)}
+    ways = {"pip -e": lambda venv: [venv / "bin/python", "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation",
+                                    "--disable-pip-version-check", "-e", SOURCE],
+            "uv": lambda venv: [pathlib.Path(sys.executable).parent / "uv", "pip", "install", "-q", "--offline", "--no-deps",
+                                "--no-build-isolation", "--python", venv / "bin/python", SOURCE]}
     for number, (way, install) in enumerate(ways.items()):
         venv = out / f"venv{number}"
         call(python, "-m", "venv", venv)
-        install(venv)
+        call(*install(venv), **settings(tag))
         smoke(venv / "bin/python", out / f"made{number}")
         assert "viaduct" in call(venv / "bin/viaduct", "--version")
         lines.append(way)
