@@ -164,6 +164,11 @@ void bind_tensor(nb::module_& module) {
           "dtype", [](const Tensor& t) { return std::string(torch_name(t.dtype())); }, "torch's name")
       .def_prop_ro("shape", &Tensor::shape)
       .def_prop_ro("nbytes", &Tensor::num_bytes)
+      .def("__repr__",
+           [](const Tensor& t) {
+             return "<Tensor of " + std::string(torch_name(t.dtype())) + ' ' +
+                    nb::cast<std::string>(nb::repr(t.shape())) + '>';
+           })
       .def("uint8", &Tensor::uint8, "The same memory as a row of bytes.")
       .def("numpy", &Tensor::numpy, "A numpy array of the same memory; bfloat16 and float8 are ml_dtypes' types.")
       .def("torch", &Tensor::torch, "A torch tensor of the same memory.")

@@ -7,7 +7,10 @@ import sys
 from types import SimpleNamespace
 
 sys.path.insert(0, os.environ.get("VIADUCT_MODULE", "build/dev/python"))
-from viaduct_test import FAMILIES, GOLDEN, RUNS, report, scratch  # noqa: E402
+from viaduct_test import FAMILIES, GOLDEN, RUNS, SOURCE, report, scratch  # noqa: E402
+
+sys.path.insert(0, str(SOURCE / "tests/hub"))
+from hub_server import Hub, Repo  # noqa: E402
 
 import torch  # noqa: E402
 import viaduct  # noqa: E402
@@ -202,6 +205,27 @@ def every_checkpoint_lists_its_tensors():
     assert sum(1 for _ in found.values()) == len(found)
 
 
+def models_of_the_hub(folder):
+    """By name, from a server with the hub's API; a question about the architecture fetches config.json alone."""
+    out = scratch("hub")
+    hub = Hub()
+    try:
+        hub.repos["org/model"] = Repo({file.name: file.read_bytes() for file in folder.iterdir()})
+        hub.repos["org/secret"] = Repo({"config.json": b"{}"}, gated=True)
+        os.environ.update(HF_HOME=str(out / "hf"), HF_ENDPOINT=hub.address)
+        assert AutoBridge.can_handle("org/model")
+        files = {path.name for path in (out / "hf").rglob("snapshots/*/*")}
+        assert files == {"config.json"}, files
+        bridge = AutoBridge.from_hf_pretrained("org/model", revision="main")
+        assert bridge.path.startswith(str(out / "hf/hub/models--org--model/snapshots/"))
+        assert bridge.to_megatron_provider().hf_model_id == "org/model"
+        assert len(viaduct.load_tensors("org/model")) == len(list(bridge.export_hf_weights()))
+        refused(lambda: AutoBridge.from_hf_pretrained("org/secret"), "org/secret", "viaduct login")
+        refused(lambda: AutoBridge.from_hf_pretrained("org/model", revision="v9"), "v9", "main")
+    finally:
+        hub.close()
+
+
 def snippet_runs(folder):
     out = scratch("snippet")
     name = out / "meta-llama/Llama-3.2-1B"
@@ -234,6 +258,7 @@ def main():
     weights_come_and_go(families.llama, families.qwen2)
     mistakes_are_named(families.llama)
     every_checkpoint_lists_its_tensors()
+    models_of_the_hub(families.llama)
     lines = snippet_runs(families.llama)
     report(f"Python models: {tensors} tensors of 11 ranks are those of Megatron-LM's files; upstream's snippet printed "
            f"{lines} weights and wrote the source's bytes")

@@ -100,6 +100,7 @@ def jax_takes_it(folder):
     import jax
     for name, tensor in viaduct.AutoBridge.from_hf_pretrained(folder).export_hf_weights():
         array = jax.dlpack.from_dlpack(tensor)
+        assert array.unsafe_buffer_pointer() == tensor.uint8().torch().data_ptr(), f"{name} was copied"
         assert array.dtype.name == tensor.dtype and np.asarray(array).tobytes() == tensor.numpy().tobytes(), name
 
 
