@@ -56,6 +56,7 @@ BENCHMARK_CAPTURE(gguf_rows, q5_k, DType::kQ5_K);
 BENCHMARK_CAPTURE(gguf_rows, q6_k, DType::kQ6_K);
 BENCHMARK_CAPTURE(gguf_rows, iq4_nl, DType::kIQ4_NL);
 BENCHMARK_CAPTURE(gguf_rows, iq4_xs, DType::kIQ4_XS);
+BENCHMARK_CAPTURE(gguf_rows, mxfp4, DType::kMXFP4);
 
 }  // namespace
 }  // namespace viaduct

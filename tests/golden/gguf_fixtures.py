@@ -57,9 +57,9 @@ def types():
     (HERE / "types.f32").write_bytes(np.concatenate(values).tobytes())
 
 
-# For each quantised type where the float16 scales (and minimums) lie in its block.
+# For each quantised type where the float16 scales (and minimums) lie in its block; MXFP4 has a power of two in a byte.
 SCALES = {"Q8_0": (0,), "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q2_K": (80, 82), "Q3_K": (108,),
-          "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,)}
+          "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,), "MXFP4": ()}
 
 
 def quants():
@@ -75,6 +75,9 @@ def quants():
             scales = random.standard_normal(len(blocks)).astype(np.float16)
             scales[:len(edges)] = random.permutation(edges)
             blocks[:, place:place + 2] = scales.view(np.uint8).reshape(-1, 2)
+        if not places:
+            blocks[:, 0] %= 252  # larger ones overflow with the largest code
+            blocks[:4, 0] = (0, 1, 2, 251)
         data = blocks.reshape(8, -1)
         writer.add_tensor(name, data, raw_dtype=kind)
         values.append(gguf.dequantize(data, kind).astype(np.float32).reshape(8, 512))

@@ -121,7 +121,8 @@ constexpr GgufBlocks gguf_blocks(DType dtype) {
   return static_cast<GgufBlocks>(static_cast<int>(dtype) - static_cast<int>(DType::kQ8_0));
 }
 static_assert(gguf_blocks(DType::kIQ4_XS) == GgufBlocks::kIQ4_XS &&
-              gguf_blocks(DType::kQ5_0) == GgufBlocks::kQ5_0 && gguf_blocks(DType::kQ4_K) == GgufBlocks::kQ4_K);
+              gguf_blocks(DType::kMXFP4) == GgufBlocks::kMXFP4 && gguf_blocks(DType::kQ5_0) == GgufBlocks::kQ5_0 &&
+              gguf_blocks(DType::kQ4_K) == GgufBlocks::kQ4_K);
 
 constexpr int kBatch = 1024;  // whole blocks of every format
 

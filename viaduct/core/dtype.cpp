@@ -43,6 +43,7 @@ constexpr std::array<DTypeInfo, kNumDTypes> kInfos{{
     {"Q6_K", "", 256, 210},
     {"IQ4_NL", "", 32, 18},
     {"IQ4_XS", "", 256, 136},
+    {"MXFP4", "", 32, 17},
 }};
 }  // namespace
 

@@ -46,8 +46,9 @@ enum class DType : uint8_t {
   kQ6_K,
   kIQ4_NL,
   kIQ4_XS,
+  kMXFP4,
 };
-inline constexpr int kNumDTypes = static_cast<int>(DType::kIQ4_XS) + 1;
+inline constexpr int kNumDTypes = static_cast<int>(DType::kMXFP4) + 1;
 
 struct DTypeInfo {
   std::string_view name;        // safetensors' name; GGML's for the block formats

@@ -20,7 +20,8 @@ enum class GgufBlocks : uint8_t {
   kQ5_K,
   kQ6_K,
   kIQ4_NL,
-  kIQ4_XS
+  kIQ4_XS,
+  kMXFP4
 };
 
 /// Decodes `blocks` blocks at `from`; `to` holds that many times the format's 32 or 256 numbers. Every product and

@@ -54,12 +54,13 @@ std::optional<DType> tensor_dtype(uint32_t type) {
     case 20: return DType::kIQ4_NL;
     case 23: return DType::kIQ4_XS;
     case 30: return DType::kBF16;
+    case 39: return DType::kMXFP4;
     default: return std::nullopt;
   }
 }
 
 constexpr std::string_view kReadTypes =
-    "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS";
+    "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4";
 
 std::string tensor_type_name(uint32_t type) {
   if (type < std::size(kTensorTypeNames) && !kTensorTypeNames[type].empty())

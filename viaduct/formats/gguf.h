@@ -95,7 +95,7 @@ bool is_gguf(const Path& path);
 /// Reads the header of a GGUF file. UserError, with file, key or tensor and byte offset, for a file that is no GGUF
 /// of these versions, is cut short, or whose counts, lengths, alignment, types, shapes or offsets make no sense
 /// (tensors that overlap or end behind the file included), and for tensors of a type other than F32, F16, BF16,
-/// Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to Q6_K, IQ4_NL, IQ4_XS.
+/// Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to Q6_K, IQ4_NL, IQ4_XS, MXFP4.
 std::unique_ptr<GgufFile> open_gguf(const Path& path);
 
 }  // namespace viaduct::formats

@@ -104,8 +104,9 @@ TEST(Gguf, tensors_are_dequantised_to_the_gguf_packages_bits) {
 TEST(Gguf, blocks_of_codes_are_dequantised_to_the_gguf_packages_bits) {
   const auto file = open_gguf(kFixtures / "quants.gguf");
   const std::string expected = read_text_file(kFixtures / "quants.f32");
-  const DType types[] = {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1,   DType::kQ2_K,
-                         DType::kQ3_K, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kIQ4_NL, DType::kIQ4_XS};
+  const DType types[] = {DType::kQ8_0,   DType::kQ4_0,   DType::kQ4_1, DType::kQ5_0, DType::kQ5_1,
+                         DType::kQ2_K,   DType::kQ3_K,   DType::kQ4_K, DType::kQ5_K, DType::kQ6_K,
+                         DType::kIQ4_NL, DType::kIQ4_XS, DType::kMXFP4};
   constexpr int64_t kCount = 8 * 512;
   ASSERT_EQ(file->tensors().size(), std::size(types));
   ASSERT_EQ(expected.size(), std::size(types) * kCount * 4);
@@ -262,12 +263,13 @@ TEST(GgufRefuses, other_tensor_types_by_name) {
     builder.data = std::string(256, '\0');
     return error_of(builder.tensor_at("a", {256}, type, 0).build());
   };
-  EXPECT_THAT(of_type(19),
-              HasSubstr("tensor a has type IQ1_S, which cannot be read here. Supported types: F32, F16, "
-                        "BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS;"));
+  EXPECT_THAT(
+      of_type(19),
+      HasSubstr("tensor a has type IQ1_S, which cannot be read here. Supported types: F32, F16, "
+                "BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4;"));
   EXPECT_THAT(of_type(9), HasSubstr("type Q8_1"));
   EXPECT_THAT(of_type(28), HasSubstr("type F64"));
-  EXPECT_THAT(of_type(39), HasSubstr("type MXFP4"));
+  EXPECT_THAT(of_type(40), HasSubstr("type NVFP4"));
   EXPECT_THAT(of_type(4), HasSubstr("has type 4, which"));
   EXPECT_THAT(of_type(~0u), HasSubstr("type 4294967295"));
 }
