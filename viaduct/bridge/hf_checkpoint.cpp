@@ -197,11 +197,21 @@ void HfCheckpoint::open_gguf_file() {
   record_.config = model.config;
   for (const auto& [name, text] : model.side_files) record_.side_files.push_back({name, {}, text});
   stored_.files = file->files();
-  for (const StoredTensor& stored : file->tensors()) stored_.tensors.push_back(plain_tensor(stored));
+  for (const StoredTensor& stored : file->tensors()) {
+    stored_.tensors.push_back(plain_tensor(stored));
+    if (const auto it = model.offsets.find(stored.name); it != model.offsets.end())
+      for (PlainTensor::Chunk& chunk : stored_.tensors.back().chunks) chunk.place.add = it->second;
+  }
+  notes_ = model.notes;
   ProblemList problems;
+  for (const auto& [name, expr] : model.tensors)
+    if (!graph_.hf_ids.contains(name))
+      problems.add(
+          fmt::format("unknown: {} (made of {}) is not part of this architecture", name, expr.inputs().at(0).name));
   for (const layout::Expr::Input& wanted : graph_.hf_tensors) {
     own_.push_back(-1);
-    const auto it = model.tensors.find(wanted.name);
+    const DerivedTensor* tied = graph_.arch.embedding.output_is_copy ? table().find_derived(wanted.name) : nullptr;
+    const auto it = model.tensors.find(tied ? tied->of : wanted.name);
     if (it == model.tensors.end()) {
       problems.add(fmt::format("missing: {}", wanted.name));
       continue;

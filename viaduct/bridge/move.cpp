@@ -109,7 +109,7 @@ Move compile(const TransferPlan& plan, const Transfer& transfer, const TargetChu
     move.scales = &plan.scales[source->scales];
     move.form = &plan.forms[move.scales->form];
   }
-  move.add = chunk.add;
+  move.add = chunk.add + (source ? source->add : 0);
   move.converts = !move.fill && (value != move.to || scaled || move.add != 0);
   if (!move.converts && !is_byte_sized(move.to)) {
     pack_steps(move, region, chunk);

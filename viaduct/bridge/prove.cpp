@@ -188,8 +188,9 @@ class Prover {
     const DType value = source.value_dtype();
     if (value != chunk.dtype && !can_convert(value, chunk.dtype))
       problem("{}: {} cannot be converted to {}", name_of(chunk), value, chunk.dtype);
-    if (chunk.add != 0 && !can_add(value, chunk.dtype))
-      problem("{}: {} is to be added to {} to make {}", name_of(chunk), chunk.add, value, chunk.dtype);
+    const float add = chunk.add + source.add;
+    if (add != 0 && !can_add(value, chunk.dtype))
+      problem("{}: {} is to be added to {} to make {}", name_of(chunk), add, value, chunk.dtype);
     for (int axis = 0; axis < region.from.rank(); ++axis) {
       const int64_t last = region.from.offset[axis] + (region.from.size[axis] - 1) * region.from.stride[axis];
       if (region.from.offset[axis] < 0 || last >= source.size[axis])

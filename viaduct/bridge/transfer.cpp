@@ -74,7 +74,7 @@ uint64_t TransferPlan::hash() const {
     digest.add(static_cast<uint64_t>(chunk.dtype));
     digest.add(chunk.size);
     digest.add(chunk.strides);
-    digest.add(uint64_t{chunk.scales});
+    digest.add(uint64_t{std::bit_cast<uint32_t>(chunk.add)} << 32 | chunk.scales);
   }
   for (const Scales& each : scales) {
     digest.add(each.file);

@@ -51,6 +51,7 @@ struct SourceChunk {
   Shape size;
   Shape strides;  // in elements; empty: row-major over `size`. Block formats and scaled tensors always are
   uint32_t scales = kNoScales;  // index into TransferPlan::scales: a whole tensor of codes
+  float add = 0;                // to each stored number, in float32: they are the tensor's less this
 
   bool is_scaled() const { return scales != kNoScales; }
   /// The type of its numbers.

@@ -1,6 +1,5 @@
-// A GGUF file of a Llama-like model, seen as the Hugging Face folder that it was made from: config.json, tensors
-// under their Hugging Face names, tokenizer files. Architectures: llama (Mistral's models carry this name too),
-// qwen2, qwen3.
+// A GGUF file, seen as the Hugging Face folder that it was made from: config.json, tensors under their Hugging Face
+// names, tokenizer files. Which architectures: models/gguf_architecture.h (Mistral's models carry Llama's name).
 #pragma once
 
 #include <cstdint>
@@ -25,15 +24,8 @@ bool is_read_from_gguf(std::string_view hf_class);
 /// of another architecture, an absent or senseless key, and a feature that these model classes do not have.
 Json gguf_to_hf_config(const formats::GgufFile& file);
 
-/// A tensor of the file and what it is in the Hugging Face model.
-struct GgufTensor {
-  std::string gguf_name;       // "blk.3.attn_q.weight"
-  std::string hf_name;         // "model.layers.3.self_attn.q_proj.weight"
-  int64_t permuted_heads = 0;  // > 0: llama.cpp's converter has reordered the rows within each of so many heads
-};
-
-/// Every tensor of the file that is a parameter, in the file's order. UserError for a tensor of an unknown name.
-std::vector<GgufTensor> gguf_tensor_names(const formats::GgufFile& file);
+/// The tensor of rope factors, which is no parameter.
+inline constexpr std::string_view kGgufRopeFactors = "rope_freqs.weight";
 
 /// Puts the rows (axis 0: heads * head_dim) of llama.cpp's q and k back into Hugging Face's order. Within a head
 /// llama.cpp lets the two halves of the rotary pairs take turns (0, d/2, 1, d/2 + 1, ...); Hugging Face keeps them
@@ -46,13 +38,19 @@ struct GgufModel {
   /// Hugging Face tensor -> how it is made of the file's tensors. Values are not dequantised by it: the inputs keep
   /// their stored types.
   std::map<std::string, layout::Expr, std::less<>> tensors;
+  /// Tensor of the file -> what is to be added to each of its numbers (Gemma's norms: -1).
+  std::map<std::string, float, std::less<>> offsets;
   /// (tensor of the file, why it is not needed)
   std::vector<std::pair<std::string, std::string>> unused;
   /// (name, content) of the folder's other files: generation_config.json, tokenizer.json, tokenizer_config.json,
-  /// special_tokens_map.json. No tokenizer files when the file has no tokenizer.
+  /// special_tokens_map.json. No tokenizer files when the file has no tokenizer, or one that cannot be rebuilt.
   std::vector<std::pair<std::string, std::string>> side_files;
+  /// What the user should know of the file.
+  std::vector<std::string> notes;
 };
 
+/// UserError, naming the file, for a tensor of an unknown name or form, and for one that needs another that the
+/// file does not have.
 GgufModel read_gguf_model(const formats::GgufFile& file);
 
 }  // namespace viaduct::models

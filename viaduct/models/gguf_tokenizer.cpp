@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <optional>
 #include <string_view>
 #include <unordered_map>
@@ -22,13 +23,14 @@ constexpr std::string_view kMergesKey = "tokenizer.ggml.merges";
 constexpr std::string_view kTypesKey = "tokenizer.ggml.token_type";
 constexpr std::string_view kScoresKey = "tokenizer.ggml.scores";
 constexpr int64_t kControlToken = 3;           // token_type of tokens that never come from text
+constexpr int64_t kUserDefinedToken = 4;       // and of those that are found whole
 constexpr size_t kMaxMergedBytes = 1024;       // no token that is made by merging is as long
 constexpr std::string_view kSpace = "\u2581";  // sentencepiece's mark for a space
 constexpr std::string_view kQwenSplit =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
 enum class Kind {
-  kByteLevel,      // "gpt2" of a llama model
+  kByteLevel,      // "gpt2" of a llama or olmoe model
   kQwen,           // "gpt2" of a qwen model
   kSentencePiece,  // "llama"
 };
@@ -82,7 +84,11 @@ class TokenizerBuilder {
   void read_roles();
   std::optional<int64_t> token_id(std::string_view key) const;
 
-  std::vector<int64_t> added_ids() const;
+  struct Added {
+    int64_t id = 0;
+    bool special = true;
+  };
+  std::vector<Added> added_ids() const;
   Json added_tokens() const;
   Json normalizer() const;
   Json pre_tokenizer() const;
@@ -166,29 +172,34 @@ void TokenizerBuilder::read_roles() {
   add_eos_ = add_eos_ && eos_;
 }
 
-std::vector<int64_t> TokenizerBuilder::added_ids() const {
-  std::vector<int64_t> ids;
+std::vector<TokenizerBuilder::Added> TokenizerBuilder::added_ids() const {
+  std::map<int64_t, bool> special;  // id -> is it so
+  const auto add = [&](size_t id, bool is_special) {
+    if (!tokens_[id].empty()) special[ids_.at(tokens_[id])] |= is_special;
+  };
   if (const GgufValue* types = array(kTypesKey, formats::GgufType::kI32, static_cast<int64_t>(tokens_.size())))
-    for (int64_t i = 0; i < types->size(); ++i)
-      if (types->int_at(i) == kControlToken) ids.push_back(ids_.at(tokens_[static_cast<size_t>(i)]));
+    for (size_t i = 0; i < tokens_.size(); ++i) {
+      const int64_t type = types->int_at(static_cast<int64_t>(i));
+      if (type == kControlToken) add(i, true);
+      if (type == kUserDefinedToken && kind_ == Kind::kSentencePiece) add(i, false);
+    }
   for (const auto& role : {bos_, eos_, unknown_, pad_})
-    if (role) ids.push_back(ids_.at(tokens_[*role]));
-  std::sort(ids.begin(), ids.end());
-  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-  std::erase_if(ids, [&](int64_t id) { return tokens_[static_cast<size_t>(id)].empty(); });
-  return ids;
+    if (role) add(*role, true);
+  std::vector<Added> added;
+  for (const auto& [id, is_special] : special) added.push_back({id, is_special});
+  return added;
 }
 
 Json TokenizerBuilder::added_tokens() const {
   std::vector<Json> added;
-  for (const int64_t id : added_ids())
+  for (const auto& [id, special] : added_ids())
     added.push_back(Json::object({{"id", id},
                                   {"content", tokens_[static_cast<size_t>(id)]},
                                   {"single_word", false},
                                   {"lstrip", false},
                                   {"rstrip", false},
                                   {"normalized", false},
-                                  {"special", true}}));
+                                  {"special", special}}));
   return Json::array(std::move(added));
 }
 
@@ -364,6 +375,16 @@ std::string TokenizerBuilder::tokenizer_config() const {
 }
 
 }  // namespace
+
+std::string why_no_gguf_tokenizer(const GgufFile& file) {
+  if (file.text("tokenizer.ggml.model") != "gpt2") return "";
+  const std::string architecture = file.text("general.architecture").value_or("");
+  if (architecture == "llama" || architecture == "olmoe" || architecture.starts_with("qwen")) return "";
+  return fmt::format(
+      "the tokenizer is left out: how \"{}\" (tokenizer.ggml.pre) splits text is not in a GGUF file; take the "
+      "original model's tokenizer files",
+      file.text("tokenizer.ggml.pre").value_or("default"));
+}
 
 std::vector<std::pair<std::string, std::string>> gguf_tokenizer_files(const GgufFile& file) {
   const GgufValue* model = file.find_value("tokenizer.ggml.model");

@@ -117,10 +117,11 @@ inline std::vector<Bytes> expected_files(const PlanWithSource& given, std::byte 
           from = reinterpret_cast<const std::byte*>(&number);
           element = 0;
         }
-        if (chunk.add == 0) return convert_element(source.value_dtype(), from, element, chunk.dtype, to);
+        const float add = chunk.add + source.add;
+        if (add == 0) return convert_element(source.value_dtype(), from, element, chunk.dtype, to);
         float value = 0;
         convert_element(source.value_dtype(), from, element, DType::kF32, reinterpret_cast<std::byte*>(&value));
-        value += chunk.add;
+        value += add;
         convert_element(DType::kF32, reinterpret_cast<const std::byte*>(&value), 0, chunk.dtype, to);
       });
     }
@@ -370,7 +371,9 @@ class PlanMaker {
       }
     }
     const auto file = static_cast<uint32_t>(number(0, static_cast<int64_t>(given_.sources.size()) - 1));
-    add_transfer(add_source(file, from, size, strides, static_cast<size_t>(number(0, 40))), std::move(region));
+    const int32_t source = add_source(file, from, size, strides, static_cast<size_t>(number(0, 40)));
+    if (conversion != 0 && chance(20)) given_.plan.sources.back().add = chance(50) ? 1.0f : -1.0f;
+    add_transfer(source, std::move(region));
   }
 
   // Codes of every kind, with blocks of every size.

@@ -73,17 +73,6 @@ TEST(GgufSource, tensors_are_transformers_bits) {
   EXPECT_TRUE(model.unused.empty());
 }
 
-TEST(GgufSource, names_and_permutations) {
-  const auto file = formats::open_gguf(kFixtures / "llama.gguf");
-  std::map<std::string, GgufTensor> by_name;
-  for (const GgufTensor& tensor : gguf_tensor_names(*file)) by_name[tensor.gguf_name] = tensor;
-  EXPECT_EQ(by_name.at("blk.0.attn_q.weight").hf_name, "model.layers.0.self_attn.q_proj.weight");
-  EXPECT_EQ(by_name.at("blk.0.attn_q.weight").permuted_heads, 4);
-  EXPECT_EQ(by_name.at("blk.0.attn_k.weight").permuted_heads, 2);
-  EXPECT_EQ(by_name.at("blk.0.attn_v.weight").permuted_heads, 0);
-  EXPECT_EQ(by_name.at("output.weight").hf_name, "lm_head.weight");
-}
-
 TEST(GgufSource, rotary_halves_come_apart) {
   // Two heads of 6 rows: llama.cpp stores 0 3 1 4 2 5 of each.
   const layout::Expr expr = undo_rotary_permutation(layout::Expr::input("q", {12}), 2);
@@ -231,7 +220,8 @@ TEST(GgufSourceRefuses, what_cannot_be_expressed) {
        {"blk.1.attn_v.weight", "blk.00.attn_v.weight", "blk.-0.attn_v.weight", "blk.x", "blk..weight",
         "blk.0.weight", "output.scale", "nothing", "blk.0.attn_v.weight.weight"})
     EXPECT_THAT(error([&](GgufBuilder& b) { b.f32_tensor(name, {8}); }), HasSubstr("tensor " + name)) << name;
-  EXPECT_THAT(error([](GgufBuilder& b) { b.u32("llama.expert_count", 8); }), HasSubstr("mixture-of-experts"));
+  EXPECT_THAT(error([](GgufBuilder& b) { b.u32("llama.expert_count", 8); }),
+              HasSubstr("llama.expert_count is 8, which LlamaForCausalLM does not have"));
   EXPECT_THAT(error([](GgufBuilder& b) { b.f32("llama.logit_scale", 2); }), HasSubstr("llama.logit_scale is 2"));
   EXPECT_THAT(
       error([](GgufBuilder& b) { b.u32("llama.rope.dimension_count", 2).u32("llama.attention.key_length", 4); }),
@@ -252,7 +242,171 @@ TEST(GgufSourceRefuses, what_cannot_be_expressed) {
   EXPECT_THROW(read_gguf_model(*formats::open_gguf(no_architecture.path())), UserError);
   bare.text("general.architecture", "mamba");
   const TemporaryFile mamba(bare.build());
-  EXPECT_THROW(read_gguf_model(*formats::open_gguf(mamba.path())), UserError);
+  try {
+    read_gguf_model(*formats::open_gguf(mamba.path()));
+    FAIL();
+  } catch (const UserError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("architecture is mamba; GGUF files can be read of llama, qwen2, qwen3, "
+                                        "qwen3moe, olmoe, gemma, gemma2, gemma3, deepseek2, gpt-oss"));
+  }
+}
+
+// A model of any architecture, 8 wide, with one layer of 2 heads of 4.
+class OtherModel {
+ public:
+  explicit OtherModel(const std::string& architecture, uint32_t blocks = 1) : prefix_(architecture + ".") {
+    builder_.text("general.architecture", architecture).f32_tensor("token_embd.weight", {8, 4});
+    u32("block_count", blocks).u32("context_length", 64).u32("embedding_length", 8).u32("feed_forward_length", 16);
+    u32("attention.head_count", 2).f32("attention.layer_norm_rms_epsilon", 1e-5f);
+  }
+  OtherModel& u32(const std::string& key, uint32_t value) { return builder_.u32(prefix_ + key, value), *this; }
+  OtherModel& f32(const std::string& key, float value) { return builder_.f32(prefix_ + key, value), *this; }
+  OtherModel& text(const std::string& key, std::string_view value) {
+    return builder_.text(prefix_ + key, value), *this;
+  }
+  OtherModel& tensor(const std::string& name, const std::vector<uint64_t>& axes) {
+    return builder_.f32_tensor(name, axes), *this;
+  }
+  OtherModel& experts() {
+    return u32("expert_count", 4).u32("expert_used_count", 2).u32("expert_feed_forward_length", 16);
+  }
+  OtherModel& latent() {
+    u32("attention.kv_lora_rank", 6).u32("rope.dimension_count", 2).u32("attention.key_length", 8);
+    u32("attention.value_length", 6).u32("attention.key_length_mla", 5).u32("attention.value_length_mla", 4);
+    return experts().u32("expert_group_count", 1).u32("expert_group_used_count", 1);
+  }
+  GgufBuilder* operator->() { return &builder_; }
+  GgufModel read() const {
+    const TemporaryFile file(builder_.build());
+    return read_gguf_model(*formats::open_gguf(file.path()));
+  }
+  std::string error() const {
+    try {
+      read();
+    } catch (const UserError& error) {
+      return error.what();
+    }
+    return "";
+  }
+
+ private:
+  std::string prefix_;
+  GgufBuilder builder_;
+};
+
+TEST(GgufSource, stacked_experts_are_slices) {
+  OtherModel moe("qwen3moe");
+  moe.experts().tensor("blk.0.ffn_down_exps.weight", {16, 8, 4}).tensor("blk.0.ffn_gate_inp.weight", {8, 4});
+  const GgufModel model = moe.read();
+  EXPECT_EQ(model.tensors.size(), 6u);
+  EXPECT_TRUE(model.tensors.contains("model.layers.0.mlp.gate.weight"));
+  for (int expert = 0; expert < 4; ++expert) {
+    const layout::Expr& expr =
+        model.tensors.at("model.layers.0.mlp.experts." + std::to_string(expert) + ".down_proj.weight");
+    EXPECT_EQ(expr.shape(), (Shape{8, 16}));
+    ASSERT_EQ(expr.pieces().size(), 1u);
+    EXPECT_EQ(expr.pieces()[0].from.offset[0], expert);
+    EXPECT_EQ(expr.inputs()[0].name, "blk.0.ffn_down_exps.weight");
+  }
+  EXPECT_EQ(model.config.at("num_experts"), Json(4));
+  EXPECT_EQ(model.config.at("norm_topk_prob"), Json(true));
+  EXPECT_TRUE(model.offsets.empty());
+}
+
+TEST(GgufSource, gemmas_norms_are_stored_with_one_more) {
+  OtherModel gemma("gemma");
+  gemma.tensor("output_norm.weight", {8})
+      .tensor("blk.0.ffn_norm.weight", {8})
+      .tensor("blk.0.ffn_up.weight", {8, 16});
+  EXPECT_EQ(gemma.read().offsets,
+            (std::map<std::string, float, std::less<>>{{"output_norm.weight", -1}, {"blk.0.ffn_norm.weight", -1}}));
+}
+
+TEST(GgufSource, query_scales_are_llama_cpps) {
+  OtherModel small("gemma2"), largest("gemma2", 46), windowless("gemma3");
+  small.u32("attention.key_length", 2);
+  largest.u32("attention.key_length", 2);
+  EXPECT_EQ(small.read().config.at("query_pre_attn_scalar"), Json(2));
+  EXPECT_EQ(small.read().config.at("attn_logit_softcapping"), Json(50.0));
+  EXPECT_EQ(largest.read().config.at("query_pre_attn_scalar"), Json(4));
+  EXPECT_EQ(windowless.read().config.at("layer_types"), Json::array({Json("full_attention")}));
+  windowless.u32("attention.sliding_window", 16);
+  EXPECT_EQ(windowless.read().config.at("layer_types"), Json::array({Json("sliding_attention")}));
+}
+
+TEST(GgufSource, latent_attention) {
+  OtherModel model("deepseek2");
+  model.latent().u32("expert_gating_func", 2).f32("rope.scaling.yarn_log_multiplier", 0.0707f);
+  model.u32("rope.scaling.original_context_length", 16).f32("rope.scaling.factor", 4);
+  model.text("rope.scaling.type", "yarn");
+  model.tensor("blk.0.attn_v_b.weight", {6, 4, 2}).tensor("blk.0.attn_k_b.weight", {3, 6, 2});
+  const GgufModel read = model.read();
+  EXPECT_EQ(read.config.at("architectures"), Json::array({Json("DeepseekV3ForCausalLM")}));
+  EXPECT_EQ(read.config.at("rope_scaling").at("mscale"), Json(0.707));
+  EXPECT_EQ(read.config.at("qk_nope_head_dim"), Json(3));
+  EXPECT_EQ(read.config.at("v_head_dim"), Json(4));
+  EXPECT_EQ(read.tensors.size(), 2u);
+  // Of each head three rows of k, which lie as columns, then four of v.
+  const std::vector<float> rows =
+      evaluate(read.tensors.at("model.layers.0.self_attn.kv_b_proj.weight"), [&](const std::string& name) {
+        std::vector<float> numbers(name == "blk.0.attn_k_b.weight" ? 36 : 48);
+        for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = float(i) + (numbers.size() == 48 ? 100 : 0);
+        return numbers;
+      });
+  ASSERT_EQ(rows.size(), 84u);
+  EXPECT_EQ(rows[0], 0);
+  EXPECT_EQ(rows[1], 3);
+  EXPECT_EQ(rows[6], 1);
+  EXPECT_EQ(rows[18], 100);
+  EXPECT_EQ(rows[42], 18);
+  EXPECT_EQ(rows[60], 124);
+}
+
+TEST(GgufSource, groups_of_experts_that_older_files_do_not_name) {
+  const auto groups = [](uint32_t experts) {
+    OtherModel model("deepseek2");
+    model.u32("attention.kv_lora_rank", 6).u32("rope.dimension_count", 2).u32("attention.key_length", 5);
+    model.u32("attention.value_length", 4).u32("expert_feed_forward_length", 16).u32("expert_used_count", 2);
+    return model.u32("expert_count", experts).read().config.at("n_group");
+  };
+  EXPECT_EQ(groups(64), Json(1));
+  EXPECT_EQ(groups(160), Json(8));
+  EXPECT_EQ(groups(256), Json(8));
+  EXPECT_THROW(groups(48), UserError);
+}
+
+TEST(GgufSourceRefuses, experts_and_parts_that_do_not_fit) {
+  const auto moe = [] { return OtherModel("qwen3moe").experts(); };
+  EXPECT_EQ(moe().error(), "");
+  EXPECT_THAT(moe().tensor("blk.0.ffn_up_exps.weight", {8, 4}).error(),
+              HasSubstr("tensor blk.0.ffn_up_exps.weight: its shape is [4, 8], expected [experts, rows, columns]"));
+  EXPECT_THAT(moe().tensor("blk.0.ffn_up_exps.weight", {0, 4, 1u << 30}).error(), HasSubstr("expected [experts"));
+  EXPECT_THAT(moe().tensor("blk.0.ffn_up.weight", {8, 4}).error(), HasSubstr("is none of a qwen3moe model"));
+  EXPECT_THAT(moe().u32("expert_shared_count", 1).error(), HasSubstr("expert_shared_count is 1"));
+  EXPECT_THAT(moe().f32("expert_weights_scale", 2.5f).error(), HasSubstr("expert_weights_scale is 2.5"));
+  EXPECT_THAT(OtherModel("qwen3moe").error(), HasSubstr("qwen3moe.expert_feed_forward_length is missing"));
+  const auto latent = [] { return OtherModel("deepseek2").latent(); };
+  EXPECT_EQ(latent().error(), "");
+  EXPECT_THAT(latent().tensor("blk.0.attn_k_b.weight", {3, 6, 2}).error(),
+              HasSubstr("tensor blk.0.attn_k_b.weight: the tensor blk.0.attn_v_b.weight that belongs to it is "
+                        "missing"));
+  EXPECT_THAT(latent().tensor("blk.0.attn_v_b.weight", {6, 4, 2}).error(),
+              HasSubstr("attn_k_b.weight that belongs"));
+  EXPECT_THAT(
+      latent().tensor("blk.0.attn_k_b.weight", {3, 6, 2}).tensor("blk.0.attn_v_b.weight", {6, 4, 3}).error(),
+      HasSubstr("tensor blk.0.attn_k_b.weight: "));
+  EXPECT_THAT(latent().u32("expert_gating_func", 3).error(), HasSubstr("expert_gating_func is 3"));
+  const auto oss = [](uint32_t blocks = 1) {
+    OtherModel model("gpt-oss", blocks);
+    model.experts().u32("attention.sliding_window", 8).u32("rope.scaling.original_context_length", 16);
+    return model.f32("rope.scaling.factor", 4);
+  };
+  EXPECT_THAT(oss().error(), HasSubstr("gpt-oss.rope.scaling.type is none; this architecture has yarn"));
+  for (const char* architecture : {"gpt-oss", "gemma3"}) {
+    OtherModel many(architecture, 1u << 30);
+    if (std::string_view(architecture) == "gpt-oss") many = oss(1u << 30).text("rope.scaling.type", "yarn");
+    EXPECT_THAT(many.error(), HasSubstr("block_count is 1073741824")) << architecture;
+  }
 }
 
 TEST(GgufTokenizerRefuses, what_does_not_fit_together) {
@@ -270,6 +424,35 @@ TEST(GgufTokenizerRefuses, what_does_not_fit_together) {
   EXPECT_THAT(types.error(), HasSubstr("token_type has 1 elements for 4 tokens"));
   model->text("tokenizer.ggml.model", "bert");
   EXPECT_THAT(model.error(), HasSubstr("tokenizer.ggml.model is 'bert'"));
+}
+
+TEST(GgufTokenizer, user_defined_pieces_are_found_whole) {
+  Model model;
+  model->text("tokenizer.ggml.model", "llama");
+  model->entry("tokenizer.ggml.tokens", 9, GgufBuilder::strings({"<unk>", "<s>", "<turn>", "a"}));
+  model->entry("tokenizer.ggml.scores", 9, GgufBuilder::numbers<float>(6, {0, 0, 0, -1}));
+  model->entry("tokenizer.ggml.token_type", 9, GgufBuilder::numbers<int32_t>(5, {2, 3, 4, 1}));
+  for (const auto& [name, text] : model.read().side_files) {
+    if (name != "tokenizer.json") continue;
+    const std::vector<Json> added = Json::parse(text, name).at("added_tokens").items();
+    ASSERT_EQ(added.size(), 2u);
+    EXPECT_EQ(added[0].at("content"), Json("<s>"));
+    EXPECT_EQ(added[0].at("special"), Json(true));
+    EXPECT_EQ(added[1].at("content"), Json("<turn>"));
+    EXPECT_EQ(added[1].at("special"), Json(false));
+    return;
+  }
+  FAIL() << "no tokenizer.json";
+}
+
+TEST(GgufTokenizer, unknown_splits_are_said) {
+  OtherModel model("gemma3");
+  model->text("tokenizer.ggml.model", "gpt2").text("tokenizer.ggml.pre", "odd");
+  model->entry("tokenizer.ggml.tokens", 9, GgufBuilder::strings({"a", "b", "c", "d"}));
+  const GgufModel read = model.read();
+  ASSERT_EQ(read.notes.size(), 1u);
+  EXPECT_THAT(read.notes[0], HasSubstr("the tokenizer is left out: how \"odd\""));
+  EXPECT_EQ(read.side_files.size(), 1u);
 }
 
 TEST(GgufTokenizer, bos_and_eos_are_added_where_the_file_says_so) {

@@ -1,0 +1,187 @@
+"""GGUF files of every architecture, written as llama.cpp's converter does it (llama_cpp_files.py): what viaduct reads are
+the bits of the model that the file was made of, and those that transformers reads where it can; import and export under
+every layout leave them as they are.
+"""
+import json
+import pathlib
+import re
+import unittest
+
+import gguf
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import llama_cpp_files
+from viaduct_test import report, scratch, viaduct
+
+Kind = gguf.GGMLQuantizationType
+# Where the float16 scales and minimums of each type lie in its block (of MXFP4 every byte is a scale).
+SCALES = {"Q8_0": (0,), "Q4_0": (0,), "Q5_1": (0, 2), "IQ4_NL": (0,), "Q4_K": (0, 2), "Q6_K": (208,), "MXFP4": ()}
+# Sizes of which all rows are whole blocks of 32 and some of 256.
+ROWS = ["hidden_size=256", "intermediate_size=256"]
+FAMILIES = {
+    "qwen3_moe": [*ROWS, "moe_intermediate_size=768"],  # transformers' own; it does not read the file's
+    "olmoe": ROWS,
+    "gemma": ROWS,
+    "gemma2": [*ROWS, "query_pre_attn_scalar=32"],
+    "gemma3": [*ROWS, "query_pre_attn_scalar=32"],
+    "deepseek_v2": [*ROWS, "moe_intermediate_size=64", "q_lora_rank=64", "v_head_dim=32", "qk_nope_head_dim=64"],
+    "deepseek_v3": [*ROWS, "moe_intermediate_size=64", "q_lora_rank=64", "kv_lora_rank=64",
+                    "num_nextn_predict_layers=0"],  # llama.cpp leaves those layers out
+    "gpt_oss": ROWS,
+}
+READ_BY_TRANSFORMERS = ("qwen3_moe", "gemma2", "gemma3")
+# What a GGUF file does not say, or says rounded to float32.
+NOT_IN_FILE = {"_name_or_path", "architectures", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "transformers_version",
+               "aux_loss_alpha", "router_aux_loss_coef", "initializer_range", "rms_norm_eps", "rope_interleave"}
+
+
+def read(folder):
+    tensors = {}
+    for shard in sorted(pathlib.Path(folder).glob("*.safetensors")):
+        tensors.update(load_file(shard))
+    return tensors
+
+
+def bits(value):
+    return value.contiguous().view(torch.int16 if value.dtype == torch.bfloat16 else torch.int32)
+
+
+class GgufModels(unittest.TestCase):
+    def setUp(self):
+        self.random = np.random.default_rng(5)
+
+    def toy(self, family, root, *more):
+        viaduct("toy", family, root / "toy", *FAMILIES[family], *more)
+        return json.loads((root / "toy" / "config.json").read_text()), read(root / "toy")
+
+    def assert_same(self, ours, theirs):
+        self.assertEqual(sorted(ours), sorted(theirs))
+        for name, value in ours.items():
+            self.assertEqual((name, value.shape, value.dtype), (name, theirs[name].shape, theirs[name].dtype))
+            self.assertEqual((name, int((bits(value) != bits(theirs[name])).sum())), (name, 0))
+
+    def matrix(self, shape, kind):
+        """Random blocks with finite scales."""
+        elements, size = gguf.GGML_QUANT_SIZES[kind]
+        data = self.random.integers(0, 256, (*shape[:-1], shape[-1] // elements * size), dtype=np.uint8)
+        for place in SCALES[kind.name]:
+            data[..., place + 1::size] &= 0xBF
+        if kind == Kind.MXFP4:
+            data[..., ::size] = self.random.integers(0, 200, data[..., ::size].shape)
+        return data
+
+    def blocks(self, values):
+        """Other values of the same shapes, the matrices in blocks of every type by turns."""
+        tensors, turn = {}, 0
+        for name, value in values.items():
+            if value.ndim < 2 or "ffn_gate_inp" in name:
+                # Numbers whose sum with 1 and back is exact.
+                tensors[name] = (self.random.uniform(0.5, 2, value.shape).astype(np.float32), Kind.F32)
+                continue
+            fitting = [Kind[k] for k in SCALES if value.shape[-1] % gguf.GGML_QUANT_SIZES[Kind[k]][0] == 0]
+            turn += 1
+            kind = fitting[turn % len(fitting)]
+            tensors[name] = (self.matrix(value.shape, kind), kind)
+        return tensors
+
+    def check_config(self, file, toy, folder):
+        ours, theirs = AutoConfig.from_pretrained(folder).to_dict(), AutoConfig.from_pretrained(toy).to_dict()
+        for key, value in theirs.items():
+            if key not in NOT_IN_FILE:
+                self.assertEqual((key, ours.get(key)), (key, value))
+        self.assertAlmostEqual(ours["rms_norm_eps"], theirs["rms_norm_eps"], delta=1e-12)
+
+    def test_weights_come_back(self):
+        """bfloat16 matrices and float32 vectors, as `convert_hf_to_gguf.py --outtype bf16` leaves them."""
+        for family in FAMILIES:
+            with self.subTest(family=family):
+                root = scratch(f"plain-{family}")
+                config, state = self.toy(family, root)
+                tensors = {}
+                for name, value in llama_cpp_files.values(config, state).items():
+                    plain = value.ndim < 2 or "ffn_gate_inp" in name
+                    kind = Kind.F32 if plain else Kind.BF16
+                    tensors[name] = (value if plain else gguf.quantize(value, kind), kind)
+                file = root / "model.gguf"
+                llama_cpp_files.write(file, config, tensors)
+                viaduct("export", file, root / "hf")
+                ours = read(root / "hf")
+                if family.startswith("gemma"):  # the sum with 1 loses what lies below 2^-23
+                    state = {name: (value.float() + 1 - 1).bfloat16() if name.endswith("norm.weight") else value
+                             for name, value in state.items()}
+                self.assert_same({name: value.to(state[name].dtype) for name, value in ours.items()}, state)
+                self.check_config(file, root / "toy", root / "hf")
+
+    def test_blocks_of_every_type(self):
+        for family in FAMILIES:
+            with self.subTest(family=family):
+                root = scratch(f"blocks-{family}")
+                config, state = self.toy(family, root)
+                tensors = self.blocks(llama_cpp_files.values(config, state))
+                file = root / "model.gguf"
+                llama_cpp_files.write(file, config, tensors)
+                viaduct("export", file, root / "hf")
+                ours = read(root / "hf")
+                again = llama_cpp_files.values(config, ours)
+                self.assertEqual(sorted(again), sorted(tensors))
+                for name, (data, kind) in tensors.items():
+                    stored = data if kind == Kind.F32 else gguf.dequantize(data, kind).astype(np.float32)
+                    self.assertEqual(again[name].shape, stored.shape, name)
+                    self.assertEqual((name, int((again[name].view(np.int32) != stored.view(np.int32)).sum())), (name, 0))
+                self.check_transformers(family, file, ours)
+                self.check_layouts(config, file, root)
+
+    def check_transformers(self, family, file, ours):
+        if family not in READ_BY_TRANSFORMERS:
+            return
+        theirs = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).state_dict()
+        if family.startswith("gemma"):
+            theirs.pop("lm_head.weight")
+        apart = {}
+        for name, value in theirs.items():
+            match = re.fullmatch(r"(.*experts\.)(gate_up|down)_proj", name)
+            if not match:
+                apart[name] = value
+                continue
+            for i, expert in enumerate(value):
+                parts = {"down_proj": expert} if match[2] == "down" else dict(
+                    zip(("gate_proj", "up_proj"), expert.chunk(2)))
+                apart.update({f"{match[1]}{i}.{part}.weight": rows for part, rows in parts.items()})
+        self.assert_same(ours, apart)
+        report(f"{family}: {len(theirs)} tensors of a GGUF file are transformers' bits")
+
+    def check_layouts(self, config, file, root):
+        experts = "num_experts_per_tok" in config
+        tp = "1" if config.get("num_key_value_heads") == 1 else "2"
+        layers = config["num_hidden_layers"]
+        for number, options in enumerate((["--tp", tp, "--pp", "2" if layers % 2 == 0 else "1"],
+                                          ["--ep", "4", "--etp", "2", "--tp", tp] if experts else ["--tp", tp])):
+            megatron = root / f"megatron{number}"
+            viaduct("import", file, megatron, *options)
+            viaduct("verify", file, megatron)
+            viaduct("export", megatron, root / f"back{number}")
+            self.assert_same(read(root / f"back{number}"), read(root / "hf"))
+        viaduct("import", file, root / "bf16", "--dtype", "bfloat16")
+        viaduct("export", root / "bf16", root / "bf16-hf")
+        self.assert_same(read(root / "bf16-hf"), {k: v.bfloat16() if "e_score" not in k else v
+                                                  for k, v in read(root / "hf").items()})
+        self.assertIn(str(len(gguf.GGUFReader(file).tensors)), viaduct("inspect", file))
+
+    def test_whole_kv_b_of_older_files(self):
+        root = scratch("whole-kv-b")
+        config, state = self.toy("deepseek_v2", root, "q_lora_rank=null", "n_group=1", "topk_group=1",
+                                 "topk_method=greedy")
+        values = llama_cpp_files.values(config, state, whole_kv_b=True)
+        self.assertIn("blk.0.attn_kv_b.weight", values)
+        llama_cpp_files.write(root / "model.gguf", config, {name: (value, Kind.F32) for name, value in values.items()},
+                              whole_kv_b=True)
+        viaduct("export", root / "model.gguf", root / "hf")
+        self.assert_same({name: value.bfloat16() for name, value in read(root / "hf").items()}, state)
+        self.check_config(root / "model.gguf", root / "toy", root / "hf")
+
+
+if __name__ == "__main__":
+    unittest.main()
