@@ -134,6 +134,42 @@ void convert_elements(const Move& move, const std::byte* from, std::byte* to, in
   convert_and_add(move.from, from, move.to, to, count, move.add);
 }
 
+// Elements [first, first + count) of a source that packs its elements, made out of the whole blocks around them.
+void convert_packed(const Move& move, int64_t first, int64_t count, SourceView& source, CopyScratch& scratch,
+                    std::byte* to) {
+  const DTypeInfo& format = info(move.from);
+  const int64_t skipped = first % format.block_elements;
+  const int64_t blocks = (skipped + count + format.block_elements - 1) / format.block_elements;
+  const std::byte* from = source.at(move.file, move.source_byte(first - skipped),
+                                    static_cast<size_t>(blocks * format.block_bytes), scratch.lines());
+  convert_elements(move, from, scratch.converted(), blocks * format.block_elements);
+  std::memcpy(to, scratch.converted() + skipped * move.target_unit, static_cast<size_t>(count * move.target_unit));
+}
+
+// A transpose of packed elements, which lie side by side along `lines`: by tiles, so that no block is decoded for
+// one of its elements alone.
+void convert_transposed(const Move& move, int lines, SourceView& source, CopyScratch& scratch, std::byte* out) {
+  constexpr int64_t kTile = 64;
+  const int inner = move.rank - 1, size = move.target_unit;
+  const MoveAxis across = move.axes[inner], along = move.axes[lines];
+  const int64_t reach = static_cast<int64_t>(CopyScratch::kBytes) / kTile / size;
+  for_each_outer(move, 1u << inner | 1u << lines, [&](int64_t target, int64_t position) {
+    for (int64_t i = 0; i < along.count; i += reach) {
+      const int64_t rows = std::min(reach, along.count - i);
+      for (int64_t j = 0; j < across.count; j += kTile) {
+        const int64_t columns = std::min(kTile, across.count - j);
+        for (int64_t c = 0; c < columns; ++c)
+          convert_packed(move, position + i + (j + c) * across.source_step, rows, source, scratch,
+                         scratch.gathered() + c * reach * size);
+        std::byte* const tile = out + target + i * along.target_step + j * across.target_step;
+        for (int64_t r = 0; r < rows; ++r)
+          copy_strided(size, scratch.gathered() + r * size, reach * size, tile + r * along.target_step,
+                       across.target_step, columns);
+      }
+    }
+  });
+}
+
 // Elements that change their format, along the target's inner axis.
 void convert_lines(const Move& move, SourceView& source, CopyScratch& scratch, std::byte* out) {
   constexpr int64_t kBatch = 4096;  // 4096 elements of 16 bytes fill a scratch buffer
@@ -192,7 +228,12 @@ uint64_t copy_move(const Move& move, SourceView& source, CopyScratch& scratch, s
   } else if (move.form) {
     copy_scaled(move, source, scratch, out);
   } else if (move.converts) {
-    convert_lines(move, source, scratch, out);
+    const int lines = nearest_source_axis(move);
+    if (move.by_element && lines >= 0 && lines != move.rank - 1 && move.axes[lines].source_step == 1) {
+      convert_transposed(move, lines, source, scratch, out);
+    } else {
+      convert_lines(move, source, scratch, out);
+    }
   } else if (move.is_runs()) {
     copy_runs(move, source, out);
   } else {

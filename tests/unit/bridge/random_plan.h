@@ -328,7 +328,7 @@ class PlanMaker {
     const int rank = to.rank();
     std::vector<int> order(static_cast<size_t>(rank));
     for (int i = 0; i < rank; ++i) order[static_cast<size_t>(i)] = i;
-    if (!blocks && chance(40)) std::shuffle(order.begin(), order.end(), random_);
+    if (chance(40)) std::shuffle(order.begin(), order.end(), random_);
     const bool extra = rank < 5 && !blocks && chance(20);
     Region region;
     region.to = to;

@@ -60,6 +60,32 @@ TEST(ValueSteps, TurnedCodesLargerThanTheMemory) {
   expect_equal(run_in_memory(given, small_memory()), expected_files(given));
 }
 
+// As GPT-oss' experts go from a GGUF file into Hugging Face's tensors.
+TEST(ValueSteps, TurnedBlocksWithANumberAdded) {
+  for (const DType blocks : {DType::kMXFP4, DType::kQ6_K}) {
+    PlanMaker maker(14);
+    const uint32_t file = maker.add_source_file(), target = maker.add_target_file();
+    const int32_t source = maker.add_source(file, blocks, {3, 300, 1024});
+    maker.plan().sources.back().add = -1;
+    layout::AxisMap turned = layout::AxisMap::identity(3);
+    turned[1] = 2;
+    turned[2] = 1;
+    for (const DType dtype : {DType::kBF16, DType::kF32}) {
+      maker.add_target(target, dtype, {3, 1024, 300});
+      maker.add_transfer(source, {layout::Box::whole({3, 300, 1024}), layout::Box::whole({3, 1024, 300}), turned});
+      // Cut inside of blocks, rows by turns.
+      maker.add_target(target, dtype, {2, 700, 150});
+      layout::Box part = layout::Box::dense({1, 1, 77}, {2, 150, 700});
+      part.stride[1] = 2;
+      maker.add_transfer(source, {part, layout::Box::whole({2, 700, 150}), turned});
+    }
+    const PlanWithSource given = maker.finish();
+    const Proof proof = prove(given.plan, given.source_sizes());
+    ASSERT_TRUE(proof.holds()) << proof.problems[0];
+    expect_equal(run_in_memory(given, small_memory()), expected_files(given));
+  }
+}
+
 TEST(ValueStepsProof, ScalesThatDoNotFit) {
   const auto problem_of = [](const std::function<void(PlanWithSource&)>& change) {
     PlanMaker maker(13);
