@@ -170,6 +170,29 @@ class GgufModels(unittest.TestCase):
                                                   for k, v in read(root / "hf").items()})
         self.assertIn(str(len(gguf.GGUFReader(file).tensors)), viaduct("inspect", file))
 
+    def test_several_files(self):
+        root = scratch("parts")
+        config, state = self.toy("qwen3_moe", root)
+        tensors = self.blocks(llama_cpp_files.values(config, state))
+        llama_cpp_files.write(root / "model.gguf", config, tensors)
+        llama_cpp_files.write(root / "model.gguf", config, tensors, tensors_a_part=20)
+        parts = sorted(root.glob("model-*.gguf"))
+        self.assertEqual([part.name for part in parts], [f"model-0000{i}-of-00003.gguf" for i in (1, 2, 3)])
+        for part in parts:
+            viaduct("verify", part, root / "model.gguf")
+        viaduct("import", parts[1], root / "megatron", "--tp", "2")
+        viaduct("verify", root / "megatron", root / "model.gguf")
+        self.assertIn("in 3 files", viaduct("inspect", parts[0]))
+        parts[2].rename(root / "other.gguf")
+        self.refused("model-00003-of-00003.gguf of its 3 parts is missing", parts[0])
+        self.refused("it is part 3 of 3, whose name ends in -00003-of-00003.gguf", root / "other.gguf")
+        parts[2].write_bytes(parts[1].read_bytes())
+        self.refused("split.no (found 1, expected == 2)", parts[0])
+
+    def refused(self, message, *arguments):
+        with self.assertRaisesRegex(AssertionError, re.escape(message)):
+            viaduct("inspect", *arguments)
+
     def test_whole_kv_b_of_older_files(self):
         root = scratch("whole-kv-b")
         config, state = self.toy("deepseek_v2", root, "q_lora_rank=null", "n_group=1", "topk_group=1",

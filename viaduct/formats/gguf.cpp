@@ -8,6 +8,7 @@
 
 #include "viaduct/core/error.h"
 #include "viaduct/core/strings.h"
+#include "viaduct/formats/gguf_parts.h"
 
 namespace viaduct::formats {
 
@@ -456,7 +457,7 @@ bool is_gguf(const Path& path) {
   return File::open(path, File::Mode::kRead).read_some(0, magic) == 4 && std::memcmp(magic, "GGUF", 4) == 0;
 }
 
-std::unique_ptr<GgufFile> open_gguf(const Path& path) {
+std::unique_ptr<GgufFile> open_gguf_part(const Path& path) {
   auto file = std::make_unique<GgufFile>();
   GgufParser(path, *file).parse();
   return file;

@@ -1,5 +1,5 @@
-// GGUF: one file that holds metadata (typed key/value pairs) and tensors, some of them quantised in blocks.
-// Versions 2 and 3, little-endian; read only.
+// GGUF: a file that holds metadata (typed key/value pairs) and tensors, some of them quantised in blocks. Versions
+// 2 and 3, little-endian; read only. Large models come in several files.
 #pragma once
 
 #include <cstdint>
@@ -63,6 +63,7 @@ class GgufFile : public TensorReader {
   const std::vector<Path>& files() const override { return files_; }
   const std::vector<StoredTensor>& tensors() const override { return tensors_; }
 
+  /// Of the first file, whose version, alignment and metadata these are.
   const Path& path() const { return files_.front(); }
   uint32_t version() const { return version_; }
   uint64_t alignment() const { return alignment_; }
@@ -80,6 +81,7 @@ class GgufFile : public TensorReader {
 
  private:
   friend class GgufParser;
+  friend std::unique_ptr<GgufFile> open_gguf(const Path& path);
 
   uint32_t version_ = 0;
   uint64_t alignment_ = 32;
@@ -92,10 +94,11 @@ class GgufFile : public TensorReader {
 /// True when the file begins with GGUF's magic number.
 bool is_gguf(const Path& path);
 
-/// Reads the header of a GGUF file. UserError, with file, key or tensor and byte offset, for a file that is no GGUF
-/// of these versions, is cut short, or whose counts, lengths, alignment, types, shapes or offsets make no sense
-/// (tensors that overlap or end behind the file included), and for tensors of a type other than F32, F16, BF16,
-/// Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to Q6_K, IQ4_NL, IQ4_XS, MXFP4.
+/// Reads the header of a GGUF file, and those of the other files when it is part of a model in several. UserError,
+/// with file, key or tensor and byte offset, for a file that is no GGUF of these versions, is cut short, or whose
+/// counts, lengths, alignment, types, shapes or offsets make no sense (tensors that overlap or end behind the file
+/// included), and for tensors of a type other than F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to Q6_K,
+/// IQ4_NL, IQ4_XS, MXFP4; and for a part that is missing or does not belong to the others.
 std::unique_ptr<GgufFile> open_gguf(const Path& path);
 
 }  // namespace viaduct::formats
