@@ -210,6 +210,15 @@ class GgufModels(unittest.TestCase):
                                                   for k, v in read(root / "hf").items()})
         self.assertIn(str(len(gguf.GGUFReader(file).tensors)), viaduct("inspect", file))
 
+    def test_gate_and_up_in_one_tensor(self):
+        root = scratch("gate-with-up")
+        config, state = self.toy("olmoe", root)
+        values = llama_cpp_files.values(config, state, gate_with_up=True)
+        self.assertIn("blk.0.ffn_gate_up_exps.weight", values)
+        llama_cpp_files.write(root / "model.gguf", config, {name: (value, Kind.F32) for name, value in values.items()})
+        viaduct("export", root / "model.gguf", root / "hf")
+        self.check_weights("olmoe", read(root / "hf"), state)
+
     def test_several_files(self):
         root = scratch("parts")
         config, state = self.toy("qwen3_moe", root)

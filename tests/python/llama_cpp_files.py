@@ -14,8 +14,9 @@ ARCHITECTURES = {"qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE, "olmoe": gguf.MODEL_ARCH
                  "gpt_oss": gguf.MODEL_ARCH.GPT_OSS}
 
 
-def values(config, state, whole_kv_b=False):
-    """GGUF name -> float32 array, of a Hugging Face state dict."""
+def values(config, state, whole_kv_b=False, gate_with_up=False):
+    """GGUF name -> float32 array, of a Hugging Face state dict. `whole_kv_b`: as before the spring of 2025.
+    `gate_with_up`: as with --fuse-gate-up-exps."""
     kind = config["model_type"]
     names = gguf.get_tensor_name_map(ARCHITECTURES[kind], config["num_hidden_layers"])
     result, experts = {}, {}
@@ -47,8 +48,13 @@ def values(config, state, whole_kv_b=False):
             put(f"{match[1]}.{'bias' if match[2] else 'weight'}", value if match[2] else value.transpose(1, 2))
         else:
             put(name, value)
-    for name, parts in experts.items():
-        put(name, torch.stack([parts[i] for i in range(len(parts))]))
+    stacked = {name: torch.stack([parts[i] for i in range(len(parts))]) for name, parts in experts.items()}
+    for name, value in stacked.items():
+        if not gate_with_up or "down_proj" in name:
+            put(name, value)
+        elif "gate_proj" in name:
+            rows = torch.cat((value, stacked[name.replace("gate_proj", "up_proj")]), 1)
+            result[f"blk.{name.split('.')[2]}.ffn_gate_up_exps.weight"] = rows.numpy()
     return result
 
 

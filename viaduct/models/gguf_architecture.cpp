@@ -43,6 +43,7 @@ constexpr GgufTensorName kMlp[] = {
 constexpr GgufTensorName kExpertLayers[] = {{"ffn_gate_inp", "mlp.gate"},
                                             {"ffn_gate_exps", "mlp.experts.*.gate_proj", kExperts},
                                             {"ffn_up_exps", "mlp.experts.*.up_proj", kExperts},
+                                            {"ffn_gate_up_exps", "mlp.experts.*.gate_up_proj", kBothExperts},
                                             {"ffn_down_exps", "mlp.experts.*.down_proj", kExperts}};
 constexpr GgufTensorName kSharedExperts[] = {{"exp_probs_b.bias", "mlp.gate.e_score_correction_bias"},
                                              {"ffn_gate_shexp", "mlp.shared_experts.gate_proj"},

@@ -14,9 +14,10 @@ namespace viaduct::models {
 /// How Hugging Face's tensors are made of one of the file.
 enum class GgufForm : uint8_t {
   kSame,
-  kQuery,    // the two halves of each head's rows have taken turns (undo_rotary_permutation)
-  kKey,      // the same for the heads of keys
-  kExperts,  // [experts, ...]: one tensor an expert, whose number is the "*" of its name
+  kQuery,        // the two halves of each head's rows have taken turns (undo_rotary_permutation)
+  kKey,          // the same for the heads of keys
+  kExperts,      // [experts, ...]: one tensor an expert, whose number is the "*" of its name
+  kBothExperts,  // the same of gate's rows and then up's: "gate_up_proj" of the name is gate_proj and up_proj
   // Parts of one tensor.
   kKeyUp,  // [heads, rank, nope]: with kValueUp [heads, v, rank] the rows of each head
   kValueUp,

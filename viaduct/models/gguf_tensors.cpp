@@ -109,11 +109,25 @@ void TensorNames::add_experts(const StoredTensor& stored, const Match& match) {
   // Without elements the number of experts would have no bound.
   VIADUCT_USER_CHECK(shape.rank() == 3 && num_elements(shape) > 0,
                      "its shape is {}, expected [experts, rows, columns]", shape);
-  const size_t star = match.hf_name.find('*');
+  const bool both = match.row->form == GgufForm::kBothExperts;
+  VIADUCT_USER_CHECK(!both || shape[1] % 2 == 0, "its {} rows cannot be gate and up", shape[1]);
   const Expr all = Expr::input(stored.name, shape);
-  for (int64_t expert = 0; expert < shape[0]; ++expert)
-    put(fmt::format("{}{}{}", match.hf_name.substr(0, star), expert, match.hf_name.substr(star + 1)),
-        all.slice(0, expert, 1).reshape({shape[1], shape[2]}));
+  const int64_t rows = both ? shape[1] / 2 : shape[1];
+  for (int64_t expert = 0; expert < shape[0]; ++expert) {
+    std::string name = match.hf_name;
+    name.replace(name.find('*'), 1, std::to_string(expert));
+    const auto part = [&](int64_t first) {
+      return all.slice(0, expert, 1).slice(1, first, rows).reshape({rows, shape[2]});
+    };
+    if (!both) {
+      put(std::move(name), part(0));
+      continue;
+    }
+    constexpr std::string_view kBoth = "gate_up_proj";
+    const size_t at = name.find(kBoth);
+    put(std::string(name).replace(at, kBoth.size(), "gate_proj"), part(0));
+    put(name.replace(at, kBoth.size(), "up_proj"), part(rows));
+  }
 }
 
 void TensorNames::add(const StoredTensor& stored, const Match& match) {
@@ -125,7 +139,8 @@ void TensorNames::add(const StoredTensor& stored, const Match& match) {
     case GgufForm::kSame: return put(match.hf_name, whole);
     case GgufForm::kQuery: return put(match.hf_name, undo_rotary_permutation(whole, heads_.query));
     case GgufForm::kKey: return put(match.hf_name, undo_rotary_permutation(whole, heads_.key_value));
-    case GgufForm::kExperts: return add_experts(stored, match);
+    case GgufForm::kExperts:
+    case GgufForm::kBothExperts: return add_experts(stored, match);
     case GgufForm::kDown: return put(match.hf_name, swap_last(whole));
     case GgufForm::kValueUp: partner(match, GgufForm::kKeyUp); return;
     case GgufForm::kUp: partner(match, GgufForm::kGate); return;
