@@ -23,6 +23,7 @@ struct ConvertOptions {
 
 int run_convert(const ConvertOptions& options) {
   bridge::MegatronTarget target = options.megatron.target();
+  target.parts = options.conversion.parts();
   (void)options.conversion.run_options(nullptr);  // a bad --max-ram is told before the source is read
   bridge::OpenOptions open;
   open.iteration = options.iteration;
@@ -69,6 +70,7 @@ void add_convert(CLI::App& program, Action& action) {
         add_vocab_size(command, options.vocab_size);
         options.megatron.add_to(command, false);
         options.conversion.add_to(command);
+        options.conversion.add_part_to(command);
       },
       run_convert);
 }

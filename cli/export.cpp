@@ -62,6 +62,7 @@ void add_export(CLI::App& program, Action& action) {
             ->check(CLI::IsMember({"fp8-block", "mxfp4", "like-source"}))
             ->type_name("FORM");
         options.conversion.add_to(command);
+        options.conversion.add_part_to(command);
       },
       run_export);
 }

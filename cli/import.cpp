@@ -17,7 +17,8 @@ struct ImportOptions {
 };
 
 int run_import(const ImportOptions& options) {
-  const bridge::MegatronTarget target = options.megatron.target();
+  bridge::MegatronTarget target = options.megatron.target();
+  target.parts = options.conversion.parts();
   (void)options.conversion.run_options(nullptr);  // a bad --max-ram is told before the source is read
   const auto source = open_model(options.source, {.vocab_size = options.vocab_size});
   return run_conversion(bridge::plan_import(*source, options.target, target), options.conversion);
@@ -37,6 +38,7 @@ void add_import(CLI::App& program, Action& action) {
         add_vocab_size(command, options.vocab_size);
         options.megatron.add_to(command, true);
         options.conversion.add_to(command);
+        options.conversion.add_part_to(command);
       },
       run_import);
 }

@@ -22,7 +22,8 @@ struct MergeOptions {
 };
 
 int run_merge(const MergeOptions& options) {
-  const bridge::MegatronTarget target = options.megatron.target();
+  bridge::MegatronTarget target = options.megatron.target();
+  target.parts = options.conversion.parts();
   (void)options.conversion.run_options(nullptr);  // a bad --max-ram is told before the source is read
   bridge::OpenOptions open;
   if (!options.reference.empty()) open.reference = model_path(options.reference);
@@ -66,6 +67,7 @@ void add_merge_lora(CLI::App& program, Action& action) {
         options.megatron.add_to(command, true);
         command.remove_option(command.get_option("--dtype"));
         options.conversion.add_to(command);
+        options.conversion.add_part_to(command);
       },
       run_merge);
 }

@@ -67,6 +67,20 @@ std::optional<DType> parse_optional_dtype(const std::string& text) {
   return parse_float_dtype(text);
 }
 
+bridge::Part parse_part(std::string_view text) {
+  bridge::Part part{0, 0};
+  const char* const end = text.data() + text.size();
+  const auto number = std::from_chars(text.data(), end, part.number);
+  const bool slash = number.ec == std::errc() && number.ptr != end && *number.ptr == '/';
+  const auto of = slash ? std::from_chars(number.ptr + 1, end, part.of) : number;
+  VIADUCT_USER_CHECK(
+      slash && of.ec == std::errc() && of.ptr == end && part.number >= 1 && part.number <= part.of &&
+          part.of <= bridge::kMostParts,
+      "--part \"{}\" is not a part; write for example 2/4, which is the second of four (of {} at most)", text,
+      bridge::kMostParts);
+  return part;
+}
+
 void WorkFlags::add_to(CLI::App& command) {
   command.add_option("--threads", threads, "Worker threads (default: one for each processor, at most 8)")
       ->check(CLI::Range(1, 256))
@@ -102,8 +116,22 @@ void ConversionFlags::add_to(CLI::App& command) {
   work.add_to(command);
 }
 
+void ConversionFlags::add_part_to(CLI::App& command) {
+  command
+      .add_option("--part", part_text,
+                  "Make part I of N only: N runs, each with its I, on one machine or on several with a shared file "
+                  "system, make the target together")
+      ->type_name("I/N");
+}
+
+std::optional<bridge::Part> ConversionFlags::part() const {
+  if (part_text.empty()) return std::nullopt;
+  return parse_part(part_text);
+}
+
 bridge::RunOptions ConversionFlags::run_options(Progress* progress) const {
   bridge::RunOptions options;
+  options.part = part();
   options.overwrite = overwrite;
   options.resume = resume;
   options.discard = discard;

@@ -34,14 +34,23 @@ struct WorkFlags {
 /// How a conversion treats its target.
 struct ConversionFlags {
   WorkFlags work;
+  std::string part_text;
   bool overwrite = false;
   bool resume = false;
   bool dry_run = false;
   bool discard = false;
 
   void add_to(CLI::App& command);
+  /// --part, for commands whose targets several runs can share.
+  void add_part_to(CLI::App& command);
+  std::optional<bridge::Part> part() const;
+  /// Of how many parts this run is one.
+  int parts() const { return part().value_or(bridge::Part()).of; }
   bridge::RunOptions run_options(Progress* progress) const;
 };
+
+/// "2/4". UserError for anything that is no part of so many.
+bridge::Part parse_part(std::string_view text);
 
 /// --tp --pp --vpp --cp --ep --etp, --files, --iteration and --dtype of a Megatron target.
 struct MegatronFlags {

@@ -1,6 +1,7 @@
 #include "cli/run_conversion.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -15,14 +16,43 @@ namespace viaduct::cli {
 
 namespace {
 
+Json share_json(const bridge::PartReport& part) {
+  Json json = Json::object();
+  json.set("number", part.part.number);
+  json.set("of", part.part.of);
+  json.set("files", json_count(part.files));
+  json.set("bytes", json_count(part.bytes));
+  return json;
+}
+
+std::string describe_share(const bridge::PartReport& part) {
+  if (part.files == 0) return "no file falls to it, so there is nothing to move";
+  return fmt::format("{} file{}, {}", part.files, part.files == 1 ? "" : "s", human_bytes(part.bytes));
+}
+
 int show_plan(const bridge::Conversion& conversion, const ConversionFlags& flags) {
   const Estimate cost = estimate(conversion, flags.run_options(nullptr));
+  std::optional<bridge::PartReport> share;
+  if (const auto part = flags.part()) share = bridge::share_of(conversion, *part);
   if (flags.work.json) {
-    print_json(describe_json(conversion, cost));
+    Json json = describe_json(conversion, cost);
+    if (share) json.set("part", share_json(*share));
+    print_json(json);
   } else {
-    fmt::print("{}dry run: nothing was written\n", describe(conversion, cost));
+    fmt::print("{}{}dry run: nothing was written\n", describe(conversion, cost),
+               share ? fmt::format("  {}: {}\n", share->part.text(), describe_share(*share)) : "");
   }
   return conversion.proof.holds() && cost.enough_space ? kDone : kUserMistake;
+}
+
+Json part_json(const bridge::PartReport& part) {
+  Json missing = Json::array();
+  for (const int number : part.missing) missing.items().push_back(Json(number));
+  Json json = share_json(part);
+  json.set("was_done", part.was_done);
+  json.set("missing", std::move(missing));
+  json.set("complete", part.missing.empty());
+  return json;
 }
 
 Json report_json(const bridge::Conversion& conversion, const bridge::ConversionReport& report,
@@ -38,8 +68,20 @@ Json report_json(const bridge::Conversion& conversion, const bridge::ConversionR
   json.set("seconds", report.seconds);
   json.set("peak_memory", json_count(report.peak_memory));
   json.set("plan_hash", hash_text(conversion.plan.hash()));
+  if (report.part) json.set("part", part_json(*report.part));
   set_notes(json, conversion);
   return json;
+}
+
+// "part 2 of 4: 3 files, 1.24 GB; 2 parts are still missing: 1, 3"
+std::string describe_part(const bridge::PartReport& part) {
+  std::string rest = "; all parts are done";
+  if (!part.missing.empty())
+    rest = fmt::format("; {} still missing: {}",
+                       part.missing.size() == 1 ? "1 part is" : fmt::format("{} parts are", part.missing.size()),
+                       fmt::join(part.missing, ", "));
+  return fmt::format("{}{}: {}{}", part.part.text(), part.was_done ? " is already done" : "", describe_share(part),
+                     rest);
 }
 
 }  // namespace
@@ -62,6 +104,10 @@ int run_conversion(const bridge::Conversion& conversion, const ConversionFlags& 
       break;
     }
     fmt::print("note: {} was not moved: {}\n", unused.name, unused.reason);
+  }
+  if (report.part) {
+    fmt::print("{}\n", describe_part(*report.part));
+    if (!report.part->missing.empty()) return kDone;
   }
   const std::string target = (conversion.target / conversion.folder).lexically_normal().string();
   fmt::print("{}: {} tensors, {} read, {} {} in {} ({:.2f} GB/s), peak memory {}\n",

@@ -2,9 +2,12 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <charconv>
 #include <chrono>
+#include <utility>
 
+#include "viaduct/bridge/conversion_steps.h"
 #include "viaduct/bridge/journal.h"
 #include "viaduct/bridge/manifest.h"
 #include "viaduct/bridge/staging.h"
@@ -53,6 +56,8 @@ std::optional<int64_t> tracked_iteration(const Path& root) {
   return iteration;
 }
 
+}  // namespace
+
 // A newer checkpoint under the same root means that training went on from here: never to be replaced by an import.
 void check_trackers(const Conversion& conversion) {
   if (conversion.world != World::kMegatron || !fs::exists(conversion.target)) return;
@@ -66,34 +71,47 @@ void check_trackers(const Conversion& conversion) {
                      conversion.target.string(), *tracked, iteration, *tracked + 1);
 }
 
-void check_space(const Conversion& conversion) {
-  const uint64_t needed = conversion.bytes_to_write() + (16u << 20);
+void check_space(const Conversion& conversion, uint64_t bytes) {
+  const uint64_t needed = bytes + (16u << 20);
   const uint64_t free = free_space(conversion.target);
   VIADUCT_USER_CHECK(free >= needed, "{} has {} free, and {} will be written. Make room, or choose another disk",
                      conversion.target.string(), human_bytes(free), human_bytes(needed));
 }
 
-ExecuteReport discard_bytes(const Conversion& conversion, const ExecuteOptions& options) {
+std::vector<Path> files_to_keep(const Conversion& conversion) {
+  std::vector<Path> keep = conversion.plan.source_files;
+  if (conversion.plan.measured_file) keep.erase(keep.begin() + *conversion.plan.measured_file);
+  return keep;
+}
+
+ExecuteReport discard_bytes(const Conversion& conversion, ExecuteOptions options) {
+  std::vector<bool> files = std::exchange(options.files, {});
   const auto source = file_source(conversion.plan.source_files);
   if (options.change) options.change->prepare(conversion.plan, conversion.plan.source_files, options);
   const auto sink = discard_sink();
-  if (options.progress) options.progress->begin("reading", conversion.plan.bytes_of_data());
+  if (options.progress) options.progress->begin("reading", conversion.plan.bytes_of_data(files));
+  options.files = std::move(files);
   ExecuteReport report = execute(conversion.plan, *source, *sink, options);
   if (options.progress) options.progress->end();
   return report;
 }
 
-// The plan's source files, the one of measured scales among them. An interrupted run's is taken as it is.
-std::vector<Path> source_files(const Conversion& conversion, const Staging& staging,
+namespace {
+
+// The plan's source files, the one of measured scales among them: of the weights in these target files. An
+// interrupted run's is taken as it is.
+std::vector<Path> source_files(const Conversion& conversion, const Workplace& at, const std::vector<bool>& only,
                                const ExecuteOptions& options) {
   std::vector<Path> files = conversion.plan.source_files;
   if (!conversion.plan.measured_file) return files;
-  const Path measured = staging.path() / kMeasuredScales;
+  const Path measured = at.staging / at.scales;
   if (!fs::exists(measured)) {
-    const Path partial = staging.path() / fmt::format("{}.partial", kMeasuredScales);
+    const Path partial = at.staging / fmt::format("{}.partial", at.scales);
     fs::remove(partial);
-    measure_scales(*conversion.source, conversion.target_graph.get(), conversion.scaled, conversion.scaled_forms,
-                   partial, options);
+    std::vector<ScaledTarget> some;
+    if (!only.empty()) some = scaled_in(conversion.plan, conversion.scaled, only);
+    measure_scales(*conversion.source, conversion.target_graph.get(), only.empty() ? conversion.scaled : some,
+                   conversion.scaled_forms, partial, options);
     File::open(partial, File::Mode::kWrite).resize(conversion.plan.measured_size);
     fs::rename(partial, measured);
   }
@@ -101,25 +119,30 @@ std::vector<Path> source_files(const Conversion& conversion, const Staging& stag
   return files;
 }
 
-ExecuteReport move_bytes(const Conversion& conversion, const Staging& staging, ExecuteOptions options) {
-  const Path data = staging.path() / conversion.folder;
+}  // namespace
+
+ExecuteReport move_bytes(const Conversion& conversion, const Workplace& at, ExecuteOptions options) {
+  std::vector<bool> files = std::exchange(options.files, {});
+  const Path data = at.content / conversion.folder;
   fs::create_directories(data);
-  const std::vector<Path> sources = source_files(conversion, staging, options);
-  const auto journal = open_journal(staging.path(), data, conversion.plan, sources);
+  const std::vector<Path> sources = source_files(conversion, at, files, options);
+  const auto journal = open_journal(at.staging, data, conversion.plan, sources, at.journal);
   options.journal = journal.get();
   const auto source = file_source(sources);
   if (options.change) options.change->prepare(conversion.plan, sources, options);
-  const auto sink = file_sink(data, conversion.plan.target.files);
-  if (options.progress) options.progress->begin("converting", conversion.plan.bytes_of_data());
+  const auto sink = file_sink(data, conversion.plan.target.files, files);
+  if (options.progress) options.progress->begin("converting", conversion.plan.bytes_of_data(files));
+  options.files = std::move(files);
   ExecuteReport report = execute(conversion.plan, *source, *sink, options);
   if (options.progress) options.progress->end();
   return report;
 }
 
-void write_files(const Conversion& conversion, const Staging& staging, const ExecuteReport& moved) {
-  const Path data = staging.path() / conversion.folder;
+void write_files(const Conversion& conversion, const Path& content,
+                 const std::vector<std::vector<BlockSum>>& sums) {
+  const Path data = content / conversion.folder;
   for (const SmallFile& file : conversion.files) {
-    const Path path = staging.path() / file.name;
+    const Path path = content / file.name;
     fs::create_directories(path.parent_path());
     write_file(path, file.content);
   }
@@ -127,10 +150,8 @@ void write_files(const Conversion& conversion, const Staging& staging, const Exe
   if (megatron) write_record(conversion.source->record(), conversion.cast, data);
   const Path manifest = data / (megatron ? kMegatronManifest : kHfManifest);
   fs::create_directories(manifest.parent_path());
-  write_file(manifest, manifest_text(conversion, moved.sums));
+  write_file(manifest, manifest_text(conversion, sums));
 }
-
-}  // namespace
 
 ConversionReport run(const Conversion& conversion, const RunOptions& options) {
   const auto start = std::chrono::steady_clock::now();
@@ -143,6 +164,7 @@ ConversionReport run(const Conversion& conversion, const RunOptions& options) {
   execute_options.progress = options.progress;
   check_ties(*conversion.source, execute_options);
   execute_options.change = conversion.change.get();
+  if (options.part) execute_options.files = files_of(conversion.plan, *options.part);
 
   ConversionReport report;
   const auto finish = [&](const ExecuteReport& moved) {
@@ -156,19 +178,24 @@ ConversionReport run(const Conversion& conversion, const RunOptions& options) {
   VIADUCT_USER_CHECK(!options.discard || !conversion.plan.measured_file,
                      "--discard cannot quantise: scales must be written before codes can be made");
   if (options.discard) return finish(discard_bytes(conversion, execute_options));
+  if (options.part) {
+    ExecuteReport moved;
+    report.part = run_part(conversion, options, execute_options, moved);
+    return finish(moved);
+  }
 
   const bool megatron = conversion.world == World::kMegatron;
-  std::vector<Path> keep = conversion.plan.source_files;
-  if (conversion.plan.measured_file) keep.erase(keep.begin() + *conversion.plan.measured_file);
-  const StagingOptions staging_options{conversion.plan.hash(), options.overwrite, options.resume, keep};
+  const StagingOptions staging_options{conversion.plan.hash(), options.overwrite, options.resume,
+                                       files_to_keep(conversion)};
   Staging staging = megatron ? Staging::for_iteration(conversion.target, conversion.folder, staging_options)
                              : Staging::for_folder(conversion.target, staging_options);
-  if (!staging.resumed()) check_space(conversion);
+  if (!staging.resumed()) check_space(conversion, conversion.bytes_to_write());
   ExecuteReport moved;
   try {
-    moved = move_bytes(conversion, staging, execute_options);
-    write_files(conversion, staging, moved);
-    fs::remove(staging.path() / kMeasuredScales);
+    const Workplace at{staging.path(), staging.path(), kJournalName, std::string(kMeasuredScales)};
+    moved = move_bytes(conversion, at, execute_options);
+    write_files(conversion, at.content, moved.sums);
+    fs::remove(at.staging / at.scales);
     staging.commit();
   } catch (const SystemError& error) {
     // A full disk or the like: what is done can be completed.

@@ -10,6 +10,7 @@
 #include "viaduct/bridge/checkpoint.h"
 #include "viaduct/bridge/executor.h"
 #include "viaduct/bridge/measure_scales.h"
+#include "viaduct/bridge/part.h"
 #include "viaduct/bridge/transfer.h"
 #include "viaduct/config/model_config.h"
 #include "viaduct/topology/parallelism.h"
@@ -25,7 +26,8 @@ struct MegatronTarget {
   topology::Parallelism parallel;  // how the written checkpoint is chunked; any layout loads any
   std::optional<DType> dtype;      // cast every floating weight; none: as stored
   int64_t iteration = 0;
-  int num_files = 0;  // data files; 0: one for each 4 GiB
+  int num_files = 0;  // data files; 0: one for each 4 GiB, and as many for each part
+  int parts = 1;      // RunOptions::part's
   /// The model section of run_config.yaml, with the layout put in; none: what upstream's import writes.
   std::optional<config::ModelConfig> provider;
 };
@@ -81,6 +83,16 @@ struct RunOptions {
   int threads = 0;
   uint64_t max_memory = 0;  // 0: the executor's default
   Progress* progress = nullptr;
+  std::optional<Part> part;  // make this share only; the part that is done last completes the target
+};
+
+/// What a run gave that made one part of a conversion.
+struct PartReport {
+  Part part;
+  uint64_t files = 0;        // that are its share
+  uint64_t bytes = 0;        // in them
+  bool was_done = false;     // by an earlier run of the same part: nothing was moved
+  std::vector<int> missing;  // parts still to be run; none: the target is in place
 };
 
 struct ConversionReport {
@@ -89,10 +101,15 @@ struct ConversionReport {
   uint64_t tensors = 0;      // of the target
   double seconds = 0;        // of planning's end to the last rename
   uint64_t peak_memory = 0;  // VmHWM
+  std::optional<PartReport> part;
 };
 
+/// What of a conversion a part makes.
+PartReport share_of(const Conversion& conversion, const Part& part);
+
 /// Runs a conversion whose proof holds (else UserError with the problems): checks ties and free space, stages,
-/// moves, writes manifest and small files, syncs and renames.
+/// moves, writes manifest and small files, syncs and renames. With options.part what is done stays, whatever
+/// happens, and `resume` does not matter: a part goes on with what an earlier run of it left.
 ConversionReport run(const Conversion& conversion, const RunOptions& options);
 
 }  // namespace viaduct::bridge

@@ -180,13 +180,15 @@ void Execution::find_crc_fields() {
     of_tensor[plan_.targets[id].chunk] = id;
   }
   for (uint32_t f = 0; f < fields.size(); ++f)
-    crc_fields_of_.at(ids.at(fields[f].tensor).at(fields[f].chunk)).push_back(f);
+    if (options_.makes(fields[f].file))
+      crc_fields_of_.at(ids.at(fields[f].tensor).at(fields[f].chunk)).push_back(f);
 }
 
 // Blocks of an earlier run: each is read again before it is believed.
 void Execution::find_done_blocks() {
   sums_.resize(plan_.targets.size());
-  for (size_t id = 0; id < sums_.size(); ++id) sums_[id].resize(plan_.targets[id].num_blocks());
+  for (size_t id = 0; id < sums_.size(); ++id)
+    if (options_.makes(plan_.targets[id].file)) sums_[id].resize(plan_.targets[id].num_blocks());
   if (!options_.journal) return;
   std::atomic<size_t> next{0};
   const auto look = [&] {
@@ -216,7 +218,8 @@ void Execution::write_literals() {
     const auto bytes = std::as_bytes(std::span(literal.bytes.view()));
     uint64_t done = 0;
     const auto write_to = [&](uint64_t end) {
-      if (end > done) write(literal.file, literal.offset + done, bytes.subspan(done, end - done));
+      if (end > done && options_.makes(literal.file))
+        write(literal.file, literal.offset + done, bytes.subspan(done, end - done));
       done = end;
     };
     for (; field < fields.size() && fields[field].file == literal.file &&
@@ -472,7 +475,8 @@ void Execution::make(const Planned& planned, std::byte* buffer, SourceView& view
 }
 
 void Execution::finish_chunk(uint32_t id) {
-  if (crc_fields_of_.empty()) return;
+  if (crc_fields_of_.empty() || crc_fields_of_[id].empty()) return;
+  VIADUCT_CHECK(options_.makes(plan_.targets[id].file), "a CRC field lies in another file than its chunk {}", id);
   uint32_t crc = 0;
   uint64_t rest = plan_.targets[id].num_bytes();
   for (const BlockSum& sum : sums_[id]) {

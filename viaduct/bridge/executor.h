@@ -37,8 +37,9 @@ class ByteSink {
 /// Files read with O_DIRECT where the file system has it (buffered elsewhere, by itself), sequential read-ahead.
 std::unique_ptr<ByteSource> file_source(const std::vector<Path>& files);
 /// Files below `directory`, created with their final sizes. Large aligned middles go out with O_DIRECT, the pages
-/// at the edges of ranges are put together in memory.
-std::unique_ptr<ByteSink> file_sink(const Path& directory, const std::vector<formats::TargetFile>& files);
+/// at the edges of ranges are put together in memory. Of some files only: as ExecuteOptions::files has it.
+std::unique_ptr<ByteSink> file_sink(const Path& directory, const std::vector<formats::TargetFile>& files,
+                                    const std::vector<bool>& only = {});
 /// Counts and forgets.
 std::unique_ptr<ByteSink> discard_sink();
 /// Whole files in memory, for tests and later refit; `buffers` outlive the source or sink.
@@ -84,18 +85,22 @@ struct ExecuteOptions {
   BlockJournal* journal = nullptr;
   bool crc = true;  // compute CRC-32 (needed when the plan has CRC fields)
   BlockChange* change = nullptr;
+  /// [target file]: is it made? Of the others nothing is read, written or hashed. Empty: all are.
+  std::vector<bool> files;
+
+  bool makes(uint32_t file) const { return files.empty() || files.at(file); }
 };
 
 struct ExecuteReport {
   uint64_t bytes_read = 0;
   uint64_t bytes_written = 0;
   double seconds = 0;
-  std::vector<std::vector<BlockSum>> sums;  // [target chunk][block]
+  std::vector<std::vector<BlockSum>> sums;  // [target chunk][block]; none for a chunk of a file that is not made
 };
 
-/// Makes every target chunk of the plan and writes literals and CRC fields. On any error all threads stop and the
-/// first error is thrown. Throws Interrupted when progress->cancelled(). Calls source.finish() and sink.finish() at
-/// the end. Besides `threads` that copy and write there are two that read.
+/// Makes every target chunk of the plan and writes literals and CRC fields (of some files only: options.files). On
+/// any error all threads stop and the first error is thrown. Throws Interrupted when progress->cancelled(). Calls
+/// source.finish() and sink.finish() at the end. Besides `threads` that copy and write there are two that read.
 ExecuteReport execute(const TransferPlan& plan, ByteSource& source, ByteSink& sink, const ExecuteOptions& options);
 
 }  // namespace viaduct::bridge

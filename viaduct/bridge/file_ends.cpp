@@ -72,17 +72,19 @@ bool is_full(int error_number) { return error_number == ENOSPC || error_number =
 
 class FileSink : public ByteSink {
  public:
-  FileSink(const Path& directory, const std::vector<formats::TargetFile>& files)
+  FileSink(const Path& directory, const std::vector<formats::TargetFile>& files, const std::vector<bool>& only)
       : directory_(directory),
         direct_(paths_of(directory, files), File::Mode::kWriteDirect),
         plain_(paths_of(directory, files), File::Mode::kWrite),
         edges_([this](uint32_t file, uint64_t offset, std::span<const std::byte> bytes) {
           plain_.get(file)->write(offset, bytes);
         }) {
-    for (const formats::TargetFile& file : files) total_ += file.size;
+    for (uint32_t i = 0; i < files.size(); ++i)
+      if (only.empty() || only[i]) made_.push_back(i);
+    for (const uint32_t file : made_) total_ += files[file].size;
     free_at_start_ = free_space(directory);
     naming_space([&] {
-      for (uint32_t i = 0; i < files.size(); ++i) {
+      for (const uint32_t i : made_) {
         std::error_code error;
         fs::create_directories(plain_.path(i).parent_path(), error);
         if (error)
@@ -108,7 +110,7 @@ class FileSink : public ByteSink {
   void finish() override {
     naming_space([&] {
       edges_.flush();
-      for (uint32_t file = 0; file < plain_.size(); ++file) plain_.get(file)->sync();
+      for (const uint32_t file : made_) plain_.get(file)->sync();
     });
   }
 
@@ -165,6 +167,7 @@ class FileSink : public ByteSink {
   Path directory_;
   OpenFiles direct_, plain_;
   EdgeBuffer edges_;
+  std::vector<uint32_t> made_;
   uint64_t total_ = 0, free_at_start_ = 0;
   std::atomic<bool> direct_refused_{false};
 };
@@ -175,8 +178,9 @@ std::unique_ptr<ByteSource> file_source(const std::vector<Path>& files) {
   return std::make_unique<FileSource>(files);
 }
 
-std::unique_ptr<ByteSink> file_sink(const Path& directory, const std::vector<formats::TargetFile>& files) {
-  return std::make_unique<FileSink>(directory, files);
+std::unique_ptr<ByteSink> file_sink(const Path& directory, const std::vector<formats::TargetFile>& files,
+                                    const std::vector<bool>& only) {
+  return std::make_unique<FileSink>(directory, files, only);
 }
 
 }  // namespace viaduct::bridge

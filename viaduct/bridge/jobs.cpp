@@ -102,7 +102,8 @@ class Planner {
 JobList plan_jobs(const TransferPlan& plan, const std::vector<std::vector<BlockSum>>& sums, size_t wide_blocks,
                   size_t most_blocks) {
   Planner planner(plan, wide_blocks, most_blocks);
-  for (uint32_t id = 0; id < plan.targets.size(); ++id) planner.add_chunk(id, sums[id]);
+  for (uint32_t id = 0; id < plan.targets.size(); ++id)
+    if (!sums[id].empty()) planner.add_chunk(id, sums[id]);
   return planner.finish();
 }
 

@@ -27,9 +27,10 @@ struct JobList {
   SourceUses uses;
 };
 
-/// Jobs for every block that is not done yet. A job needs at most `wide_blocks` source blocks where cutting it to
-/// smaller ones helps. One that needs more than `most_blocks` all the same (a large transpose) must be able to take
-/// them in turns, which it cannot where a source's elements share bytes or scales.
+/// Jobs for every block that is not done yet; a chunk without sums is not made. A job needs at most `wide_blocks`
+/// source blocks where cutting it to smaller ones helps. One that needs more than `most_blocks` all the same (a
+/// large transpose) must be able to take them in turns, which it cannot where a source's elements share bytes or
+/// scales.
 JobList plan_jobs(const TransferPlan& plan, const std::vector<std::vector<BlockSum>>& sums, size_t wide_blocks,
                   size_t most_blocks);
 

@@ -59,11 +59,11 @@ std::vector<Path> target_paths(const TransferPlan& plan, const Path& data) {
 
 class FileJournal : public BlockJournal {
  public:
-  FileJournal(const Path& staging, const Path& data, const TransferPlan& plan,
+  FileJournal(const Path& journal, const Path& data, const TransferPlan& plan,
               const std::vector<Path>& source_files)
       : plan_(plan),
         targets_(target_paths(plan, data), File::Mode::kReadDirect),
-        file_(File::open(staging / kJournalName, File::Mode::kWrite)) {
+        file_(File::open(journal, File::Mode::kWrite)) {
     Header header;
     header.plan = plan.hash();
     header.source = source_identity(source_files);
@@ -157,8 +157,8 @@ class FileJournal : public BlockJournal {
 }  // namespace
 
 std::unique_ptr<BlockJournal> open_journal(const Path& staging, const Path& data, const TransferPlan& plan,
-                                           const std::vector<Path>& source_files) {
-  return std::make_unique<FileJournal>(staging, data, plan, source_files);
+                                           const std::vector<Path>& source_files, const std::string& name) {
+  return std::make_unique<FileJournal>(staging / name, data, plan, source_files);
 }
 
 }  // namespace viaduct::bridge

@@ -76,13 +76,14 @@ std::vector<Unit> ordered_units(const Checkpoint& source, const MegatronTarget& 
   return units;
 }
 
-// One data file for each 4 GiB unless the user says otherwise.
+// One data file for each 4 GiB unless the user says otherwise; of several parts each gets as many.
 int num_files(const MegatronTarget& target, const std::vector<PlannedParameter>& planned) {
   if (target.num_files > 0) return target.num_files;
   uint64_t bytes = 0;
   for (const PlannedParameter& each : planned)
     bytes += static_cast<uint64_t>(num_bytes(each.dtype, num_elements(each.shape)));
-  return static_cast<int>(std::clamp<uint64_t>((bytes + (uint64_t{4} << 30) - 1) >> 32, 1, 256));
+  const auto files = static_cast<int>(std::clamp<uint64_t>((bytes + (uint64_t{4} << 30) - 1) >> 32, 1, 256));
+  return (files + target.parts - 1) / target.parts * target.parts;
 }
 
 // The key that a chunk of a parameter belongs to: each component that is stored for itself has its own chunks.

@@ -4,16 +4,9 @@
 #include <string>
 #include <vector>
 
-#include "viaduct/core/file.h"
+#include "viaduct/bridge/staging_place.h"
 
 namespace viaduct::bridge {
-
-struct StagingOptions {
-  uint64_t plan_hash = 0;
-  bool overwrite = false;
-  bool resume = false;
-  std::vector<Path> keep;  // files that must not be replaced: the source's
-};
 
 /// The folder that output is written to. It is locked as long as this lives; what is neither committed nor
 /// discarded stays for --resume.
@@ -26,14 +19,14 @@ class Staging {
   static Staging for_folder(const Path& folder, const StagingOptions& options);
   // Both throw a UserError when the target exists and `overwrite` is not set, when it is no folder of a checkpoint
   // or holds a file to keep, when an interrupted run's staging is there and neither `resume` nor `overwrite` is
-  // set, or when another process is at it.
+  // set, when it is that of parts (part_staging.h) and is to be resumed, or when another process is at it.
 
   Staging(Staging&& other) noexcept;
   Staging& operator=(Staging&&) = delete;
   ~Staging();
 
   /// Where the output is to be written.
-  const Path& path() const { return path_; }
+  const Path& path() const { return place_.path(); }
   /// True when what an interrupted run left is to be completed: the staging folder holds a journal.
   bool resumed() const { return resumed_; }
   /// Syncs the folders (files are synced by who writes them) and moves everything into place. The journal is
@@ -43,20 +36,12 @@ class Staging {
   void discard();
 
  private:
-  Staging(Path target, std::string folder, const std::string& name, const StagingOptions& options);
-  Path place() const { return folder_.empty() ? target_ : target_ / folder_; }
-  void check_place(const StagingOptions& options) const;
+  Staging(StagingPlace place, const StagingOptions& options);
   void clear_left(const StagingOptions& options);
   void open(const StagingOptions& options);
-  void take_back();
-  void move_all();
-  void move_into_place();
-  void move_trackers();
 
-  Path target_;
-  std::string folder_;  // empty: the whole target
-  Path path_;
-  std::vector<Path> made_;  // folders above path_ that were not there, outermost first
+  StagingPlace place_;
+  std::vector<Path> made_;  // folders above it that were not there, outermost first
   bool resumed_ = false;
   int lock_ = -1;
 };

@@ -13,15 +13,17 @@ Shape ScaledForm::grid(const Shape& size) const {
   return grid;
 }
 
-uint64_t TransferPlan::bytes_to_write() const {
+uint64_t TransferPlan::bytes_to_write(const std::vector<bool>& files) const {
   uint64_t bytes = 0;
-  for (const formats::TargetFile& file : target.files) bytes += file.size;
+  for (size_t i = 0; i < target.files.size(); ++i)
+    if (files.empty() || files.at(i)) bytes += target.files[i].size;
   return bytes;
 }
 
-uint64_t TransferPlan::bytes_of_data() const {
+uint64_t TransferPlan::bytes_of_data(const std::vector<bool>& files) const {
   uint64_t bytes = 0;
-  for (const TargetChunk& chunk : targets) bytes += chunk.num_bytes();
+  for (const TargetChunk& chunk : targets)
+    if (files.empty() || files.at(chunk.file)) bytes += chunk.num_bytes();
   return bytes;
 }
 

@@ -130,8 +130,9 @@ struct TransferPlan {
     return numbers;
   }
 
-  uint64_t bytes_to_write() const;  // sizes of all target files
-  uint64_t bytes_of_data() const;   // of all target chunks
+  // Both of some files only where `files` says of each whether it counts.
+  uint64_t bytes_to_write(const std::vector<bool>& files = {}) const;  // sizes of the target files
+  uint64_t bytes_of_data(const std::vector<bool>& files = {}) const;   // of the target chunks
   /// A hash of everything above: equal for equal conversions, whatever the machine. Paths count by file name.
   uint64_t hash() const;
 };
