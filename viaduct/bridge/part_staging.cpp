@@ -13,6 +13,18 @@ namespace viaduct::bridge {
 
 namespace fs = std::filesystem;
 
+namespace {
+
+[[noreturn]] void refuse_run_without_parts(const Path& folder) {
+  throw UserError(
+      fmt::format("{} is left of an interrupted run without --part. Complete it without --part and with --resume, "
+                  "or remove that "
+                  "folder",
+                  folder.string()));
+}
+
+}  // namespace
+
 PartStaging::PartStaging(StagingPlace place, const Part& part, const StagingOptions& options, const Json& agreed,
                          Progress* progress)
     : place_(std::move(place)), part_(part), options_(options), progress_(progress) {
@@ -49,10 +61,7 @@ void PartStaging::refuse_others() const {
     const int lock = lock_folder(folder, true);
     if (lock < 0) throw_in_use(folder);
     ::close(lock);
-    throw UserError(fmt::format(
-        "{} is left of an interrupted run without --part. Complete it without --part and with --resume, "
-        "or remove that folder",
-        folder.string()));
+    refuse_run_without_parts(folder);
   }
 }
 
@@ -66,11 +75,11 @@ bool PartStaging::open(const Json& agreed) {
   try {
     lock_ = lock_folder(path(), true);
     if (lock_ < 0) throw_in_use(path());
+    // In this order: the record is the first thing that a part makes.
+    std::error_code error;
+    const bool others = !fs::is_empty(path(), error) && !PartRecord::is_in(path());
     if (!is_at(lock_, path())) return false;
-    VIADUCT_USER_CHECK(PartRecord::is_in(path()) || fs::is_empty(path()),
-                       "{} is left of an interrupted run without --part. Complete it without --part and with "
-                       "--resume, or remove that folder",
-                       path().string());
+    if (others) refuse_run_without_parts(path());
     record_.emplace(path());
   } catch (const SystemError& error) {
     if (error.error_number() == ENOENT) return false;

@@ -15,7 +15,9 @@ namespace {
 
 struct FolderLock {
   int fd;
-  ~FolderLock() { ::close(fd); }
+  ~FolderLock() {
+    if (fd >= 0) ::close(fd);
+  }
 };
 
 }  // namespace
@@ -25,9 +27,8 @@ void Staging::clear_left(const StagingOptions& options) {
   for (const Path& old : place_.staging_folders()) {
     // Of an old state that was just being removed nothing is wanted any more.
     if (old == path() && options.resume) continue;
-    const int lock = lock_folder(old);
-    if (lock < 0 || PartRecord::in_use(old)) throw_in_use(old);
-    const FolderLock release{lock};
+    const FolderLock lock{lock_folder(old)};
+    if (lock.fd < 0 || PartRecord::in_use(old)) throw_in_use(old);
     if (!is_old(old)) {
       VIADUCT_USER_CHECK(options.overwrite || !PartRecord::is_in(old),
                          "{} holds {} of a conversion into this place. Run the parts that are missing, or use "

@@ -11,6 +11,7 @@
 
 #include "tests/unit/bridge/random_plan.h"
 #include "tests/unit/bridge/run_plan.h"
+#include "viaduct/bridge/part.h"
 #include "viaduct/core/error.h"
 
 namespace viaduct::bridge {
@@ -61,6 +62,41 @@ TEST(Executor, RandomSmallPlans) {
     const std::vector<Bytes> files = run_in_memory(given, small_memory(static_cast<int>(seed % 4) + 1), &report);
     expect_equal(files, expected_files(given));
     expect_sums(given, files, report);
+    if (HasFatalFailure()) return;
+  }
+}
+
+// The files of a plan made by several executions, each some of them: together they are what one makes, and nobody
+// touches another's file.
+TEST(Executor, SomeFilesOnly) {
+  for (uint32_t seed = 300; seed < 400; ++seed) {
+    SCOPED_TRACE(seed);
+    const PlanWithSource given = random_plan(seed, 2000);
+    const int parts = static_cast<int>(seed % 4) + 1;
+    const std::vector<Bytes> expected = expected_files(given);
+    std::vector<Bytes> together(expected.size());
+    uint64_t bytes = 0;
+    for (int part = 1; part <= parts; ++part) {
+      ExecuteOptions options = small_memory();
+      options.files = files_of(given.plan, {part, parts});
+      bytes += given.plan.bytes_of_data(options.files);
+      ExecuteReport report;
+      std::vector<Bytes> files = run_in_memory(given, options, &report);
+      for (size_t f = 0; f < files.size(); ++f) {
+        const bool own = options.makes(static_cast<uint32_t>(f));
+        if (own) {
+          together[f] = std::move(files[f]);
+        } else {
+          EXPECT_EQ(std::count(files[f].begin(), files[f].end(), std::byte{0xEE}),
+                    static_cast<ptrdiff_t>(files[f].size()));
+        }
+      }
+      for (size_t i = 0; i < report.sums.size(); ++i)
+        EXPECT_EQ(report.sums[i].size(),
+                  options.makes(given.plan.targets[i].file) ? given.plan.targets[i].num_blocks() : 0);
+    }
+    expect_equal(together, expected);
+    EXPECT_EQ(bytes, given.plan.bytes_of_data());
     if (HasFatalFailure()) return;
   }
 }
