@@ -114,13 +114,9 @@ bool PartRecord::lock(Progress* progress) {
     if (error.error_number() == ESTALE) return false;
     throw;
   }
-  // While this waited, the last part may have removed the folder.
-  if (!is_at(file_.fd(), path_)) {
-    unlock();
-    return false;
-  }
   read();
-  return true;
+  // While this waited, the last part may have removed the folder.
+  return is_at(file_.fd(), path_);
 }
 
 void PartRecord::unlock() { ::flock(file_.fd(), LOCK_UN); }

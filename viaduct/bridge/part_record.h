@@ -37,7 +37,8 @@ class PartRecord {
   /// Opens the record in a staging folder, or begins one.
   explicit PartRecord(const Path& staging);
 
-  /// Waits until no other process uses the record, and reads it. False when it is no longer in its folder.
+  /// Waits until no other process uses the record, and reads it. False when it is no longer in its folder: then
+  /// only is_committed() tells something.
   bool lock(Progress* progress);
   void unlock();
 

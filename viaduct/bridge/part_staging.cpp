@@ -85,14 +85,15 @@ bool PartStaging::open(const Json& agreed) {
     if (error.error_number() == ENOENT) return false;
     throw;
   }
-  if (!record_->lock(progress_)) return false;
-  if (record_->is_committed()) {
-    // Stopped just before the end: only this was left to do.
-    remove_folder();
-    return false;
+  const bool there = record_->lock(progress_);
+  if (record_->is_committed() || (there && place_.is_moved())) {
+    // Another run of this part has waited for the end, or the last part was stopped shortly before it.
+    if (there) finish();
+    was_done_ = in_place_ = true;
+    return true;
   }
+  if (!there) return false;
   record_->agree(agreed);
-  place_.take_back();
   place_.check_target(options_);
   lock_part();
   was_done_ = record_->is_done(part_.number);
@@ -135,13 +136,14 @@ void PartStaging::commit() {
     // Something may have come to the target since this part began.
     place_.check_target(options_);
     place_.put_in_place();
-    record_->add_committed();
-    remove_folder();
+    finish();
   });
 }
 
 // With the record locked. Who opened it before sees that all is done, and that it is no longer in its place.
-void PartStaging::remove_folder() {
+void PartStaging::finish() {
+  place_.finish_moving();
+  if (!record_->is_committed()) record_->add_committed();
   const Path old = place_.set_aside();
   // A network file system would not remove what is open.
   record_.reset();

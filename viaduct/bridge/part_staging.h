@@ -39,15 +39,16 @@ class PartStaging {
   void add_done(const std::vector<uint64_t>& hashes);
   /// The parts that are not done, as far as this run knows.
   const std::vector<int>& missing() const { return missing_; }
-  /// All parts are done: this run alone may complete content() and then must commit.
-  bool is_last() const { return missing_.empty(); }
+  /// All parts are done: this run alone may complete content() and then must commit. False, with none missing, when
+  /// the target is in place already.
+  bool is_last() const { return missing_.empty() && !in_place_; }
   const std::vector<uint64_t>& hashes_of(int part) const { return record_->hashes_of(part); }
   /// Moves everything into place and removes the staging folder.
   void commit();
 
  private:
   bool open(const Json& agreed);
-  void remove_folder();
+  void finish();
   void refuse_others() const;
   void lock_part();
   void look_at_parts();
@@ -59,7 +60,7 @@ class PartStaging {
   int lock_ = -1;  // of the folder, shared with the other parts of this machine
   std::optional<PartRecord> record_;
   File part_lock_;
-  bool was_done_ = false, resumed_ = false;
+  bool was_done_ = false, resumed_ = false, in_place_ = false;
   std::vector<int> missing_;
 };
 

@@ -162,20 +162,24 @@ std::vector<Path> StagingPlace::staging_folders() const {
   return folders;
 }
 
-void StagingPlace::take_back() const {
+bool StagingPlace::is_moved() const {
   const Path mark = path_ / kCommitMark;
-  if (moves_itself() || !fs::exists(mark)) return;
+  if (moves_itself() || !fs::exists(mark)) return false;
   const std::string text = read_text_file(mark, 64);
   uint64_t inode = 0;
   std::from_chars(text.data(), text.data() + text.size(), inode);
-  const bool moved = inode != 0 && inode_of(place()) == inode;
-  if (moved && fs::exists(made())) {
+  return inode != 0 && inode_of(place()) == inode;
+}
+
+void StagingPlace::take_back() const {
+  if (!fs::exists(path_ / kCommitMark)) return;
+  if (is_moved() && fs::exists(made())) {
     exchange(place(), made());
-  } else if (moved) {
+  } else if (is_moved()) {
     move(place(), made());
   }
   sync_directory(place().parent_path());
-  fs::remove(mark);
+  fs::remove(path_ / kCommitMark);
 }
 
 void StagingPlace::move_into_place() const {
@@ -187,7 +191,8 @@ void StagingPlace::move_into_place() const {
   sync_directory(place().parent_path());
 }
 
-void StagingPlace::move_trackers() const {
+void StagingPlace::finish_moving() const {
+  if (folder_.empty()) return;
   std::vector<std::string> names;
   for (const fs::directory_entry& entry : fs::directory_iterator(path_)) {
     const std::string name = entry.path().filename().string();
@@ -204,7 +209,7 @@ void StagingPlace::put_in_place() const {
   if (!moves_itself()) write_file(path_ / kCommitMark, std::to_string(inode_of(made())));
   sync_tree(path_);
   move_into_place();
-  if (!folder_.empty()) move_trackers();
+  finish_moving();
 }
 
 Path StagingPlace::set_aside() const {

@@ -45,6 +45,9 @@ class StagingPlace {
   void take_back() const;
   /// Syncs the folders (files are synced by who writes them) and moves everything into place, trackers last.
   void put_in_place() const;
+  /// An earlier run was stopped in put_in_place, or behind it: its data is in place. finish_moving() does the rest.
+  bool is_moved() const;
+  void finish_moving() const;
   /// Gives the staging folder, by then the old state or nothing, a name by which it is only to be removed; returns
   /// that.
   Path set_aside() const;
@@ -55,7 +58,6 @@ class StagingPlace {
   Path made() const { return folder_.empty() ? content_ : content_ / folder_; }
   Path place() const { return folder_.empty() ? target_ : target_ / folder_; }
   void move_into_place() const;
-  void move_trackers() const;
 
   Path target_;
   std::string folder_;  // empty: the whole target
