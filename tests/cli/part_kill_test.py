@@ -2,7 +2,8 @@
 
 usage: part_kill_test.py [--times N] [--megabytes N] [--seed N]
 
-An import, an export and a quantised export are made in three parts, all at once or one by one, some over an older state.
+An import, an export and a quantised export are made in three parts, all at once or one by one, some over an older
+state.
 After every kill: the target is as before, or whole (only trackers may still come), and beside it lies nothing but
 .viaduct-partial-*. At last every part is run until the target is there, and equals that of a run without --part.
 """
@@ -139,8 +140,8 @@ def main():
             left = [p.name for p in direction.folder.iterdir() if not p.name.startswith(".viaduct-partial-")]
             now = direction.content()
             if options.verbose:
-                print(direction.name, attempt, parts, flags, f"{killed} killed", "whole" if now == direction.whole else "",
-                      flush=True)
+                whole = "whole" if now == direction.whole else ""
+                print(direction.name, attempt, parts, flags, f"{killed} killed", whole, flush=True)
             check(set(left) <= {direction.target.name}, f"{direction.name}: beside the target lies {left}")
             check(now in (old, direction.whole) or in_between(now, old, direction.whole),
                   f"{direction.name}: after the kill {sorted(set(now.items()) ^ set(old.items()))[:6]}")

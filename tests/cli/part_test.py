@@ -4,11 +4,13 @@ import json
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import time
 import unittest
 
-from cli_case import (CliCase, MISTAKE, PROGRAM, Run, edit_tensor, model_files, partial_folders, read_header, tree)
+from cli_case import (CliCase, DIFFERENT, MISTAKE, PROGRAM, Run, edit_tensor, model_files, partial_folders, read_header,
+                      tree, write_safetensors)
 
 # Shards of some MB, so that every part of four has something to move.
 SHAPE = ("hidden_size=256", "intermediate_size=1024", "num_hidden_layers=6")
@@ -95,6 +97,22 @@ class SameAsOneRun(PartCase):
         for to, flags in (("hf", []), ("megatron", ["--files", "3", "--tp", "2"])):
             target = self.folder / f"merged-{to}"
             self.equals_plain(["merge-lora", hf, self.folder / "adapter", target, "--to", to, *flags], target, 3)
+        # DoRA: the norms of whole weights are needed, wherever their rows lie.
+        weights, config = self.folder / "adapter/adapter_model.safetensors", self.folder / "adapter/adapter_config.json"
+        header, start = read_header(weights)
+        data = weights.read_bytes()[start:]
+        for name, tensor in list(header.items()):
+            if name.endswith("lora_B.weight"):
+                rows = tensor["shape"][0]
+                header[name.replace("lora_B.weight", "lora_magnitude_vector")] = {
+                    "dtype": "F32", "shape": [rows], "data_offsets": [len(data), len(data) + 4 * rows]}
+                data += struct.pack("<f", 1.5) * rows
+        write_safetensors(weights, header, data)
+        config.write_text(json.dumps({**json.loads(config.read_text()), "use_dora": True}))
+        target = self.folder / "dora"
+        self.equals_plain(["merge-lora", hf, self.folder / "adapter", target, "--to", "megatron", "--tp", "2",
+                           "--files", "3"], target, 3)
+        self.viaduct("verify", target, self.folder / "merged-megatron", expect=DIFFERENT)
 
 
 class Reports(PartCase):
