@@ -73,15 +73,24 @@ Json report_json(const bridge::Conversion& conversion, const bridge::ConversionR
   return json;
 }
 
-// "part 2 of 4: 3 files, 1.24 GB; 2 parts are still missing: 1, 3"
-std::string describe_part(const bridge::PartReport& part) {
-  std::string rest = "; all parts are done";
-  if (!part.missing.empty())
-    rest = fmt::format("; {} still missing: {}",
-                       part.missing.size() == 1 ? "1 part is" : fmt::format("{} parts are", part.missing.size()),
-                       fmt::join(part.missing, ", "));
-  return fmt::format("{}{}: {}{}", part.part.text(), part.was_done ? " is already done" : "", describe_share(part),
-                     rest);
+// "2.1 s (0.59 GB/s)"
+std::string describe_time(const bridge::ConversionReport& report) {
+  return fmt::format("{} ({:.2f} GB/s)", human_seconds(report.seconds),
+                     static_cast<double>(report.bytes_written) * 1e-9 / std::max(report.seconds, 1e-6));
+}
+
+// "part 2 of 4: 3 files, 1.24 GB in 2.1 s (0.59 GB/s); 2 parts are still missing: 1, 3"
+std::string describe_part(const bridge::ConversionReport& report) {
+  const bridge::PartReport& part = *report.part;
+  std::string text =
+      fmt::format("{}{}: {}", part.part.text(), part.was_done ? " is already done" : "", describe_share(part));
+  // The last part has a line of its own for what it did.
+  if (part.missing.empty()) return text + "; all parts are done";
+  if (report.bytes_written > 0) text += " in " + describe_time(report);
+  return text +
+         fmt::format("; {} still missing: {}",
+                     part.missing.size() == 1 ? "1 part is" : fmt::format("{} parts are", part.missing.size()),
+                     fmt::join(part.missing, ", "));
 }
 
 }  // namespace
@@ -106,15 +115,14 @@ int run_conversion(const bridge::Conversion& conversion, const ConversionFlags& 
     fmt::print("note: {} was not moved: {}\n", unused.name, unused.reason);
   }
   if (report.part) {
-    fmt::print("{}\n", describe_part(*report.part));
+    fmt::print("{}\n", describe_part(report));
     if (!report.part->missing.empty()) return kDone;
   }
   const std::string target = (conversion.target / conversion.folder).lexically_normal().string();
-  fmt::print("{}: {} tensors, {} read, {} {} in {} ({:.2f} GB/s), peak memory {}\n",
+  fmt::print("{}: {} tensors, {} read, {} {} in {}, peak memory {}\n",
              flags.discard ? conversion.source->path().string() : target, grouped(report.tensors),
              human_bytes(report.bytes_read), human_bytes(report.bytes_written),
-             flags.discard ? "converted and discarded" : "written", human_seconds(report.seconds),
-             static_cast<double>(report.bytes_written) * 1e-9 / std::max(report.seconds, 1e-6),
+             flags.discard ? "converted and discarded" : "written", describe_time(report),
              human_bytes(report.peak_memory));
   return kDone;
 }

@@ -124,7 +124,7 @@ class Reports(PartCase):
 
     def test_what_is_missing(self):
         run = self.viaduct(*self.arguments, "--part", "2/4")
-        self.assertRegex(run.out, r"^part 2 of 4: 1 file, [0-9.]+ MB; 3 parts are still missing: 1, 3, 4\n$")
+        self.assertRegex(run.out, r"^part 2 of 4: 1 file, [0-9.]+ MB in .*s \(.* GB/s\); 3 parts are still missing: 1, 3, 4\n$")
         self.assertEqual(run.err, "")
         self.assertEqual([p.name for p in self.target.iterdir() if not p.name.startswith(".viaduct-partial-")], [])
         run = self.viaduct(*self.arguments, "--part", "2/4")

@@ -68,8 +68,7 @@ class Execution {
     jobs_ = std::move(list.jobs);
     cache_.emplace(std::move(list.uses), budget_.slots);
     jobs_of_chunk_ = std::move(list.jobs_of_chunk);
-    jobs_left_ = std::vector<std::atomic<uint32_t>>(plan_.targets.size());
-    for (size_t i = 0; i < jobs_left_.size(); ++i) jobs_left_[i] = jobs_of_chunk_[i];
+    jobs_left_ = std::vector<std::atomic<uint32_t>>(jobs_of_chunk_.begin(), jobs_of_chunk_.end());
 
     std::vector<std::thread> threads;
     for (int i = 0; i < kReaders; ++i) threads.emplace_back([this] { guard([this] { read(); }); });
@@ -80,12 +79,8 @@ class Execution {
     source_.finish();
     sink_.finish();
 
-    ExecuteReport report;
-    report.bytes_read = bytes_read_;
-    report.bytes_written = bytes_written_;
-    report.sums = std::move(sums_);
-    report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    return report;
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    return {bytes_read_, bytes_written_, seconds.count(), std::move(sums_)};
   }
 
  private:
