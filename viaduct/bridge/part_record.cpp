@@ -85,10 +85,11 @@ Path PartRecord::lock_file(const Path& staging, int part) {
 }
 
 std::string PartRecord::describe(const Path& staging) {
-  PartRecord record(staging);
+  PartRecord record(staging, File::Mode::kRead);
   record.read();
   if (!record.agreed_) return "the beginning of parts";
   std::vector<int> done;
+  done.reserve(record.done_.size());
   for (const auto& [part, hashes] : record.done_) done.push_back(part);
   return fmt::format("{} of {} parts{}", done.size(), record.agreed_->at("parts").as_int(),
                      done.empty() ? "" : fmt::format(" ({})", fmt::join(done, ", ")));
@@ -101,8 +102,8 @@ bool PartRecord::in_use(const Path& staging) {
   return !try_lock(File::open(staging / kRecordName, File::Mode::kWrite));
 }
 
-PartRecord::PartRecord(const Path& staging)
-    : file_(File::open(staging / kRecordName, File::Mode::kWrite)), path_(staging / kRecordName) {}
+PartRecord::PartRecord(const Path& staging, File::Mode mode)
+    : file_(File::open(staging / kRecordName, mode)), path_(staging / kRecordName) {}
 
 bool PartRecord::lock(Progress* progress) {
   try {

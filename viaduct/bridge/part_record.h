@@ -35,7 +35,7 @@ class PartRecord {
   static Path lock_file(const Path& staging, int part);
 
   /// Opens the record in a staging folder, or begins one.
-  explicit PartRecord(const Path& staging);
+  explicit PartRecord(const Path& staging, File::Mode mode = File::Mode::kWrite);
 
   /// Waits until no other process uses the record, and reads it. False when it is no longer in its folder: then
   /// only is_committed() tells something.

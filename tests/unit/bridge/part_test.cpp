@@ -336,6 +336,32 @@ TEST_F(PartStagingTest, TornRecordsAreMadeAgain) {
   EXPECT_THAT(open({3, 3})->missing(), ElementsAre(1, 2, 3));
 }
 
+TEST_F(PartStagingTest, DamagedRecordsAreRefusedOrMadeAgain) {
+  make({1, 3});
+  make({2, 3});
+  const Path staged = open({3, 3})->path();
+  const std::string text = read_text_file(staged / "viaduct-parts");
+  std::mt19937 random(11);
+  for (int round = 0; round < 150; ++round) {
+    std::string damaged = text;
+    for (unsigned i = random() % 4 + 1; i > 0; --i) {
+      if (random() % 4 == 0) {
+        damaged.insert(random() % damaged.size(), std::string(random() % 3, "{\n\"0"[random() % 4]));
+      } else {
+        damaged[random() % damaged.size()] = static_cast<char>(random());
+      }
+    }
+    write_file(staged / "viaduct-parts", damaged);
+    EXPECT_THAT(PartRecord::describe(staged), HasSubstr("parts"));
+    try {
+      const auto staging = open({3, 3});
+      for (const int missing : staging->missing()) EXPECT_THAT(missing, AllOf(testing::Ge(1), testing::Le(3)));
+    } catch (const UserError& error) {
+      EXPECT_THAT(error.what(), HasSubstr(staged.string()));
+    }
+  }
+}
+
 TEST_F(PartStagingTest, ManyAtOnce) {
 #if defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "many processes";
