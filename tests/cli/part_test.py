@@ -238,6 +238,24 @@ class Refused(PartCase):
             self.fails(*self.arguments, "--part", "1/2", *flags, says=[left.name, "without --part", "remove"])
         self.assertTrue((left / "viaduct-journal").exists())
 
+    def test_changed_source_is_measured_again(self):
+        """An interrupted part whose source has changed where the parts do not compare it: nothing old is taken."""
+        arguments = ["export", self.hf, self.folder / "q", "--quantize", "fp8-block", "--max-shard-size", "2MB"]
+        self.viaduct(*arguments, "--part", "1/2")
+        (left,) = partial_folders(self.folder)
+        self.assertTrue((left / "measured-1.scales").exists())
+        record = left / "viaduct-parts"
+        record.write_text(record.read_text().splitlines(keepends=True)[0])  # as if it had been stopped at its end
+        weights = self.hf / "model.safetensors"
+        header, start = read_header(weights)
+        name = min((n for n in header if n.endswith("proj.weight")), key=lambda n: header[n]["data_offsets"])
+        self.assertLess(start + header[name]["data_offsets"][1], weights.stat().st_size // 2 - 4096)
+        edit_tensor(weights, name, lambda data: data.__setitem__(slice(0, 512), b"\x80\x43" * 256))
+        self.parts(arguments, 2)
+        parts = tree(self.folder / "q")
+        self.viaduct(*arguments, "--overwrite")
+        self.assertEqual(tree(self.folder / "q"), parts)
+
     def test_lost_file(self):
         """What another part made is not seen here: said before anything is put in place."""
         self.viaduct(*self.arguments, "--part", "1/2")

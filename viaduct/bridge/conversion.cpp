@@ -99,13 +99,17 @@ ExecuteReport discard_bytes(const Conversion& conversion, ExecuteOptions options
 namespace {
 
 // The plan's source files, the one of measured scales among them: of the weights in these target files. An
-// interrupted run's is taken as it is.
+// interrupted run's is taken as it is, unless the source has changed since.
 std::vector<Path> source_files(const Conversion& conversion, const Workplace& at, const std::vector<bool>& only,
                                const ExecuteOptions& options) {
   std::vector<Path> files = conversion.plan.source_files;
   if (!conversion.plan.measured_file) return files;
   const Path measured = at.staging / at.scales;
-  if (!fs::exists(measured)) {
+  const std::vector<Path> weights = files_to_keep(conversion);
+  const bool there = fs::exists(measured) && std::none_of(weights.begin(), weights.end(), [&](const Path& file) {
+                       return fs::last_write_time(file) > fs::last_write_time(measured);
+                     });
+  if (!there) {
     const Path partial = at.staging / fmt::format("{}.partial", at.scales);
     fs::remove(partial);
     std::vector<ScaledTarget> some;
