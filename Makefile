@@ -5,6 +5,7 @@
 #   make demo    a real model to Megatron and back, bit for bit
 #   make test    every test; what CI runs
 #   make check   format, layering, build and tests of what you are working on
+#   make docs    the C++ API and the guides, at build/docs/api/index.html
 #   make release build/viaduct-VERSION-linux-ARCH.tar.gz
 #   make bench   speed and memory, against cp on the same disk
 #   make clean   removes build/ and bin/
@@ -13,7 +14,7 @@ CMAKE := .venv/build/bin/cmake
 export PATH := $(CURDIR)/.venv/build/bin:$(PATH)
 JOBS ?= $(shell nproc)
 
-.PHONY: build release demo test check bench clean setup-converter setup-test
+.PHONY: build release demo docs test check bench clean setup-converter setup-test
 .DEFAULT_GOAL := build
 
 setup-converter:
@@ -30,6 +31,10 @@ release: build
 
 demo: build
 	@tools/demo
+
+docs:
+	@tools/setup docs
+	@tools/api_docs
 
 test:
 	@tools/setup converter test

@@ -21,28 +21,32 @@ enum class PeftView {
   kCanonical,  // canonical LoRA
 };
 
+/// How an adapter is opened.
 struct AdapterOptions {
   PeftView view = PeftView::kUpdates;
   std::optional<int64_t> iteration;  // of a Megatron checkpoint; none: the newest complete one
   int tp = 1;  // of the Megatron checkpoint that a PEFT folder becomes: DoRA's norms lie in it rank by rank
 };
 
+/// An opened adapter. Its base outlives it.
 class Adapter : public bridge::Checkpoint {
  public:
+  /// What its configuration says.
   const AdapterSpec& spec() const { return spec_; }
   /// The base's tensors under the names that the adapter uses.
   const bridge::WeightGraph& base() const { return base_; }
+  /// What it does to each weight, in the order of the base's parameters.
   const std::vector<AdapterUpdate>& updates() const { return updates_; }
   /// PEFT's names of tensors that graph() has under another name: (copy, index into graph().hf_tensors).
   const std::vector<std::pair<std::string, int32_t>>& copies() const { return copies_; }
   /// What an update's B A is multiplied by.
   double scaling(const AdapterUpdate& update) const;
 
-  /// The numbers of an update, row-major: a [rank, in], b [out, rank], for DoRA magnitude [out]. Reads the files
-  /// each time; safe to call from several threads.
+  /// The numbers of an update, row-major: a [rank, in], b [out, rank], for DoRA magnitude [out].
   struct Matrices {
     std::vector<float> a, b, magnitude;
   };
+  /// Reads the files each time; safe to call from several threads.
   Matrices read(const AdapterUpdate& update) const;
 
  protected:
@@ -57,8 +61,9 @@ class Adapter : public bridge::Checkpoint {
   std::vector<std::pair<std::string, int32_t>> copies_;
 };
 
-/// A folder with adapter_config.json, or a Megatron checkpoint of adapters (root or iter_*).
+/// Is it a folder with adapter_config.json?
 bool is_peft_folder(const Path& path);
+/// Is it a Megatron checkpoint of adapters (root or iter_*)?
 bool is_megatron_adapter(const Path& path);
 
 /// Opens an adapter of `base`. UserError when it is no adapter, of a kind that cannot be converted, or when its

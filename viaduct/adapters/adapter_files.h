@@ -5,6 +5,7 @@
 
 namespace viaduct::adapters {
 
+/// open_adapter for a path that is known to be of one form.
 std::unique_ptr<Adapter> open_peft_folder(const Path& path, const bridge::Checkpoint& base,
                                           const AdapterOptions& options);
 std::unique_ptr<Adapter> open_megatron_adapter_of(const Path& path, const bridge::Checkpoint& base,

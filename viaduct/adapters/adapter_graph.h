@@ -34,6 +34,7 @@ struct AdapterUpdate {
   layout::Pieces a, b, magnitude;
 };
 
+/// An adapter of a base: its tensors on both sides, and what they do.
 struct AdapterGraph {
   /// Parameters: the adapter's, under Megatron Bridge's names. Hugging Face tensors: PEFT's, each value once.
   bridge::WeightGraph graph;

@@ -18,6 +18,7 @@ namespace viaduct::adapters {
 /// LoRA with a learnt norm of every row. PEFT knows the first and the last.
 enum class AdapterKind { kLora, kCanonicalLora, kDora };
 
+/// The settings that change numbers or names; the others are in peft_config.
 struct AdapterSpec {
   AdapterKind kind = AdapterKind::kLora;
   int64_t rank = 0;  // r, dim: of layers without one of their own

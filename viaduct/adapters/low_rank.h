@@ -17,10 +17,13 @@ class PackedFactor {
   /// Element (k, c) is numbers[k * k_stride + c * c_stride].
   PackedFactor(const float* numbers, int64_t rank, int64_t cols, int64_t k_stride, int64_t c_stride);
 
+  /// Its numbers of rows and columns.
   int64_t rank() const { return rank_; }
   int64_t cols() const { return cols_; }
+
   /// Columns [panel * width(), ...) of all rows k, one row behind the other, filled up with zeros.
   const float* panel(int64_t panel) const { return panels_.data() + panel * rank_ * width(); }
+  /// Memory of the packed numbers.
   size_t bytes() const { return panels_.size() * sizeof(float); }
   /// Columns of a panel on this processor.
   static int64_t width();
@@ -41,6 +44,7 @@ struct LowRankTile {
   int64_t first_col = 0;  // of `right`, that column 0 of the tile is
 };
 
+/// Where a sum is rounded on its way to the weight's type.
 enum class Rounding {
   kOnce,      // fma(scale, product, w), rounded once to the weight's type
   kLikePeft,  // product * scale is rounded to float32 before it is added

@@ -9,15 +9,19 @@
 
 namespace viaduct::adapters {
 
+/// The parts of an adapter of one weight: lora_A, lora_B, and DoRA's norms.
 enum class Half { kA, kB, kMagnitude };
 
-// What the file has for one Hugging Face weight, or for one that holds all experts.
+/// What the file has for one Hugging Face weight, or for one that holds all experts.
 struct Halves {
   const formats::StoredTensor* of[3] = {};
+
+  /// The tensor of a part; nullptr when the file has none.
   const formats::StoredTensor*& operator[](Half half) { return of[static_cast<size_t>(half)]; }
   const formats::StoredTensor* operator[](Half half) const { return of[static_cast<size_t>(half)]; }
 };
 
+/// An opened file of adapter tensors.
 struct PeftFile {
   std::string path;
   std::unique_ptr<formats::TensorReader> reader;

@@ -24,6 +24,7 @@ struct ConversionTask {
   DType dtype{};
 };
 
+/// An opened checkpoint and what can be made of it.
 class AutoBridge {
  public:
   /// Opens a Hugging Face folder, a GGUF file, a Megatron checkpoint, or a model of the hub by its name. UserError
@@ -36,8 +37,10 @@ class AutoBridge {
   /// Hugging Face architectures, in the registry's order: "LlamaForCausalLM" ...
   static std::vector<std::string> list_supported_models();
 
+  /// The architecture, and the checkpoint that was opened.
   const models::ArchSpec& arch() const { return checkpoint_->arch(); }
   const Checkpoint& checkpoint() const { return *checkpoint_; }
+
   /// In the order of the Megatron model's state dict.
   std::vector<ConversionTask> get_conversion_tasks() const;
   /// The provider that upstream's import would write, parallel sizes 1.

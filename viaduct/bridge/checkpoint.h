@@ -20,6 +20,7 @@ namespace viaduct::bridge {
 
 /// A stored tensor, or the slice of a stacked one, as a tensor of its own.
 struct PlainTensor {
+  /// A box of it and the place that holds it.
   struct Chunk {
     Shape offset;       // in this tensor
     SourceChunk place;  // place.size is the chunk's box
@@ -41,6 +42,7 @@ struct StoredTensors {
   std::vector<ScaledForm> forms;
 };
 
+/// Whose tensors a checkpoint holds.
 enum class World { kHuggingFace, kMegatron };
 
 /// The piece that takes all of tensor `id` as tensor 0.
@@ -64,21 +66,32 @@ struct RunState {
   formats::PickleValue args;         // Megatron-LM's; None when another program wrote it
 };
 
+/// An opened source; what it says stays valid as long as it lives.
 class Checkpoint {
  public:
   virtual ~Checkpoint() = default;
 
+  /// Whose tensors stored() are.
   World world() const { return world_; }
+  /// The path as it was opened: a folder, a .gguf file, or of a Megatron checkpoint the root or the iteration's
+  /// folder.
   const Path& path() const { return path_; }
+
+  /// The model, and how its parameters and Hugging Face tensors are made of each other.
   const models::ArchSpec& arch() const { return graph_.arch; }
   const WeightGraph& graph() const { return graph_; }
+
+  /// The tensors that the files hold.
   const StoredTensors& stored() const { return stored_; }
   /// What of the source is known beyond its weights; always there, partly empty.
   const SourceRecord& record() const { return record_; }
+  /// What a Megatron checkpoint says of its run; empty for others.
   const RunState& run_state() const { return run_state_; }
+  /// Tensors of the source that go nowhere, in the order in which it lists them.
   const std::vector<UnusedTensor>& unused() const { return unused_; }
   /// What the user should know of the source, whatever becomes of it: rows of the vocabulary that go or come.
   const std::vector<std::string>& notes() const { return notes_; }
+  /// Copies that must have the bits of another tensor; check_ties compares them.
   const std::vector<Tie>& ties() const { return ties_; }
   /// Derived tensors that no parameter holds and that import keeps beside the checkpoint: indices into
   /// stored().tensors.
@@ -129,6 +142,7 @@ class Checkpoint {
   void resize_record(int64_t rows);
 };
 
+/// Which part of a source is opened, and what is taken from elsewhere.
 struct OpenOptions {
   std::optional<int64_t>
       iteration;                  // of a Megatron root with several iter_* folders; none: the newest complete one
@@ -151,6 +165,7 @@ struct RawCheckpoint {
   StoredTensors stored;
   std::string format;
 };
+/// UserError as formats::open_reader and formats::find_iteration.
 RawCheckpoint open_raw_checkpoint(const Path& path, std::optional<int64_t> iteration = std::nullopt);
 
 /// Does `path` look like a Megatron checkpoint (root or iteration folder)?

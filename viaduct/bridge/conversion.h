@@ -21,6 +21,7 @@ namespace viaduct::bridge {
 /// common.pt; without an iteration its folder is called release).
 enum class MegatronDialect { kBridge, kMegatronLm };
 
+/// What an import writes.
 struct MegatronTarget {
   MegatronDialect dialect = MegatronDialect::kBridge;
   topology::Parallelism parallel;  // how the written checkpoint is chunked; any layout loads any
@@ -32,6 +33,7 @@ struct MegatronTarget {
   std::optional<config::ModelConfig> provider;
 };
 
+/// What an export writes.
 struct HfTarget {
   /// How weights are written: as numbers, or as codes and scales in DeepSeek's or GPT-oss' form, or in the one that
   /// the source had.
@@ -66,6 +68,7 @@ struct Conversion {
   std::shared_ptr<const WeightGraph> target_graph;  // of a target's names that are not source->graph()'s
   std::shared_ptr<BlockChange> change;              // of the bytes that the plan makes; its hash is plan.change
 
+  /// Sizes of the data files and of the small ones.
   uint64_t bytes_to_write() const;
   /// What a target chunk is made of, in the source's names: "model.layers.0.mlp.gate_proj.weight + ...".
   std::string rule(size_t target_chunk) const;
@@ -76,6 +79,7 @@ Conversion plan_import(const Checkpoint& source, const Path& root, const Megatro
 /// Plans any checkpoint -> Hugging Face folder.
 Conversion plan_export(const Checkpoint& source, const Path& folder, const HfTarget& target);
 
+/// How a conversion is run.
 struct RunOptions {
   bool overwrite = false;  // replace what is at the target
   bool resume = false;     // go on with an interrupted conversion of the same plan
@@ -95,6 +99,7 @@ struct PartReport {
   std::vector<int> missing;  // parts still to be run; none: the target is in place
 };
 
+/// What a run did.
 struct ConversionReport {
   uint64_t bytes_read = 0;
   uint64_t bytes_written = 0;

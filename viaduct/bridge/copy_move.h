@@ -22,6 +22,7 @@ struct LoadedRange {
 /// Source bytes that a job holds: ranges sorted by (file, begin).
 class SourceView {
  public:
+  /// Forgets all ranges.
   void clear() { ranges_.clear(), last_ = 0; }
   /// In rising order.
   void add(const LoadedRange& range) { ranges_.push_back(range); }
@@ -41,11 +42,13 @@ class SourceView {
 /// Buffers that copying needs, one a thread.
 class CopyScratch {
  public:
+  /// The size of each buffer.
   static constexpr size_t kBytes = 64u << 10;
+  /// Three buffers of kBytes.
   CopyScratch() : memory_(std::make_unique<std::byte[]>(3 * kBytes)) {}
-  std::byte* lines() { return memory_.get(); }              // of source bytes that lie in two ranges
-  std::byte* gathered() { return memory_.get() + kBytes; }  // elements side by side
-  std::byte* converted() { return memory_.get() + 2 * kBytes; }
+  std::byte* lines() { return memory_.get(); }                   // of source bytes that lie in two ranges
+  std::byte* gathered() { return memory_.get() + kBytes; }       // elements side by side
+  std::byte* converted() { return memory_.get() + 2 * kBytes; }  // elements in the target's type
 
  private:
   std::unique_ptr<std::byte[]> memory_;

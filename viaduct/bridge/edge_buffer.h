@@ -14,13 +14,17 @@ namespace viaduct::bridge {
 /// direct ones are collected, and pieces that touch are written together. Thread-safe.
 class EdgeBuffer {
  public:
+  /// Writes bytes at an offset of a file; called by one thread at a time.
   using Write = std::function<void(uint32_t file, uint64_t offset, std::span<const std::byte> bytes)>;
+  /// Bytes that are collected before they are written.
   static constexpr size_t kBytes = 1u << 20;
 
+  /// `write` gets all bytes in the end.
   explicit EdgeBuffer(Write write) : write_(std::move(write)) {}
 
   /// At most kBytes.
   void add(uint32_t file, uint64_t offset, std::span<const std::byte> bytes);
+  /// Writes what is still kept. To be called before the files are complete.
   void flush();
 
  private:

@@ -43,6 +43,7 @@ struct EncoderRange {
   uint64_t begin = 0;
   uint64_t end = 0;
 };
+/// The range of a chunk with an encoder: of its scales, or of the originals.
 EncoderRange encoder_range(const TransferPlan& plan, const TargetChunk& chunk, int64_t first, int64_t end);
 
 /// The bytes of a chunk's numbers (TransferPlan::numbers_of) that its bytes [begin, end) are made of.

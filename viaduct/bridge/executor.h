@@ -17,6 +17,7 @@ namespace viaduct::bridge {
 class ByteSource {
  public:
   virtual ~ByteSource() = default;
+  /// Bytes of a source file.
   virtual uint64_t size(uint32_t file) const = 0;
   /// Reads exactly to.size() bytes at `offset`; both, and the address, are multiples of 4096 except at a file's
   /// end, where `to` may reach past the end (returns the bytes read).
@@ -29,6 +30,7 @@ class ByteSource {
 class ByteSink {
  public:
   virtual ~ByteSink() = default;
+  /// Writes all of the bytes at `offset`.
   virtual void write(uint32_t file, uint64_t offset, std::span<const std::byte> from) = 0;
   /// All ranges have been written: complete, set sizes, fsync.
   virtual void finish() = 0;
@@ -44,6 +46,7 @@ std::unique_ptr<ByteSink> file_sink(const Path& directory, const std::vector<for
 std::unique_ptr<ByteSink> discard_sink();
 /// Whole files in memory, for tests and later refit; `buffers` outlive the source or sink.
 std::unique_ptr<ByteSource> memory_source(const std::vector<std::span<const std::byte>>& buffers);
+/// The same for targets.
 std::unique_ptr<ByteSink> memory_sink(const std::vector<std::span<std::byte>>& buffers);
 /// Calls back with each range, from several threads.
 std::unique_ptr<ByteSink> callback_sink(
@@ -78,6 +81,7 @@ class BlockChange {
   virtual void apply(uint32_t target_chunk, uint64_t first_byte, std::span<std::byte> bytes) = 0;
 };
 
+/// How a plan is executed.
 struct ExecuteOptions {
   int threads = 0;                   // 0: one per processor, at most 8
   uint64_t max_memory = 192u << 20;  // bytes of buffers; at least 24 MiB
@@ -91,6 +95,7 @@ struct ExecuteOptions {
   bool makes(uint32_t file) const { return files.empty() || files.at(file); }
 };
 
+/// What was moved, and the sums of all blocks.
 struct ExecuteReport {
   uint64_t bytes_read = 0;
   uint64_t bytes_written = 0;

@@ -12,6 +12,7 @@ namespace viaduct::bridge {
 
 /// A tensor of the target.
 struct ExportTensor {
+  /// What its elements are.
   enum class Part { kNumbers, kCodes, kScales };
   std::string name;
   DType dtype{};  // as the file lists it
@@ -26,6 +27,7 @@ struct ExportTensor {
   uint32_t shard = 0;      // of the source record's
 };
 
+/// All tensors of the target, and what their forms need.
 struct ExportTensors {
   std::vector<ExportTensor> tensors;
   std::vector<ScaledTarget> scaled;

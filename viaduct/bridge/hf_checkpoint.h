@@ -6,6 +6,7 @@
 
 namespace viaduct::bridge {
 
+/// Opens a folder or a .gguf file. UserError as open_checkpoint.
 std::unique_ptr<Checkpoint> open_hf_checkpoint(const Path& path);
 
 /// The record of a Hugging Face folder alone (config, side files, shards, tensors), for --reference.

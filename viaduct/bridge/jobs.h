@@ -18,9 +18,11 @@ struct Job {
   uint32_t size = 0;
   uint32_t chunk = 0;
 
+  /// The block of the chunk that it lies in.
   uint32_t block() const { return static_cast<uint32_t>(begin / kBlockBytes); }
 };
 
+/// Jobs in the order in which they are to be done.
 struct JobList {
   std::vector<Job> jobs;
   std::vector<uint32_t> jobs_of_chunk;  // how many jobs make each target chunk

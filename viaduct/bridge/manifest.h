@@ -24,6 +24,7 @@ struct ManifestCheck {
   uint64_t bytes = 0;
   uint64_t files = 0;
   std::vector<std::string> problems;  // at most 20, each naming file, tensor and byte range
+  /// Has nothing changed?
   bool holds() const { return problems.empty(); }
 };
 

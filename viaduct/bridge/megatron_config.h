@@ -9,6 +9,7 @@
 
 namespace viaduct::bridge {
 
+/// A checkpoint's model and what is known of the source that it came from.
 struct MegatronConfig {
   SourceRecord record;  // its config is always there
   models::ArchSpec arch;

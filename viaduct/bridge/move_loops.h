@@ -35,6 +35,7 @@ void for_each_outer(const Move& move, uint32_t used, Visit&& visit) {
   }
 }
 
+/// The axis; for -1 one of a single step.
 inline MoveAxis axis_or_single(const Move& move, int axis) {
   return axis < 0 ? MoveAxis{1, 0, 0} : move.axes[axis];
 }
@@ -53,6 +54,7 @@ void copy_strided(const std::byte* from, int64_t from_step, std::byte* to, int64
   for (int64_t i = 0; i < count; ++i) std::memcpy(to + i * to_step, from + i * from_step, kSize);
 }
 
+/// The same for a size of 1, 2, 4, 8 or 16 bytes.
 inline void copy_strided(int size, const std::byte* from, int64_t from_step, std::byte* to, int64_t to_step,
                          int64_t count) {
   switch (size) {

@@ -23,6 +23,7 @@ struct LocalName {
 /// "model1.decoder.layers.0..." is chunk 1; nullopt for what is no "model" or "model<N>".
 std::optional<LocalName> local_name(std::string_view stored);
 
+/// Which part of the model a rank's folder holds.
 class MpRankLayout {
  public:
   /// The layout of the args (None: of the folders' names). UserError when it is none that the format can hold, and
@@ -30,8 +31,10 @@ class MpRankLayout {
   MpRankLayout(const Path& iteration, const std::vector<formats::RankFolder>& ranks,
                const formats::PickleValue& args, const models::ArchSpec& arch);
 
+  /// The rank among the pipeline stages, and among the expert-parallel ranks.
   int pp_of(const formats::RankFolder& rank) const { return rank.pp(pp_ > 1); }
   int ep_of(const formats::RankFolder& rank) const { return rank.ep(pp_ > 1); }
+
   /// Into how many parts a parameter is cut, and which of them a rank holds.
   int shards_of(const models::Parameter& parameter) const {
     return parameter.split.is_replicated() ? 1 : parameter.expert >= 0 ? etp_ : tp_;

@@ -15,10 +15,13 @@ namespace viaduct::bridge {
 /// Thread-safe. A thousand shards do not need a thousand descriptors.
 class OpenFiles {
  public:
+  /// At most `most` files stay open beyond those that callers hold.
   OpenFiles(std::vector<Path> paths, File::Mode mode, size_t most = 64)
       : paths_(std::move(paths)), mode_(mode), most_(most) {}
 
+  /// The number of files.
   size_t size() const { return paths_.size(); }
+  /// The path of a file.
   const Path& path(uint32_t file) const { return paths_.at(file); }
   /// The file, opened when it is not; open as long as the pointer is held.
   std::shared_ptr<const File> get(uint32_t file);

@@ -10,6 +10,7 @@
 
 namespace viaduct::bridge {
 
+/// A plan as it grows, chunk by chunk.
 class PlanBuilder {
  public:
   /// `source` outlives the builder.

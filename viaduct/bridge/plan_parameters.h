@@ -17,6 +17,7 @@ struct PlannedParameter {
   DType dtype{};   // the target's
 };
 
+/// The layout and the plan, to which other tensors may still be added.
 struct ParameterPlan {
   formats::TorchDistWriter writer;
   PlanBuilder builder;

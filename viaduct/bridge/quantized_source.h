@@ -17,6 +17,7 @@ namespace viaduct::bridge {
 
 /// How a folder is quantised, as its configuration says.
 struct Quantization {
+  /// Names of a form and of the tensors that stand for the weight X.
   enum class Method {
     kFp8,             // transformers' and DeepSeek's: X.weight with X.weight_scale_inv, by blocks or by tensor
     kModelOptFp8,     // X.weight, X.weight_scale by tensor, X.input_scale; k_scale and v_scale of attention
@@ -54,6 +55,7 @@ struct LogicalTensor {
   int32_t form = -1;    // index into LogicalTensors::forms, with scales
 };
 
+/// What a source holds, seen as weights.
 struct LogicalTensors {
   std::vector<LogicalTensor> tensors;  // in the order of the list; names live as long as the list's
   std::vector<ScaledForm> forms;
@@ -72,6 +74,8 @@ struct LogicalTensors {
 /// shape or type than the codes need. Without a quantization every tensor is taken as it is.
 LogicalTensors logical_tensors(std::span<const NamedTensor> listed, const std::optional<Quantization>& quantization,
                                const std::string& origin);
+
+/// The tensors of an open source, or of the record of one.
 std::vector<NamedTensor> named_tensors(const formats::TensorReader& reader);
 std::vector<NamedTensor> named_tensors(const SourceRecord& record);
 

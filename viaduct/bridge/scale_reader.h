@@ -7,6 +7,7 @@
 
 namespace viaduct::bridge {
 
+/// Reads the scales of one tensor, and keeps those that it read last. Not thread-safe.
 class ScaleReader {
  public:
   /// Elements that a run has at most.
@@ -25,6 +26,7 @@ class ScaleReader {
   /// CopyScratch::kBytes.
   Run read(int64_t first, int64_t most, SourceView& source, std::byte* scratch);
 
+  /// Elements along the last axis that share a scale.
   int64_t block() const { return form_.block[last_]; }
 
  private:

@@ -11,6 +11,7 @@
 
 namespace viaduct::bridge {
 
+/// Blocks of a source file begin at multiples of this.
 inline constexpr uint64_t kSourceBlockBytes = 1u << 20;
 
 /// The part of one block of a source file that is needed: [begin, end), counted from the block's start.
@@ -19,6 +20,8 @@ struct SourceNeed {
   uint32_t begin = 0;
   uint32_t end = 0;
 };
+
+/// The key of a block, counted from the file's start, and what a key says: file and offset in bytes.
 inline uint64_t source_key(uint32_t file, uint64_t block) { return uint64_t{file} << 40 | block; }
 inline uint32_t file_of_key(uint64_t key) { return static_cast<uint32_t>(key >> 40); }
 inline uint64_t offset_of_key(uint64_t key) { return (key & ((uint64_t{1} << 40) - 1)) * kSourceBlockBytes; }
@@ -31,12 +34,15 @@ void merge_needs(std::vector<SourceNeed>& needs);
 /// For each source block of a plan how many jobs need it, and which of its pages any of them does.
 class SourceUses {
  public:
+  /// One job more that has these needs.
   void count(const std::vector<SourceNeed>& needs);
+  /// Uses of one block; no page is used when end_page is 0.
   struct Use {
     uint32_t jobs = 0;
     uint16_t first_page = 0xFFFF;
     uint16_t end_page = 0;
   };
+  /// The uses of a block; of none when it was never counted.
   Use& at(uint64_t key) { return regions_[key / kRegion][key % kRegion]; }
 
  private:
@@ -47,6 +53,7 @@ class SourceUses {
 /// The blocks that are loaded or being loaded. Not thread-safe: the executor's lock guards it.
 class SourceCache {
  public:
+  /// A block in memory.
   struct Entry {
     uint64_t key = 0;
     std::byte* data = nullptr;
@@ -61,7 +68,9 @@ class SourceCache {
   ~SourceCache();
   SourceCache(const SourceCache&) = delete;
 
+  /// Blocks that there is room for.
   size_t max_slots() const { return max_slots_; }
+  /// Blocks that jobs hold.
   size_t num_pinned() const { return num_pinned_; }
   /// How many of the blocks are not pinned yet.
   size_t num_unpinned(const std::vector<SourceNeed>& needs) const;

@@ -23,6 +23,7 @@ struct ListedTensor {
   uint32_t shard = 0;  // index into SourceRecord::shards
 };
 
+/// One of the files that the source has its weights in.
 struct Shard {
   std::string name;    // "model-00001-of-00003.safetensors"
   std::string header;  // the safetensors header's text, empty when the source was another format
@@ -35,6 +36,7 @@ struct SideFile {
   std::string content;
 };
 
+/// A source without its weights.
 struct SourceRecord {
   std::string origin;                   // path or hub id as the user gave it
   std::string format;                   // "safetensors", "torch", "gguf"; empty when unknown
@@ -48,11 +50,13 @@ struct SourceRecord {
   std::vector<std::string> kept_tensors;  // derived tensors that are kept beside the checkpoint, by name
   std::optional<DType> cast;              // the --dtype of the import
 
+  /// nullptr when there is none of that name.
   const SideFile* find(std::string_view name) const;
   /// The text of a side file; UserError when it cannot be read.
   std::string read(const SideFile& file) const;
 };
 
+/// The record's folder inside of an iteration.
 inline constexpr std::string_view kRecordFolder = "viaduct";
 /// Derived tensors of the source, verbatim; relative to the iteration.
 inline constexpr std::string_view kKeptTensorsFile = "viaduct/kept.safetensors";

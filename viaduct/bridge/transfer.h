@@ -41,6 +41,7 @@ struct Scales {
   uint64_t byte_offset = 0;
 };
 
+/// Stands for no entry of TransferPlan::scales.
 inline constexpr uint32_t kNoScales = ~uint32_t{0};
 
 /// A box of a source tensor in one place of one file.
@@ -53,6 +54,7 @@ struct SourceChunk {
   uint32_t scales = kNoScales;  // index into TransferPlan::scales: a whole tensor of codes
   float add = 0;                // to each stored number, in float32: they are the tensor's less this
 
+  /// Are its bytes the codes of a quantised weight?
   bool is_scaled() const { return scales != kNoScales; }
   /// The type of its numbers.
   DType value_dtype() const { return is_scaled() ? kScaledDType : dtype; }
@@ -69,6 +71,7 @@ struct Encoder {
   float import_add = 0;
 };
 
+/// Stands for no entry of TransferPlan::encoders.
 inline constexpr uint32_t kNoEncoder = ~uint32_t{0};
 
 /// A dense row-major run of elements in a target file.
@@ -84,6 +87,7 @@ struct TargetChunk {
   float add = 0;  // added to every value in float32 before it is rounded to `dtype`; zero boxes stay zero
   uint32_t encoder = kNoEncoder;  // index into TransferPlan::encoders
 
+  /// Its bytes in the target, and the blocks of kBlockBytes that they are, the last one perhaps smaller.
   uint64_t num_bytes() const { return static_cast<uint64_t>(viaduct::num_bytes(dtype, num_elements(size))); }
   uint64_t num_blocks() const { return (num_bytes() + kBlockBytes - 1) / kBlockBytes; }
 };
@@ -103,6 +107,7 @@ struct Transfer {
   uint32_t region = 0;                 // index into TransferPlan::regions
 };
 
+/// All transfers of a conversion, and the files that they are between.
 struct TransferPlan {
   std::vector<Path> source_files;
   std::vector<SourceChunk> sources;
@@ -119,6 +124,7 @@ struct TransferPlan {
   // What changes the target's bytes once the transfers have made them (BlockChange): its hash; 0: nothing.
   uint64_t change = 0;
 
+  /// The boxes of a transfer.
   const Region& region_of(const Transfer& transfer) const { return regions[transfer.region]; }
   /// The chunk as the numbers that its transfers give; itself without an encoder.
   TargetChunk numbers_of(const TargetChunk& chunk) const {
@@ -143,6 +149,7 @@ struct Proof {
   std::vector<std::string> problems;  // the first 20, each naming tensor or file, offset, expected and found
   uint64_t target_bytes = 0;
   uint64_t source_bytes = 0;  // source bytes read at least once
+  /// Has nothing been found?
   bool holds() const { return problems.empty(); }
 };
 

@@ -16,10 +16,12 @@ struct Difference {
   std::string what;    // "only in A", "shape [2, 3] against [3, 2]", "element [0, 5]: 1.5 against 2 (...)"
 };
 
+/// What was compared, and what differs.
 struct Comparison {
   uint64_t tensors = 0;  // compared
   uint64_t bytes = 0;    // of one side
   std::vector<Difference> differences;
+  /// Has no difference been found?
   bool equal() const { return differences.empty(); }
 };
 

@@ -19,6 +19,7 @@ struct MadeParameter {
   layout::Pieces pieces;                    // source counts in `inputs`, target is 0
 };
 
+/// Parameters and Hugging Face tensors of one architecture; immutable once built.
 class WeightGraph {
  public:
   models::ArchSpec arch;
@@ -31,13 +32,13 @@ class WeightGraph {
   layout::Pieces to_parameter(size_t parameter) const;
   /// The other direction, derived: pieces with source = parameter, target = 0.
   layout::Pieces to_hf(size_t hf_tensor) const;
-  /// The value step of a parameter's rule: its values are Hugging Face's plus this (usually 0). Of a Hugging Face
-  /// tensor: of the parameters that it is a part of.
+  /// The value step of a parameter's rule: its values are Hugging Face's plus this (usually 0).
   float add_of_parameter(size_t parameter) const;
+  /// The step of the parameters that a Hugging Face tensor is a part of.
   float add_of_hf(size_t hf_tensor) const;
-  /// The Hugging Face tensors that a parameter is made of, each once, and the parameters that hold a part of a
-  /// Hugging Face tensor, each once.
+  /// The Hugging Face tensors that a parameter is made of, each once.
   std::vector<int32_t> tensors_of(size_t parameter) const;
+  /// The parameters that hold a part of a Hugging Face tensor, each once.
   std::vector<int32_t> parameters_of(size_t hf_tensor) const;
 
  private:

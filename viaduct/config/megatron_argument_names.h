@@ -6,6 +6,7 @@
 
 namespace viaduct::config {
 
+/// The class of args, as a pickle names it.
 inline constexpr std::string_view kNamespace = "argparse.Namespace";
 
 /// Arguments whose provider field has another name; the meaning is the same.
@@ -13,6 +14,7 @@ struct RenamedArgument {
   std::string_view argument;
   std::string_view field;
 };
+/// All arguments that are called otherwise.
 inline constexpr std::array<RenamedArgument, 8> kRenamed = {{
     {"num_experts", "num_moe_experts"},
     {"max_position_embeddings", "seq_length"},
@@ -38,6 +40,7 @@ inline constexpr std::array<std::string_view, 12> kDerived = {"activation_func",
                                                               "transformer_layer_spec",
                                                               "vocab_size"};
 
+/// Is the field one of kDerived?
 inline bool is_derived(std::string_view field) {
   for (const std::string_view name : kDerived)
     if (name == field) return true;

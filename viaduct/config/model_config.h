@@ -62,9 +62,12 @@ enum ProviderBits : uint32_t {
 /// The set of fields of a provider class, by its dotted path. Classes of other releases are placed by their module.
 ProviderBits provider_bits(std::string_view target);
 
+/// The class that every decoder without one of its own has.
 inline constexpr std::string_view kGptProvider = "megatron.bridge.models.gpt_provider.GPTModelProvider";
 
 PyEnum attention_backend_named(std::string_view name);  // flash, fused, unfused, local, auto; UserError for another
+
+/// Values that fields begin with: InferenceCudaGraphScope.none, and upstream's default_layer_spec.
 PyEnum inference_cuda_graph_scope_none();
 FunctionRef default_layer_spec();
 
@@ -79,6 +82,7 @@ struct NestedForm {
   Yaml unknown = Yaml::mapping();     // keys inside it that this program does not know
 };
 
+/// One field for each entry of model_config_fields.inc, by upstream's names.
 struct ModelConfig {
   std::string target{kGptProvider};  // _target_: the provider's class
 
@@ -98,6 +102,7 @@ struct ModelConfig {
 
   /// Sets params_dtype and the bf16 and fp16 flags; UserError for a type other than F32, F16, BF16.
   void set_params_dtype(DType dtype);
+  /// As attention_backend_named; UserError for a name that is none.
   void set_attention_backend(std::string_view name);
   /// transformer_layer_spec as a function: "megatron.bridge.models.olmoe.olmoe_provider.olmoe_layer_spec".
   void set_layer_spec(std::string_view target);
@@ -123,6 +128,7 @@ Yaml to_yaml(const ModelConfig& config);
 /// starts with `origin` and names the key for a wrong type or a section without _target_.
 ModelConfig model_config_from_yaml(const Yaml& node, std::string_view origin);
 
+/// The table of all fields.
 template <>
 std::span<const Field<ModelConfig>> fields<ModelConfig>();
 

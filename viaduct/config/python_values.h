@@ -20,13 +20,18 @@ namespace viaduct::config {
 class Number {
  public:
   constexpr Number() = default;
+  /// Python's int.
   template <std::integral I>
     requires(!std::same_as<I, bool>)
   constexpr Number(I value) : integer_(static_cast<int64_t>(value)), is_integer_(true) {}
+  /// Python's float.
   constexpr Number(double value) : float_(value) {}
 
+  /// Is it an int in Python?
   constexpr bool is_integer() const { return is_integer_; }
+  /// The int; 0 for a float.
   constexpr int64_t integer() const { return integer_; }
+  /// The number, rounded when it is an int beyond 53 bits.
   constexpr operator double() const { return is_integer_ ? static_cast<double>(integer_) : float_; }
 
  private:
@@ -77,6 +82,7 @@ struct PyEnum {
   bool operator==(const PyEnum&) const = default;
 };
 
+/// Types of fields: lists, and what is one value or a list of them.
 using Ints = std::vector<int64_t>;
 using Numbers = std::vector<Number>;
 using Strings = std::vector<std::string>;
@@ -84,6 +90,7 @@ using IntOrInts = std::variant<int64_t, Ints>;
 using NumberOrNumbers = std::variant<Number, Numbers>;
 using StringOrStrings = std::variant<std::string, Strings>;
 
+/// Types of fields that may be None.
 using OptBool = std::optional<bool>;
 using OptInt = std::optional<int64_t>;
 using OptNumber = std::optional<Number>;
@@ -176,6 +183,7 @@ struct Codec<std::variant<Ts...>> {
 template <class T>
 T decode(const Yaml& node, std::string_view where);
 
+/// UserError "<where>: expected ..., found ...".
 [[noreturn]] void throw_wrong_type(std::string_view where, const std::string& expected, const Yaml& found);
 
 template <class T>

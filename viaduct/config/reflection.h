@@ -39,6 +39,7 @@ constexpr auto make_field(std::string_view name, uint32_t providers) {
   }(Member);
 }
 
+/// The field of this name; nullptr when T has none.
 template <class T>
 const Field<T>* find_field(std::string_view name) {
   std::span<const Field<T>> all = fields<T>();
@@ -57,6 +58,7 @@ const Yaml& node_at(const Yaml& root, std::string_view path, std::string_view of
 /// Replaces the node at a path that exists.
 void set_node(Yaml& root, std::string_view path, Yaml value, std::string_view of);
 
+/// The same; UserError as throw_unknown_key when T has none.
 template <class T>
 const Field<T>& field_at(std::string_view name, std::string_view of) {
   if (const Field<T>* field = find_field<T>(name)) return *field;

@@ -45,6 +45,7 @@ struct RunConfig {
 
 /// Reads a run_config.yaml of any release. UserError naming file, section and key.
 RunConfig read_run_config(const Path& path);
+/// The same of a document in memory; `origin` names it in messages.
 RunConfig run_config_from_yaml(Yaml document, std::string_view origin);
 
 }  // namespace viaduct::config

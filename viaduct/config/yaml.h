@@ -15,12 +15,15 @@
 
 namespace viaduct::config {
 
+/// A node with all that is in it. Copies are deep.
 class Yaml {
  public:
+  /// The types that PyYAML's safe_load gives.
   enum class Kind : uint8_t { kNull, kBool, kInt, kFloat, kString, kSequence, kMapping, kSet };
   /// Keys of a mapping are scalars: nearly always strings, sometimes integers (id2label).
   using Member = std::pair<Yaml, Yaml>;
 
+  /// A scalar made of a C++ value: null, a bool, an integer of up to 64 bits, a float, a string in UTF-8.
   Yaml() = default;  // null
   Yaml(std::nullptr_t) {}
   template <std::same_as<bool> B>
@@ -32,27 +35,36 @@ class Yaml {
   Yaml(const char* value) : Yaml(std::string(value)) {}
   Yaml(std::string value) : kind_(Kind::kString), text_(std::move(value)) {}
   Yaml(std::string_view value) : Yaml(std::string(value)) {}
+
+  /// A list of these items.
   static Yaml sequence(std::vector<Yaml> items = {});
+  /// A dict of these members, in this order; the caller sees to it that no key comes twice.
   static Yaml mapping(std::vector<Member> members = {});
   /// A Python set (!!set), written by adapters' configurations: members whose values are null.
   static Yaml set_of(std::vector<Member> members = {});
   /// An integer of any size, given as decimal digits with an optional minus.
   static Yaml big_integer(std::string digits);
 
+  /// Which of PyYAML's types it has; a bool is no integer.
   Kind kind() const { return kind_; }
   bool is_null() const { return kind_ == Kind::kNull; }
   bool is_bool() const { return kind_ == Kind::kBool; }
   bool is_int() const { return kind_ == Kind::kInt; }
   bool is_float() const { return kind_ == Kind::kFloat; }
+  /// An integer or a float.
   bool is_number() const { return is_int() || is_float(); }
+
+  /// Which of PyYAML's types it has; a bool is no integer.
   bool is_string() const { return kind_ == Kind::kString; }
   bool is_sequence() const { return kind_ == Kind::kSequence; }
   bool is_mapping() const { return kind_ == Kind::kMapping; }
   bool is_set() const { return kind_ == Kind::kSet; }
+  /// Neither a sequence nor a mapping nor a set.
   bool is_scalar() const { return kind_ < Kind::kSequence; }
   /// An integer that 64 bits cannot hold; as_int refuses it, as_double rounds it, emit_yaml writes it as it was.
   bool is_big_integer() const { return is_int() && !text_.empty(); }
 
+  /// The decimal digits of a big integer, with its sign; empty for others.
   const std::string& big_digits() const { return text_; }
 
   /// The value as a C++ type; UserError that says what was found when it is another kind.
@@ -73,6 +85,7 @@ class Yaml {
   const Yaml& at(std::string_view key) const;
   /// Of a mapping: replaces the value in its place or appends it.
   Yaml& set(std::string_view key, Yaml value);
+  /// Of a mapping: takes the member out; false when there was none.
   bool erase(std::string_view key);
 
   /// Equal kinds and values: 1 is not 1.0, NaN equals NaN; mappings regardless of order.
@@ -109,11 +122,13 @@ struct YamlLimits {
 /// and a tag outside YAML's core are refused, and so is what exceeds `limits`. UserError "<origin>: <what> at line
 /// L, column C". An empty text is null.
 Yaml parse_yaml(std::string_view text, std::string_view origin, const YamlLimits& limits = {});
+/// parse_yaml of a file, whose path is the origin.
 Yaml read_yaml_file(const Path& path, const YamlLimits& limits = {});
 
 /// The type that PyYAML gives to an unquoted scalar; UserError (without place) for a date or a malformed integer.
 Yaml resolve_plain_scalar(std::string_view text);
 
+/// How yaml.safe_dump was called.
 struct YamlStyle {
   bool sort_keys = true;
   int width = 80;  // where PyYAML starts to fold long strings

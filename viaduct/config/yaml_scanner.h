@@ -11,7 +11,9 @@
 
 namespace viaduct::config {
 
+/// A token and where it begins.
 struct YamlToken {
+  /// The tokens of PyYAML's scanner.
   enum class Kind : uint8_t {
     kDirective,
     kDocumentStart,
@@ -52,8 +54,10 @@ struct YamlPlace {
 /// Splits a whole text. The last token is kStreamEnd. `text` must be UTF-8 without NUL.
 class YamlScanner {
  public:
+  /// All of them outlive the scanner.
   YamlScanner(std::string_view text, std::string_view origin, const YamlLimits& limits)
       : text_(text), origin_(origin), limits_(limits) {}
+  /// UserError as parse_yaml for what is no YAML. Called once.
   std::vector<YamlToken> scan();
 
  private:

@@ -12,6 +12,7 @@ namespace viaduct {
 /// A small float with subnormals.
 template <int kMantissaBits, int kExponentBits, int kBias>
 struct CodeFloat {
+  /// Where a code has its sign, the bits below it, and how far a mantissa is from its place in a float32.
   static constexpr int kSignShift = kMantissaBits + kExponentBits;
   static constexpr uint32_t kMagnitude = (1u << kSignShift) - 1;
   static constexpr int kShift = 23 - kMantissaBits;
@@ -25,6 +26,7 @@ struct CodeFloat {
     const float subnormal = std::bit_cast<float>(shifted + kLowest) - std::bit_cast<float>(kLowest);
     return (code & kMagnitude) < (1u << kMantissaBits) ? std::bit_cast<uint32_t>(subnormal) : normal;
   }
+  /// The sign of a code as the sign bit of a float32.
   [[gnu::always_inline]] static uint32_t sign_bits(uint32_t code) { return (code >> kSignShift & 1u) << 31; }
 
   /// The nearest code of a number that is at most the largest one, ties to even; bits of a float32 without sign.
@@ -38,6 +40,8 @@ struct CodeFloat {
     return bits < (128u - kBias) << 23 ? subnormal : normal;
   }
 };
+
+/// The formats of Codes that are floats.
 using CodeE4M3 = CodeFloat<3, 4, 7>;
 using CodeE5M2 = CodeFloat<2, 5, 15>;
 using CodeE2M1 = CodeFloat<1, 2, 0>;  // bias 1, and doubled: see Codes::kE2M1
@@ -49,6 +53,7 @@ inline constexpr float kLargestCode = kCodes == Codes::kE4M3   ? 448.0f
                                       : kCodes == Codes::kE2M1 ? 12.0f
                                                                : 7.0f;
 
+/// The number that a code stands for; infinities and NaNs where the format has them.
 template <Codes kCodes>
 [[gnu::always_inline]] inline float number_of(uint32_t code) {
   if constexpr (kCodes == Codes::kInt4) {

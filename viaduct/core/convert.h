@@ -25,9 +25,12 @@ bool can_add(DType from, DType to);
 void convert_and_add(DType from_dtype, const std::byte* from, DType to_dtype, std::byte* to, int64_t count,
                      float add);
 
+/// The numbers that the bits of a bfloat16 or float16 stand for, exactly.
 float to_float32(uint16_t bfloat16_bits);
-uint16_t to_bfloat16_bits(float value);
 float half_to_float32(uint16_t half_bits);
+
+/// The bits of the nearest bfloat16 or float16, ties to even; infinity beyond the range, a NaN for a NaN.
+uint16_t to_bfloat16_bits(float value);
 uint16_t to_half_bits(float value);
 
 }  // namespace viaduct

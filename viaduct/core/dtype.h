@@ -9,6 +9,7 @@
 
 namespace viaduct {
 
+/// Element types: torch's, those that only safetensors has, and at the end the block formats of GGUF.
 enum class DType : uint8_t {
   kF64,
   kF32,
@@ -48,8 +49,10 @@ enum class DType : uint8_t {
   kIQ4_XS,
   kMXFP4,
 };
+/// Types are numbered from 0 to this, without gaps.
 inline constexpr int kNumDTypes = static_cast<int>(DType::kMXFP4) + 1;
 
+/// What is known of an element type.
 struct DTypeInfo {
   std::string_view name;        // safetensors' name; GGML's for the block formats
   std::string_view torch_name;  // "bfloat16"; empty where torch has none
@@ -57,25 +60,32 @@ struct DTypeInfo {
   int block_bytes;              // bytes of one block
 };
 
+/// The entry of a type in the table of all types.
 const DTypeInfo& info(DType dtype);
+
+/// DTypeInfo::name and DTypeInfo::torch_name of a type.
 inline std::string_view name(DType dtype) { return info(dtype).name; }
 inline std::string_view torch_name(DType dtype) { return info(dtype).torch_name; }
+
 /// True for the formats in which one element is a whole number of bytes.
 inline bool is_byte_sized(DType dtype) { return info(dtype).block_elements == 1; }
 /// Bytes of one element; InternalError for the packed and block formats.
 int element_size(DType dtype);
 /// True for the formats that must be dequantised to be read as numbers (GGUF blocks).
 inline bool is_block_quantized(DType dtype) { return dtype >= DType::kQ8_0; }
+/// True for all types but integers, bool and the complex ones.
 bool is_floating(DType dtype);
 /// Bytes of `count` elements. UserError when count is no multiple of the block or the size overflows.
 int64_t num_bytes(DType dtype, int64_t count);
 
+/// The type with this DTypeInfo::name; nullopt when there is none.
 std::optional<DType> dtype_from_name(std::string_view safetensors_name);
-/// Accepts "bfloat16" and "torch.bfloat16".
+/// The type that torch calls so ("bfloat16", "torch.bfloat16", "float", "half"); nullopt when there is none.
 std::optional<DType> dtype_from_torch_name(std::string_view torch_name);
 
 }  // namespace viaduct
 
+/// Formats as name(dtype).
 template <>
 struct fmt::formatter<viaduct::DType> : fmt::formatter<std::string_view> {
   auto format(viaduct::DType dtype, fmt::format_context& context) const {

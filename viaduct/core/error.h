@@ -9,6 +9,7 @@
 
 namespace viaduct {
 
+/// What this program throws. (std::bad_alloc and errors of the standard library come besides.)
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -31,7 +32,9 @@ class InternalError : public Error {
 /// The operating system refused something (disk full, no permission): a UserError that keeps errno.
 class SystemError : public UserError {
  public:
+  /// The message gets ": " and the text of `error_number`, an errno, at its end.
   SystemError(const std::string& message, int error_number);
+  /// The errno.
   int error_number() const { return error_number_; }
 
  private:
@@ -60,21 +63,20 @@ std::string both(const char* relation, const A& a, const B& b, const std::string
 
 }  // namespace viaduct
 
-// VIADUCT_CHECK(condition, format, ...): an InternalError with the condition's text and place.
+/// VIADUCT_CHECK(condition, format, ...): an InternalError with the condition's text and place unless it holds.
 #define VIADUCT_CHECK(condition, ...)                                                                   \
   do {                                                                                                  \
     if (!(condition)) [[unlikely]]                                                                      \
       ::viaduct::detail::throw_internal(__FILE__, __LINE__, #condition, ::fmt::format("" __VA_ARGS__)); \
   } while (0)
 
-// VIADUCT_USER_CHECK(condition, format, ...): a UserError.
+/// VIADUCT_USER_CHECK(condition, format, ...): a UserError with this message unless the condition holds.
 #define VIADUCT_USER_CHECK(condition, ...)                       \
   do {                                                           \
     if (!(condition)) [[unlikely]]                               \
       ::viaduct::detail::throw_user(::fmt::format(__VA_ARGS__)); \
   } while (0)
 
-// VIADUCT_USER_CHECK_EQ(found, expected, format, ...): a UserError that prints both operands; likewise _LE, _LT.
 #define VIADUCT_USER_CHECK_OP_(op, a, b, ...)                                                            \
   do {                                                                                                   \
     const auto& va_ = (a);                                                                               \
@@ -82,8 +84,12 @@ std::string both(const char* relation, const A& a, const B& b, const std::string
     if (!(va_ op vb_)) [[unlikely]]                                                                      \
       ::viaduct::detail::throw_user(::viaduct::detail::both(#op, va_, vb_, ::fmt::format(__VA_ARGS__))); \
   } while (0)
+/// VIADUCT_USER_CHECK_EQ(found, expected, format, ...): a UserError that prints both operands unless they are
+/// equal. _LE: unless found <= expected; _LT: unless found < expected.
 #define VIADUCT_USER_CHECK_EQ(a, b, ...) VIADUCT_USER_CHECK_OP_(==, a, b, __VA_ARGS__)
+/// As VIADUCT_USER_CHECK_EQ.
 #define VIADUCT_USER_CHECK_LE(a, b, ...) VIADUCT_USER_CHECK_OP_(<=, a, b, __VA_ARGS__)
+/// As VIADUCT_USER_CHECK_EQ.
 #define VIADUCT_USER_CHECK_LT(a, b, ...) VIADUCT_USER_CHECK_OP_(<, a, b, __VA_ARGS__)
 
 #define VIADUCT_CHECK_OP_(op, a, b, ...)                                                                        \
@@ -94,6 +100,10 @@ std::string both(const char* relation, const A& a, const B& b, const std::string
       ::viaduct::detail::throw_internal(__FILE__, __LINE__, #a " " #op " " #b,                                  \
                                         ::viaduct::detail::both(#op, va_, vb_, ::fmt::format("" __VA_ARGS__))); \
   } while (0)
+/// VIADUCT_CHECK_EQ(found, expected, format, ...): an InternalError that prints both operands; _LE and _LT
+/// likewise.
 #define VIADUCT_CHECK_EQ(a, b, ...) VIADUCT_CHECK_OP_(==, a, b, __VA_ARGS__)
+/// As VIADUCT_CHECK_EQ.
 #define VIADUCT_CHECK_LE(a, b, ...) VIADUCT_CHECK_OP_(<=, a, b, __VA_ARGS__)
+/// As VIADUCT_CHECK_EQ.
 #define VIADUCT_CHECK_LT(a, b, ...) VIADUCT_CHECK_OP_(<, a, b, __VA_ARGS__)

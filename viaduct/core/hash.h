@@ -9,14 +9,18 @@
 
 namespace viaduct {
 
+/// XXH3 with 64 bits, seed 0.
 uint64_t xxh3_64(std::span<const std::byte> bytes);
 uint64_t xxh3_64(std::string_view bytes);
 
 /// xxh3_64 of bytes that come in runs.
 class Xxh3Stream {
  public:
+  /// A stream of no bytes; std::bad_alloc when there is no memory for its state.
   Xxh3Stream();
+  /// Hashes the next bytes.
   void add(std::span<const std::byte> bytes);
+  /// xxh3_64 of all bytes up to now; more may follow.
   uint64_t value() const;
 
  private:

@@ -13,11 +13,15 @@
 
 namespace viaduct {
 
+/// A value of any kind, with all that is in it. Copies are deep.
 class Json {
  public:
+  /// The kinds of values that JSON has.
   enum class Kind : uint8_t { kNull, kBool, kNumber, kString, kArray, kObject };
+  /// Key and value of an object.
   using Member = std::pair<std::string, Json>;
 
+  /// A value made of a C++ value: null, true or false, an integer.
   Json() = default;  // null
   Json(std::nullptr_t) {}
   Json(bool value) : kind_(Kind::kBool), bool_(value) {}
@@ -26,10 +30,15 @@ class Json {
   /// Written as Python's json does: shortest text that reads back equal, with a point or an exponent ("1e-05",
   /// "1.0").
   Json(double value);
+
+  /// A string, which must be UTF-8.
   Json(const char* value) : Json(std::string(value)) {}
   Json(std::string value) : kind_(Kind::kString), text_(std::move(value)) {}
   Json(std::string_view value) : Json(std::string(value)) {}
+
+  /// An array of these items, in this order.
   static Json array(std::vector<Json> items = {});
+  /// An object with these members, in this order; the caller sees to it that no key comes twice.
   static Json object(std::vector<Member> members = {});
   /// A number kept as the text it is written with.
   static Json number_text(std::string text);
@@ -38,12 +47,15 @@ class Json {
   /// three words above excepted), is nested deeper than 256, has a repeated key or is not UTF-8.
   static Json parse(std::string_view text, std::string_view origin);
 
+  /// What kind of value it is.
   Kind kind() const { return kind_; }
   bool is_null() const { return kind_ == Kind::kNull; }
   bool is_bool() const { return kind_ == Kind::kBool; }
   bool is_number() const { return kind_ == Kind::kNumber; }
   /// A number written without point, exponent or word.
   bool is_integer() const;
+
+  /// What kind of value it is.
   bool is_string() const { return kind_ == Kind::kString; }
   bool is_array() const { return kind_ == Kind::kArray; }
   bool is_object() const { return kind_ == Kind::kObject; }
@@ -66,6 +78,7 @@ class Json {
   const Json& at(std::string_view key) const;
   /// Of an object: replaces the member in its place or appends it.
   Json& set(std::string_view key, Json value);
+  /// Of an object: takes the member out; false when there was none.
   bool erase(std::string_view key);
 
   /// Indent < 0: one line with ", " and ": " between; else as Python's json.dumps(indent=..., ensure_ascii=False).

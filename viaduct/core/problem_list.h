@@ -7,9 +7,12 @@
 
 namespace viaduct {
 
+/// Problems in the order in which they were found.
 class ProblemList {
  public:
+  /// All are counted, the first 20 are kept.
   void add(std::string problem);
+  /// True when nothing was added.
   bool empty() const { return count_ == 0; }
   /// "3 problems:", then a line for each; of many the first 20 and "...".
   std::string text() const;

@@ -12,7 +12,9 @@ class Progress {
   virtual ~Progress() = default;
   /// `total` bytes of work called `what` begin.
   virtual void begin(std::string_view what, uint64_t total) = 0;
+  /// So many bytes more are done.
   virtual void advance(uint64_t bytes) = 0;
+  /// The work that began is done; not called when it fails.
   virtual void end() = 0;
   /// True when the work should stop soon (Ctrl-C): it then throws Interrupted and leaves no output behind.
   virtual bool cancelled() { return false; }

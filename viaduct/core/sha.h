@@ -12,6 +12,7 @@ namespace viaduct {
 /// SHA-256 of bytes that come in runs; with the processor's own instructions where it has them.
 class Sha256 {
  public:
+  /// Hashes the next bytes.
   void add(std::span<const std::byte> bytes);
   /// 64 digits; the stream ends here.
   std::string hex();
@@ -26,6 +27,7 @@ class Sha256 {
 /// SHA-1 likewise: not for security, git's names of small files are made with it.
 class Sha1 {
  public:
+  /// Hashes the next bytes.
   void add(std::span<const std::byte> bytes);
   /// 40 digits.
   std::string hex();

@@ -17,8 +17,10 @@
 
 namespace viaduct {
 
+/// Up to kMaxRank numbers with value semantics.
 class Shape {
  public:
+  /// The most axes that a tensor may have.
   static constexpr int kMaxRank = 8;
 
   Shape() = default;
@@ -32,19 +34,28 @@ class Shape {
     return *this;
   }
   ~Shape() = default;
+  /// These sizes; UserError for more than kMaxRank.
   Shape(std::initializer_list<int64_t> sizes) : Shape(std::span(sizes.begin(), sizes.size())) {}
+  /// These sizes; UserError for more than kMaxRank.
   explicit Shape(std::span<const int64_t> sizes);
   /// `rank` axes that all hold `value`.
   static Shape filled(int rank, int64_t value);
 
+  /// The number of axes.
   int rank() const { return rank_; }
+  /// True for rank 0, the shape of a scalar.
   bool empty() const { return rank_ == 0; }
+  /// The size (offset, stride) along an axis, which is not checked.
   int64_t& operator[](int axis) { return begin()[axis]; }
+  /// The size (offset, stride) along an axis, which is not checked.
   int64_t operator[](int axis) const { return begin()[axis]; }
+
+  /// The numbers as a range; valid until the shape changes.
   int64_t* begin() { return many_ ? many_.get() : few_.data(); }
   int64_t* end() { return begin() + rank_; }
   const int64_t* begin() const { return many_ ? many_.get() : few_.data(); }
   const int64_t* end() const { return begin() + rank_; }
+  /// Appends an axis; UserError for more than kMaxRank.
   void push_back(int64_t value);
   /// A copy with `value` put before axis `axis`.
   Shape inserted(int axis, int64_t value) const;
@@ -72,6 +83,7 @@ std::string to_string(const Shape& shape);
 
 }  // namespace viaduct
 
+/// Formats as to_string(shape).
 template <>
 struct fmt::formatter<viaduct::Shape> : fmt::formatter<std::string> {
   auto format(const viaduct::Shape& shape, fmt::format_context& context) const {

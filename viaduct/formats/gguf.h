@@ -17,6 +17,7 @@ namespace viaduct::formats {
 
 /// The types of metadata values, numbered as in the file.
 enum class GgufType : uint32_t { kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64 };
+/// Types are numbered from 0 to this, without gaps.
 inline constexpr uint32_t kNumGgufTypes = 13;
 /// "uint32"
 std::string_view name(GgufType type);
@@ -24,7 +25,9 @@ std::string_view name(GgufType type);
 /// One metadata value: a number, a string, or an array of values of one type. Arrays stay packed as in the file.
 class GgufValue {
  public:
+  /// kArray for an array of any elements.
   GgufType type() const { return is_array_ ? GgufType::kArray : element_; }
+  /// Does it hold a number of values, perhaps none?
   bool is_array() const { return is_array_; }
   /// Of the array's elements; type() for a single value.
   GgufType element_type() const { return element_; }
@@ -38,6 +41,7 @@ class GgufValue {
   bool bool_at(int64_t i = 0) const;
   /// The bytes as they are in the file (UTF-8 by the format's rules, unchecked); valid as long as the value.
   std::string_view string_at(int64_t i = 0) const;
+  /// Element `i` of an array of arrays; UserError when it is something else or `i` is no index.
   const GgufValue& array_at(int64_t i) const;
 
  private:
@@ -57,6 +61,7 @@ class GgufValue {
 /// chunk each.
 class GgufFile : public TensorReader {
  public:
+  /// A key and its value.
   using Entry = std::pair<std::string, GgufValue>;
 
   std::string_view format() const override { return "gguf"; }
@@ -65,7 +70,9 @@ class GgufFile : public TensorReader {
 
   /// Of the first file, whose version, alignment and metadata these are.
   const Path& path() const { return files_.front(); }
+  /// The version of the format: 2 or 3.
   uint32_t version() const { return version_; }
+  /// Tensors begin at multiples of so many bytes: general.alignment, else 32.
   uint64_t alignment() const { return alignment_; }
   /// In the file's order; keys are unique.
   const std::vector<Entry>& metadata() const { return metadata_; }

@@ -56,6 +56,7 @@ class HfDirectory : public TensorReader {
   std::vector<StoredTensor> tensors_;
 };
 
+/// Does the folder hold weights in one of these forms? Only names are looked at.
 bool has_hf_weights(const Path& folder);
 
 /// UserError naming files and tensors: no weights at all, a shard that is missing, a tensor that the index lists

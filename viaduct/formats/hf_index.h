@@ -10,9 +10,12 @@
 
 namespace viaduct::formats {
 
+/// The file that is an index of safetensors shards.
 inline constexpr const char* kHfIndexName = "model.safetensors.index.json";
 
+/// The content of an index: its metadata, and the shard of each tensor.
 struct HfIndex {
+  /// A tensor and the shard that holds it.
   struct Entry {
     std::string tensor;
     uint32_t shard = 0;  // index into `shards`

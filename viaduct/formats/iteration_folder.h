@@ -17,6 +17,7 @@ enum class MegatronForm {
   kPlainDcp,     // .metadata alone: Megatron-FSDP's fsdp_dtensor, or a torch_dist that was not finished
 };
 
+/// The folder that was chosen, and why.
 struct IterationFolder {
   Path folder;
   MegatronForm form = MegatronForm::kTorchDist;

@@ -8,6 +8,7 @@
 
 namespace viaduct::formats {
 
+/// How a pickle is read, and at what cost.
 struct PickleOptions {
   /// Names the pickle in messages: "model.bin: archive/data.pkl".
   std::string origin;
@@ -25,6 +26,7 @@ struct PickleOptions {
 /// may form cycles: whoever walks them bounds the walk.
 class PickleNode {
  public:
+  /// What a node is; numbers of up to 64 bits are kInt, larger ones kBigInt.
   enum class Kind : uint8_t {
     kNone,
     kBool,
@@ -43,7 +45,10 @@ class PickleNode {
   };
 
   PickleNode() = default;
+  /// What it is; which of the others may be asked follows from it, and is not checked.
   Kind kind() const { return kind_; }
+
+  /// Is it of this kind?
   bool is_none() const { return kind_ == Kind::kNone; }
   bool is(Kind kind) const { return kind_ == kind; }
 
@@ -68,7 +73,7 @@ class PickleNode {
   PickleNode members() const;    // kDict
   /// True when this is a call of, or the object of, the global of that name.
   bool is_call_of(std::string_view global) const;
-  // kPersistent
+  /// kPersistent: the id, for a storage a kTuple.
   PickleNode persistent_id() const;
 
   /// The same object in memory (lists, dicts, calls), to find cycles.
@@ -102,7 +107,9 @@ class PickleDocument {
   /// size.
   static PickleDocument parse(std::string bytes, const PickleOptions& options);
 
+  /// The value that the pickle stands for; valid as long as this document.
   PickleNode root() const { return root_; }
+  /// PickleOptions::origin.
   const std::string& origin() const { return origin_; }
   /// Bytes up to and with the STOP; what follows was not looked at.
   size_t bytes_used() const { return bytes_used_; }

@@ -20,8 +20,10 @@ struct PickleTensor {
   std::string bytes;
 };
 
+/// A Python value with all that is in it; copies share tensors and the parts of objects.
 class PickleValue {
  public:
+  /// What Python calls its type.
   enum class Kind : uint8_t {
     kNone,
     kBool,
@@ -38,8 +40,10 @@ class PickleValue {
     kGlobal,  // a class or function by name, "torch.bfloat16"; never looked up or called
     kObject,  // what calling a global would give: class name, arguments, state; never called
   };
+  /// Key and value of a dict.
   using Member = std::pair<PickleValue, PickleValue>;
 
+  /// A value made of a C++ value: None, a bool, an int, a float, a str, a tensor.
   PickleValue() = default;  // None
   PickleValue(std::nullptr_t) {}
   PickleValue(bool value) : kind_(Kind::kBool), int_(value) {}
@@ -50,6 +54,9 @@ class PickleValue {
   PickleValue(std::string value) : kind_(Kind::kString), text_(std::move(value)) {}
   PickleValue(PickleTensor value)
       : kind_(Kind::kTensor), tensor_(std::make_shared<const PickleTensor>(std::move(value))) {}
+
+  /// A value of the kind that the function is called by; a big_int's bytes are two's complement, a global is
+  /// "module.name".
   static PickleValue big_int(std::string little_endian) { return {Kind::kBigInt, std::move(little_endian)}; }
   static PickleValue bytes(std::string value) { return {Kind::kBytes, std::move(value)}; }
   static PickleValue global(std::string dotted_name) { return {Kind::kGlobal, std::move(dotted_name)}; }
@@ -57,11 +64,12 @@ class PickleValue {
   static PickleValue tuple(std::vector<PickleValue> items = {}) { return {Kind::kTuple, {}, std::move(items)}; }
   static PickleValue set(std::vector<PickleValue> items = {}) { return {Kind::kSet, {}, std::move(items)}; }
   static PickleValue dict(std::vector<Member> members = {});
-  /// `members` are what was put into it item by item (a dict subclass), `items` what was appended (a list
-  /// subclass).
+  /// What calling a class gave: `members` are what was put into it item by item (a dict subclass), `items` what was
+  /// appended (a list subclass).
   static PickleValue object(std::string class_name, std::vector<PickleValue> arguments, PickleValue state,
                             std::vector<PickleValue> items, std::vector<Member> members);
 
+  /// Which Python type it stands for.
   Kind kind() const { return kind_; }
   bool is_none() const { return kind_ == Kind::kNone; }
   bool is_dict() const { return kind_ == Kind::kDict; }
@@ -81,8 +89,9 @@ class PickleValue {
   const std::vector<PickleValue>& items() const;
   /// Of a dict, in order. Of an object: what was put into it by key.
   const std::vector<Member>& members() const;
-  /// Of an object.
+  /// Of an object: what its class was called with.
   const std::vector<PickleValue>& arguments() const;
+  /// Of an object: what __setstate__ or __dict__ got, most often a dict of attributes; None when nothing.
   const PickleValue& state() const;
 
   /// The value of a text key of a dict, or of an object's attribute (its state is a dict); nullptr when absent.
@@ -114,11 +123,13 @@ class PickleValue {
   std::shared_ptr<const ObjectParts> object_;
 };
 
+/// What objects have and other values have not.
 struct PickleValue::ObjectParts {
   std::vector<PickleValue> arguments;
   PickleValue state;
 };
 
+/// What messages call a kind: "dict", "int beyond 64 bits".
 std::string_view to_string(PickleValue::Kind kind);
 
 }  // namespace viaduct::formats

@@ -25,6 +25,7 @@ struct RankFolder {
   int ep(bool pipeline_parallel) const;
 };
 
+/// The file in each of them that holds the model.
 inline constexpr std::string_view kRankFile = "model_optim_rng.pt";
 
 /// True when the folder holds a mp_rank_* folder.

@@ -36,12 +36,15 @@ SafetensorsHeader read_safetensors_header(const File& file);
 /// The same of a header in memory: `header` is the JSON text, `file_size` the whole file's. `origin` names it.
 SafetensorsHeader parse_safetensors_header(std::string header, uint64_t file_size, std::string_view origin);
 
+/// The index of one .safetensors file.
 class SafetensorsFile : public TensorReader {
  public:
+  /// UserError as read_safetensors_header.
   explicit SafetensorsFile(const Path& path);
   std::string_view format() const override { return "safetensors"; }
   const std::vector<Path>& files() const override { return files_; }
   const std::vector<StoredTensor>& tensors() const override { return header_.tensors; }
+  /// All that its header says, with the tensors in the order of their data.
   const SafetensorsHeader& header() const { return header_; }
 
  private:
@@ -49,6 +52,7 @@ class SafetensorsFile : public TensorReader {
   SafetensorsHeader header_;
 };
 
+/// SafetensorsFile by its interface. UserError as read_safetensors_header.
 std::unique_ptr<TensorReader> open_safetensors(const Path& path);
 
 /// True for a file called *.safetensors, and for one that begins as such a file does.

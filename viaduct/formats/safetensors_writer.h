@@ -26,8 +26,10 @@ struct SafetensorsWriterOptions {
   std::vector<std::pair<std::string, std::string>> metadata = {{"format", "pt"}};
 };
 
+/// Decides shards, offsets and the text of headers; tensors are given by `add`, in the order of their data.
 class SafetensorsWriter : public TensorWriter {
  public:
+  /// With a list of shards the tensors say which is theirs; without one, shards are cut by size.
   explicit SafetensorsWriter(SafetensorsWriterOptions options);
 
   std::string_view format() const override { return "safetensors"; }

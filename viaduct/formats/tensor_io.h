@@ -30,6 +30,7 @@ struct StoredChunk {
   Shape strides;             // in elements; empty: row-major over `size` without gaps
 };
 
+/// A tensor as the files hold it: in one chunk, or in several.
 struct StoredTensor {
   std::string name;
   DType dtype{};
@@ -45,6 +46,7 @@ struct StoredObject {
   uint64_t byte_size = 0;
 };
 
+/// An opened checkpoint as an index of its tensors.
 class TensorReader {
  public:
   virtual ~TensorReader() = default;
@@ -54,6 +56,7 @@ class TensorReader {
   virtual const std::vector<Path>& files() const = 0;
   /// In the order in which the format lists them. Names are unique.
   virtual const std::vector<StoredTensor>& tensors() const = 0;
+  /// Runs of bytes that are no tensors; none in most formats.
   virtual const std::vector<StoredObject>& objects() const;
   /// nullptr when there is none of that name. Valid as long as the reader. Safe to call from several threads.
   const StoredTensor* find(std::string_view name) const;
@@ -67,6 +70,7 @@ class TensorReader {
 /// tensor has more than `limit` bytes.
 std::vector<std::byte> read_tensor(const TensorReader& reader, const StoredTensor& tensor,
                                    uint64_t limit = 64u << 20);
+/// The bytes of an object; UserError when it has more than `limit`.
 std::vector<std::byte> read_object(const TensorReader& reader, const StoredObject& object,
                                    uint64_t limit = 64u << 20);
 
@@ -75,8 +79,10 @@ std::vector<std::byte> read_object(const TensorReader& reader, const StoredObjec
 class SharedBytes {
  public:
   SharedBytes() = default;
+  /// Takes over the bytes; copies of this object share them.
   SharedBytes(std::string bytes) : bytes_(std::make_shared<const std::string>(std::move(bytes))) {}
 
+  /// The bytes; valid as long as any copy of this object.
   std::string_view view() const { return bytes_ ? std::string_view(*bytes_) : std::string_view(); }
   operator std::string_view() const { return view(); }
   const char* data() const { return view().data(); }
@@ -84,6 +90,7 @@ class SharedBytes {
   bool empty() const { return size() == 0; }
   const char* begin() const { return data(); }
   const char* end() const { return data() + size(); }
+  /// Byte `i`, which is not checked; not of an object without bytes.
   char operator[](size_t i) const { return (*bytes_)[i]; }
   friend bool operator==(const SharedBytes& a, std::string_view b) { return a.view() == b; }
 
@@ -106,6 +113,7 @@ struct CrcField {
   uint32_t chunk = 0;   // index into its chunks
 };
 
+/// A file that will be written.
 struct TargetFile {
   std::string name;   // relative to the target directory, e.g. "model-00001-of-00002.safetensors"
   uint64_t size = 0;  // final size in bytes
@@ -125,6 +133,7 @@ struct TargetLayout {
 class TensorWriter {
  public:
   virtual ~TensorWriter() = default;
+  /// The reader's word for the format.
   virtual std::string_view format() const = 0;
   /// Declares the next tensor, in the order in which data should lie in the files. `tensor.chunks` holds offset and
   /// size of each chunk (empty: one chunk, the whole tensor); places are decided by the writer. UserError for a

@@ -27,7 +27,9 @@ class TorchDistReader : public TensorReader {
   /// Bytes entries: _extra_state, common_state, rng_state.
   const std::vector<StoredObject>& objects() const override { return objects_; }
 
+  /// The iteration folder, as it was given.
   const Path& folder() const { return folder_; }
+  /// nullptr when there is none of that name.
   const StoredObject* find_object(std::string_view name) const;
   /// The object of a bytes entry. megatron-core stores a list with one object: that object, then.
   PickleValue read_value(const StoredObject& object) const;

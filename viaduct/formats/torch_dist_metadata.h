@@ -18,12 +18,14 @@ struct TorchDistPlace {
   uint64_t size = 0;
 };
 
+/// A box of a tensor and the entry that holds it.
 struct TorchDistChunk {
   Shape offset;  // of the box in the tensor
   Shape size;
   TorchDistPlace place;
 };
 
+/// A tensor of the whole model, with all chunks that the files have of it.
 struct TorchDistTensor {
   std::string name;
   DType dtype{};
@@ -31,6 +33,7 @@ struct TorchDistTensor {
   std::vector<TorchDistChunk> chunks;
 };
 
+/// A bytes entry: anything that is no tensor.
 struct TorchDistObject {
   std::string name;
   TorchDistPlace place;

@@ -20,8 +20,10 @@ namespace viaduct::formats {
 
 /// Chunks of this many bytes or more start at a multiple of kTorchDistPage in their file, smaller ones at 64.
 inline constexpr uint64_t kTorchDistLargeChunk = 1u << 20;
+/// What the data of large chunks are aligned to, for O_DIRECT.
 inline constexpr uint64_t kTorchDistPage = 4096;
 
+/// Lays out the data files of one process.
 class TorchDistShard {
  public:
   /// Files are called __{rank}_0.distcp, __{rank}_1.distcp, ...: at most `num_files`, about equally large.
@@ -68,6 +70,7 @@ class TorchDistShard {
   TorchDistIndex index_;
 };
 
+/// How many data files are written.
 struct TorchDistOptions {
   int num_files = 1;
 };
@@ -75,10 +78,12 @@ struct TorchDistOptions {
 /// The data of a whole iteration folder by one process.
 class TorchDistWriter : public TensorWriter {
  public:
+  /// One shard of rank 0 with options.num_files files.
   explicit TorchDistWriter(const TorchDistOptions& options = {}) : shard_(0, options.num_files) {}
 
   std::string_view format() const override { return "torch_dist"; }
   void add(StoredTensor tensor) override { shard_.add(std::move(tensor)); }
+  /// As TorchDistShard::add_object.
   void add_object(std::string name, SharedBytes bytes) { shard_.add_object(std::move(name), std::move(bytes)); }
   /// The data files. UserError when chunks do not cover a tensor exactly once or a key is there twice.
   TargetLayout finish() override;

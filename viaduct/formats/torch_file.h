@@ -13,6 +13,7 @@
 
 namespace viaduct::formats {
 
+/// How a file is read.
 struct TorchFileOptions {
   /// Keep classes that are not known by name instead of refusing them: Megatron's `args` in model_optim_rng.pt.
   /// Nothing is run either way.
@@ -41,6 +42,7 @@ bool is_torch_file(const Path& path);
 
 /// A Hugging Face folder with pytorch_model.bin, or pytorch_model.bin.index.json and the files it names.
 std::unique_ptr<TensorReader> open_torch_folder(const Path& folder);
+/// Does the folder hold such files?
 bool is_torch_folder(const Path& folder);
 
 /// The whole object of a small file, tensors with their elements. Classes that are not known stay kObject.

@@ -22,6 +22,7 @@ struct TorchTensor {
   Shape shape;         // in elements of dtype (F4: two a byte)
   Shape strides;       // in elements; empty when row-major without gaps
 
+  /// Bytes from the start of the storage to the first element.
   uint64_t byte_offset() const { return static_cast<uint64_t>(num_bytes(dtype, offset)); }
 };
 

@@ -35,6 +35,7 @@ class ZipArchive {
   /// An archive in memory; `bytes` outlives it.
   static ZipArchive open(std::span<const std::byte> bytes, std::string_view origin);
 
+  /// In the order of the central directory.
   const std::vector<ZipEntry>& entries() const { return entries_; }
   /// nullptr when there is none of that name.
   const ZipEntry* find(std::string_view name) const;
@@ -46,6 +47,7 @@ class ZipArchive {
   uint64_t data_offset(const ZipEntry& entry) const;
   /// The entry's bytes. UserError when they are more than `limit` or their CRC-32 is wrong.
   std::string read(const ZipEntry& entry, uint64_t limit) const;
+  /// Bytes of the whole archive.
   uint64_t size() const { return size_; }
 
  private:
@@ -72,17 +74,21 @@ struct ZipImage {
   uint64_t hole_size = 0;
   std::string tail;                   // after the hole
   std::vector<uint64_t> crc_offsets;  // from the archive's start: where the CRC-32 of the hole's data belongs
+  /// Bytes of the whole archive.
   uint64_t size() const { return head.size() + hole_size + tail.size(); }
 };
 
 /// Puts an archive together. Entry names are full ("archive/data.pkl"). The same calls give the same bytes.
 class ZipWriter {
  public:
+  /// An archive without entries, in one of two styles.
   explicit ZipWriter(ZipStyle style) : style_(style) {}
 
+  /// An entry with these bytes, stored without compression.
   void add(std::string_view name, std::string_view bytes);
   /// An entry of `size` bytes that come later, at a multiple of 64 from the archive's start. At most one.
   void add_hole(std::string_view name, uint64_t size);
+  /// The archive, with its central directory. Called once.
   ZipImage finish();
 
  private:

@@ -28,21 +28,27 @@ struct HubSettings {
   std::string token;  // empty: none. Never to be shown
   bool offline = false;
 
+  /// UserError for a token with characters that no token has.
   static HubSettings from_environment();
 };
 
 /// One model's part of the cache.
 class RepoCache {
  public:
+  /// `cache`: HubSettings::cache; nothing is made on the disk.
   RepoCache(const Path& cache, const std::string& repo_id);
 
+  /// Where the cache keeps a file by its etag, the folder of a commit, and the lock of a blob; there or not.
   Path blob(const std::string& etag) const { return root_ / "blobs" / etag; }
   Path snapshot(const std::string& commit) const { return root_ / "snapshots" / commit; }
   Path lock_file(const std::string& etag) const { return locks_ / (etag + ".lock"); }
+
+  /// <cache>/models--org--name.
   const Path& root() const { return root_; }
 
   /// The commit that a branch or tag stood for when it was last fetched; a commit is itself.
   std::optional<std::string> commit_of(const std::string& revision) const;
+  /// Notes the commit that a branch or tag stands for now; nothing for a commit.
   void set_ref(const std::string& revision, const std::string& commit) const;
   /// Makes snapshots/<commit>/<file> a relative link to the blob.
   void link(const std::string& commit, const std::string& file, const std::string& etag) const;
@@ -55,6 +61,7 @@ class RepoCache {
 /// Interrupted when `stop` says so.
 class FileLock {
  public:
+  /// UserError when the file cannot be made or locked.
   FileLock(const Path& path, const std::function<bool()>& stop);
   FileLock(const FileLock&) = delete;
   FileLock& operator=(const FileLock&) = delete;
@@ -67,6 +74,7 @@ class FileLock {
 /// Writes the token where huggingface_hub finds it, for the user alone (mode 0600).
 void save_token(const HubSettings& settings, const std::string& token);
 
+/// Is it the name of a commit, 40 hexadecimal digits, and not of a branch or tag?
 bool is_commit(std::string_view revision);
 
 }  // namespace viaduct::hub

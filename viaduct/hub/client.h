@@ -12,6 +12,7 @@
 
 namespace viaduct::hub {
 
+/// A file of a revision.
 struct RemoteFile {
   std::string path;  // inside the repository; checked: relative, no ".."
   uint64_t size = 0;
@@ -19,11 +20,13 @@ struct RemoteFile {
   bool is_lfs = false;  // etag is the SHA-256
 };
 
+/// What a revision holds; `commit` is its full name.
 struct RemoteRevision {
   std::string commit;
   std::vector<RemoteFile> files;
 };
 
+/// Asks the hub of settings().endpoint; may be used by several threads at once.
 class HubClient {
  public:
   /// `http` outlives it. `stop`: asked now and then; Interrupted is thrown when it says yes.
@@ -36,6 +39,7 @@ class HubClient {
   void read(const RepoName& name, const std::string& commit, const RemoteFile& file, uint64_t begin, uint64_t end,
             const std::function<void(std::span<const std::byte>)>& receive) const;
 
+  /// The settings that it was made with.
   const HubSettings& settings() const { return settings_; }
   /// The last error was that no server answered.
   class Unreachable;

@@ -10,6 +10,7 @@
 
 namespace viaduct::hub {
 
+/// Which files of a revision are wanted, and how they are fetched.
 struct DownloadOptions {
   std::vector<std::string> include;  // patterns of file names ("*.json"); none: all
   std::vector<std::string> exclude;
@@ -19,6 +20,7 @@ struct DownloadOptions {
   Progress* progress = nullptr;
 };
 
+/// What was downloaded, and where it lies.
 struct DownloadReport {
   Path snapshot;
   std::string commit;
@@ -33,6 +35,7 @@ struct DownloadReport {
 /// not those of its hash.
 DownloadReport download(const HubClient& client, const RepoName& name, const DownloadOptions& options);
 
+/// The folder that a name or path stands for.
 struct ResolvedModel {
   Path path;
   std::string name;    // "org/name"; empty: the text was a path

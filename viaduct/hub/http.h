@@ -13,6 +13,7 @@
 
 namespace viaduct::hub {
 
+/// A GET request: of a whole body, or of a range of it.
 struct HttpRequest {
   std::string url;                                     // http or https
   std::vector<std::string> headers;                    // "Name: value"
@@ -20,6 +21,7 @@ struct HttpRequest {
   uint64_t limit = 64u << 20;                          // of the body that is kept; ignored where `receive` takes it
 };
 
+/// What came of a request; what failed is said here and not thrown.
 struct HttpResponse {
   int status = 0;                              // 0: no answer, `failure` says why
   std::map<std::string, std::string> headers;  // names in small letters; of the last of several
@@ -31,6 +33,7 @@ struct HttpResponse {
 /// Called with the status and the bytes of a 2xx body as they come; false ends the transfer.
 using Receive = std::function<bool(int status, std::span<const std::byte>)>;
 
+/// Does requests. Tests have their own.
 class Http {
  public:
   virtual ~Http() = default;

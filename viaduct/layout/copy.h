@@ -13,6 +13,7 @@ struct SourceBuffer {
   Shape shape;
   std::span<const std::byte> bytes;
 };
+/// The same, to be written.
 struct TargetBuffer {
   Shape shape;
   std::span<std::byte> bytes;

@@ -19,6 +19,8 @@ class Expr {
   static Expr input(std::string name, Shape shape);
   /// Rows (or columns ...) begin .. begin + size of one axis; stride > 1 takes every stride-th.
   Expr slice(int axis, int64_t begin, int64_t size, int64_t stride = 1) const;
+
+  /// The axes in another order: axis i of the result is axis order[i].
   Expr transpose(std::span<const int> order) const;
   Expr transpose(std::initializer_list<int> order) const {
     return transpose(std::span(order.begin(), order.size()));
@@ -30,6 +32,7 @@ class Expr {
   /// Zeros behind the end of one axis until it has `size`; the tensor itself when it has that size already.
   Expr pad(int axis, int64_t size) const;
 
+  /// The parts one behind the other along `axis`.
   static Expr concat(int axis, std::vector<Expr> parts);
   /// A new axis before `axis` along which the parts lie.
   static Expr stack(int axis, const std::vector<Expr>& parts);
@@ -37,6 +40,7 @@ class Expr {
   /// i.
   static Expr interleave(int axis, const std::vector<Expr>& parts);
 
+  /// The shape of the result.
   const Shape& shape() const;
 
   /// An input of the expression: a tensor of the source side.

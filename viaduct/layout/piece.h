@@ -22,6 +22,7 @@ struct Box {
   static Box dense(Shape offset, Shape size);
   /// All of a tensor.
   static Box whole(const Shape& shape);
+  /// The number of axes.
   int rank() const { return size.rank(); }
   friend bool operator==(const Box&, const Box&) = default;
 };
@@ -30,10 +31,15 @@ struct Box {
 /// axis of the source belongs to it. Source axes that are named by none have size 1.
 class AxisMap {
  public:
+  /// No axis has a partner.
   AxisMap() { axes_.fill(-1); }
+  /// Each of `rank` axes belongs to the one of its own number.
   static AxisMap identity(int rank);
+
+  /// The partner of an axis of the target, -1 for none; the axis is not checked.
   int8_t& operator[](int target_axis) { return axes_[target_axis]; }
   int8_t operator[](int target_axis) const { return axes_[target_axis]; }
+
   /// The map from source to target. `target_rank` is the number of the target's axes.
   AxisMap inverse(int target_rank) const;
   friend bool operator==(const AxisMap&, const AxisMap&) = default;
@@ -42,6 +48,7 @@ class AxisMap {
   std::array<int8_t, Shape::kMaxRank> axes_;
 };
 
+/// The side of a piece that is no tensor.
 inline constexpr int32_t kNoTensor = -1;
 
 /// Box `from` of tensor `source` and box `to` of tensor `target` are the same elements: to.size[a] ==
@@ -57,14 +64,17 @@ struct Piece {
   Box to;
   AxisMap axes;
 
-  bool is_fill() const { return source == kNoTensor; }
-  bool is_drop() const { return target == kNoTensor; }
+  bool is_fill() const { return source == kNoTensor; }  // neither copy nor drop
+  bool is_drop() const { return target == kNoTensor; }  // neither copy nor fill
   friend bool operator==(const Piece&, const Piece&) = default;
 };
 
+/// Pieces that belong together, of any number of tensors.
 using Pieces = std::vector<Piece>;
 
+/// The sides swapped.
 Piece inverse(const Piece& piece);
+/// Each of them inverted, in the same order.
 Pieces inverse(const Pieces& pieces);
 
 /// "[0:4, 1:9:2]": begin, end and, where it is not 1, stride of every axis.
@@ -106,6 +116,7 @@ struct Coverage {
   std::string first_double;
   std::string first_outside;
   std::string first_malformed;
+  /// Is every element covered once?
   bool exact() const { return holes == 0 && doubles == 0 && outside == 0 && malformed == 0; }
   /// One line that says what is wrong; "every element once" when nothing is.
   std::string summary() const;

@@ -23,10 +23,12 @@ struct ShardedTensor {
 /// The tensor of rank `rank` of the `ranks` among which `split` cuts a parameter.
 ShardedTensor shard_of(std::string name, const Shape& global_shape, const Split& split, int ranks, int rank);
 
+/// All that one rank holds.
 using RankTensors = std::vector<ShardedTensor>;
 
 /// What one target rank receives.
 struct RankPlan {
+  /// A tensor of a source rank.
   struct Source {
     int32_t rank;    // in the list of source ranks
     int32_t tensor;  // in that rank's list of tensors
@@ -39,6 +41,7 @@ struct RankPlan {
 /// Plans for any number of target ranks against one set of source ranks, which must outlive it.
 class Planner {
  public:
+  /// Notes which ranks hold which parameter.
   explicit Planner(std::span<const RankTensors> sources);
 
   /// Every element of the target's tensors comes exactly once (proven before this returns), from one of the ranks

@@ -11,6 +11,7 @@ namespace viaduct::layout {
 /// elements or the result would have more than kMaxReshapedPieces.
 Pieces reshape_targets(const Pieces& pieces, const Shape& from, const Shape& to);
 
+/// The most pieces that a reshape may give.
 inline constexpr size_t kMaxReshapedPieces = size_t{1} << 20;
 
 }  // namespace viaduct::layout

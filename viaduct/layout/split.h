@@ -7,13 +7,17 @@
 
 namespace viaduct::layout {
 
+/// Along which axis, and in which parts.
 struct Split {
   int axis = -1;                    // -1: replicated, every rank holds the whole
   std::vector<int64_t> components;  // sizes of the parts along the axis that are each cut for themselves (gate,
                                     // up); empty: one part, the whole axis
 
+  /// Every rank holds the whole.
   static Split replicated() { return {}; }
+  /// Cut along `axis`, each of the components for itself.
   static Split along(int axis, std::vector<int64_t> components = {}) { return {axis, std::move(components)}; }
+  /// Does every rank hold the whole?
   bool is_replicated() const { return axis < 0; }
   friend bool operator==(const Split&, const Split&) = default;
 };

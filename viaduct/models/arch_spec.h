@@ -12,18 +12,23 @@
 
 namespace viaduct::models {
 
+/// RMSNorm (a weight alone), or LayerNorm (weight and bias).
 enum class NormKind { kRms, kLayer };
 
+/// How hidden states are normalised; the weights are parameters of their own.
 struct NormSpec {
   NormKind kind = NormKind::kRms;
   double eps = 1e-5;
   bool zero_centered = false;  // the weight is stored as gamma - 1 (Gemma)
 };
 
+/// The function between the layers of an MLP; kGeluTanh is the approximation by tanh.
 enum class Activation { kSilu, kGelu, kGeluTanh, kSquaredRelu, kQuickGelu };
 
+/// How rotary frequencies are changed for a longer context.
 enum class RopeScaling { kNone, kLinear, kLlama3, kYarn };
 
+/// Rotary position embedding.
 struct RopeSpec {
   bool enabled = true;  // false: no positions at all (Nemotron-H)
   double theta = 10000.0;
@@ -45,6 +50,7 @@ struct RopeSpec {
   bool mrope_interleaved = false;      // the three take turns (Qwen3-VL), else one behind the other
 };
 
+/// Norms on queries and keys, before rotation.
 enum class QkNorm {
   kNone,
   kPerHead,    // one norm of head_dim, shared by the heads (Qwen3)
@@ -64,6 +70,7 @@ struct MlaSpec {
   friend bool operator==(const MlaSpec&, const MlaSpec&) = default;
 };
 
+/// Softmax attention of one layer; sizes count heads and elements of a head.
 struct AttentionSpec {
   int64_t num_heads = 0;
   int64_t num_query_groups = 0;
@@ -81,6 +88,7 @@ struct AttentionSpec {
   friend bool operator==(const AttentionSpec&, const AttentionSpec&) = default;
 };
 
+/// A dense MLP, or one expert; gated: down(act(gate(x)) * up(x)).
 struct MlpSpec {
   int64_t ffn_hidden_size = 0;
   bool gated = true;
@@ -100,8 +108,8 @@ struct MambaSpec {
   int64_t chunk_size = 128;
   bool conv_bias = true;
 
-  int64_t inner_size() const { return num_heads * head_dim; }
-  int64_t group_size() const { return num_groups * state_dim; }
+  int64_t inner_size() const { return num_heads * head_dim; }    // channels of x, and of z
+  int64_t group_size() const { return num_groups * state_dim; }  // channels of B, and of C
   friend bool operator==(const MambaSpec&, const MambaSpec&) = default;
 };
 
@@ -113,14 +121,17 @@ struct DeltaNetSpec {
   int64_t value_head_dim = 0;
   int64_t conv_kernel = 4;
 
-  int64_t key_size() const { return num_key_heads * key_head_dim; }
-  int64_t value_size() const { return num_value_heads * value_head_dim; }
+  int64_t key_size() const { return num_key_heads * key_head_dim; }        // channels of queries, and of keys
+  int64_t value_size() const { return num_value_heads * value_head_dim; }  // channels of values
   friend bool operator==(const DeltaNetSpec&, const DeltaNetSpec&) = default;
 };
 
+/// The loss that keeps experts evenly used, over a micro-batch, a sequence or the global batch.
 enum class RouterBalancing { kNone, kAuxLoss, kSeqAuxLoss, kGlobalAuxLoss };
+/// What makes scores of the router's logits.
 enum class RouterScore { kSoftmax, kSigmoid };
 
+/// A mixture of experts; the size of one is in LayerSpec::mlp.
 struct MoeSpec {
   int64_t num_experts = 0;
   int64_t top_k = 0;
@@ -142,9 +153,10 @@ struct MoeSpec {
   friend bool operator==(const MoeSpec&, const MoeSpec&) = default;
 };
 
-/// What mixes the positions of a layer, and what follows it. kLinear is one projection of the hidden states
+/// What mixes the positions of a layer. kLinear is one projection of the hidden states
 /// (replace_with_linear of heterogeneous models); kNone: there is no such part and no residual for it.
 enum class Mixer { kAttention, kMamba, kDeltaNet, kLinear, kNone };
+/// What follows the mixer; kLinear and kNone as there.
 enum class FeedForward { kMlp, kLinear, kNone };
 
 /// One layer. `attention` counts when `mixer` is kAttention, `mlp` when `feed_forward` is kMlp; with `moe` set,
@@ -160,8 +172,8 @@ struct LayerSpec {
   bool post_attention_norm = false;  // a norm on the output of attention (of the MLP) before the residual (Gemma 2)
   bool post_mlp_norm = false;
 
-  bool has_attention() const { return mixer == Mixer::kAttention; }
-  bool has_mlp() const { return feed_forward == FeedForward::kMlp; }
+  bool has_attention() const { return mixer == Mixer::kAttention; }   // does `attention` count?
+  bool has_mlp() const { return feed_forward == FeedForward::kMlp; }  // do `mlp` and `moe`?
   friend bool operator==(const LayerSpec&, const LayerSpec&) = default;
 };
 
@@ -171,10 +183,12 @@ struct MtpSpec {
   bool repeated = false;          // one set of weights serves every depth
   std::vector<LayerSpec> layers;  // of one depth: one layer, or a hybrid's pattern
 
+  /// Modules that have weights of their own.
   int64_t num_weight_sets() const { return repeated ? 1 : depth; }
   friend bool operator==(const MtpSpec&, const MtpSpec&) = default;
 };
 
+/// The embedding and the output layer, and whether they share their weight.
 struct EmbeddingSpec {
   int64_t vocab_size = 0;       // as Hugging Face has it, not padded
   bool tied = false;            // the output layer uses the embedding's weight
@@ -182,6 +196,8 @@ struct EmbeddingSpec {
   bool scaled_by_sqrt_hidden = false;  // Gemma
 };
 
+/// A model as plain data. Families make it (read_arch in registry.h), and nothing in it depends on a parallel
+/// layout.
 struct ArchSpec {
   std::string family;  // the registry's name: "llama"
   int form = 0;        // which of the family's forms of Hugging Face tensors (Family::table); 0: the usual one
@@ -210,10 +226,13 @@ struct ArchSpec {
   /// intermediate_size).
   int64_t dense_ffn_hidden_size = 0;
 
+  /// Layers of the model itself, without those of multi-token prediction.
   int64_t num_layers() const { return static_cast<int64_t>(layers.size()); }
-  /// The first layer that has attention (routed experts); the first layer (nullptr) when none has.
+  /// The first layer that has attention; the first layer when none has.
   const LayerSpec& attention_layer() const;
+  /// The first layer that has routed experts; nullptr when none has.
   const LayerSpec* moe_layer() const;
+  /// Has any layer routed experts?
   bool has_moe() const;
   /// UserError listing everything that does not add up (heads and groups, sizes that are not positive, no layers).
   void validate() const;

@@ -22,14 +22,17 @@ struct DecoderDefaults {
 
 /// The fields common to all decoders; every layer the same, dense.
 ArchSpec read_decoder_config(const HfConfig& config, const DecoderDefaults& defaults);
+/// The config.json of such a decoder, in transformers 5's form with the old keys beside; "architectures" is null.
 Json write_decoder_config(const ArchSpec& arch);
 
+/// Sets the provider's fields that follow from ArchSpec for all decoders.
 void set_decoder_provider(const ArchSpec& arch, config::ModelConfig& provider);
 /// The other way; every layer the same, dense or with experts as the provider says.
 ArchSpec read_decoder_provider(const config::ModelConfig& provider);
 
 /// "silu", "gelu", "gelu_pytorch_tanh", "relu2" as config.json has them; UserError for another.
 Activation activation_named(const HfConfig& config, const std::string& name);
+/// The name that config.json has for it.
 std::string_view activation_name(Activation activation);
 
 /// Sets the window of the layers that config.json's layer_types calls "sliding_attention"; without layer_types, of

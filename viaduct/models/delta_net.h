@@ -12,8 +12,11 @@ namespace viaduct::models {
 
 /// linear_num_key_heads and so on; the defaults are transformers'.
 DeltaNetSpec read_delta_net(const HfConfig& config);
+/// Sets the same members.
 void write_delta_net(const DeltaNetSpec& net, Json& config);
+/// Sets the provider's fields of the same names (linear_...).
 void set_delta_net_provider(const DeltaNetSpec& net, config::ModelConfig& provider);
+/// The provider's fields as a DeltaNetSpec.
 DeltaNetSpec read_delta_net_provider(const config::ModelConfig& provider);
 
 /// Hugging Face's linear_attn.*: the projections of query, key, value and output gate in one tensor, those of beta

@@ -36,6 +36,7 @@ struct WeightForm {
   bool (*matches)(const HfConfig& config, const ArchSpec& arch, const TensorShapes& shapes);
 };
 
+/// One line of models. The functions that have no default here are always set.
 struct Family {
   std::string_view name;          // "llama"
   std::string_view title;         // "Llama 2, 3, 3.1, 3.2, 3.3"

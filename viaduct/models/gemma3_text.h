@@ -17,6 +17,7 @@ ArchSpec read_gemma3_text(const HfConfig& config);
 /// The members that write_decoder_config does not write or writes otherwise.
 void write_gemma3_text(const ArchSpec& arch, Json& config);
 
+/// Family::set_provider and Family::read_provider of the text model.
 void set_gemma3_text_provider(const ArchSpec& arch, config::ModelConfig& provider);
 void read_gemma3_text_provider(const config::ModelConfig& provider, ArchSpec& arch);
 

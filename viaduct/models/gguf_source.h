@@ -49,7 +49,7 @@ struct GgufModel {
   std::vector<std::string> notes;
 };
 
-/// UserError, naming the file, for a tensor of an unknown name or form, and for one that needs another that the
+/// Config, tensors and side files of the file. /// UserError, naming the file, for a tensor of an unknown name or form, and for one that needs another that the
 /// file does not have.
 GgufModel read_gguf_model(const formats::GgufFile& file);
 

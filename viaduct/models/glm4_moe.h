@@ -13,6 +13,7 @@ struct Glm4Defaults {
   bool attention_bias = false;
 };
 
+/// Family::read_config, write_config and set_provider of the language model.
 ArchSpec read_glm4_moe_config(const HfConfig& config, const Glm4Defaults& defaults);
 void write_glm4_moe_config(const ArchSpec& arch, Json& config);
 void set_glm4_moe_provider(const ArchSpec& arch, config::ModelConfig& provider);

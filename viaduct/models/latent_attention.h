@@ -9,6 +9,7 @@ namespace viaduct::models {
 /// read_decoder_config with latent attention in every layer. UserError for what Megatron's latent attention lacks:
 /// biases, rotated dimensions that lie in halves, rope scalings other than yarn.
 ArchSpec read_latent_config(const HfConfig& config, DecoderDefaults defaults);
+/// Sets the members that describe latent attention, which is the same in every layer.
 void write_latent_config(const ArchSpec& arch, Json& config);
 
 /// The provider's fields that upstream sets for all such models. `vocab_divisor`: its make_vocab_size_divisible_by.

@@ -9,10 +9,13 @@
 
 namespace viaduct::models {
 
+/// The list of parameters as it grows.
 class ParameterBuilder {
  public:
+  /// `arch` outlives the builder.
   explicit ParameterBuilder(const ArchSpec& arch) : arch_(arch) {}
 
+  /// The model whose parameters they are.
   const ArchSpec& arch() const { return arch_; }
 
   /// What follows is named `prefix` + name and lies in the layer or block that these members name.
@@ -24,6 +27,7 @@ class ParameterBuilder {
     int32_t block = -1;
     int32_t num_blocks = 0;
   };
+  /// The parameters added from now on belong to this part.
   void enter(Part part) { part_ = std::move(part); }
 
   /// A parameter of a Transformer Engine module, unless `extra_state` is false.
@@ -39,6 +43,7 @@ class ParameterBuilder {
   /// The same, of the language model's kind.
   void add_norm(const std::string& name, int64_t size) { add_norm(name, size, arch_.norm.kind); }
 
+  /// The parameters in the order of their addition. Called once.
   std::vector<Parameter> take() { return std::move(result_); }
 
  private:

@@ -24,6 +24,7 @@ enum class StoredType : uint8_t {
   kFloat32,   // always (the router's expert bias)
 };
 
+/// A parameter of the whole model, before any layout cuts it.
 struct Parameter {
   std::string name;  // Megatron Core's, global: "decoder.layers.3.mlp.experts.linear_fc1.weight7"
   Shape shape;       // global

@@ -23,6 +23,7 @@ struct RoutedDefaults {
 /// prediction what the last layer has. An output layer that is tied becomes a copy: Megatron's models of this kind
 /// have one of their own. UserError for what Megatron's router cannot do.
 void read_routed_layers(const HfConfig& config, const RoutedDefaults& defaults, MoeSpec moe, ArchSpec& arch);
+/// Sets the members that describe such layers.
 void write_routed_layers(const ArchSpec& arch, Json& config);
 
 /// The provider's fields that upstream sets for all of them.

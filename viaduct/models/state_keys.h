@@ -14,6 +14,7 @@ namespace viaduct::models {
 /// When writing, the model's configuration decides (a dense or all-MoE model is stacked); when reading, the file.
 enum class LayerKeys { kStacked, kPerLayer };
 
+/// What a new checkpoint of this model gets.
 LayerKeys layer_keys_for(const ArchSpec& arch);
 
 /// The place of a parameter, or of one component of its rows, in the checkpoint: elements [prefix..., 0...] of

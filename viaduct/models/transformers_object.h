@@ -9,6 +9,7 @@
 
 namespace viaduct::models {
 
+/// A configuration class of transformers.
 struct TransformersClass {
   std::string_view target;    // "transformers.models.qwen3_vl.configuration_qwen3_vl.Qwen3VLVisionConfig"
   std::string_view defaults;  // a JSON object: what the class assumes for keys that the file leaves out
@@ -22,8 +23,9 @@ config::Yaml transformers_object(const TransformersClass& type, const Json& valu
 /// The other way: what of `object` differs from the fields that every configuration class has.
 Json transformers_values(const config::Yaml& object);
 
+/// The same value; numbers keep their kind, objects become mappings.
 config::Yaml to_yaml(const Json& json);
-/// UserError for a set, which JSON does not have.
+/// The same value, the other way. UserError for a set, which JSON does not have.
 Json to_json(const config::Yaml& yaml);
 
 }  // namespace viaduct::models

@@ -17,6 +17,7 @@ void nest_text_config(Json& config, std::string_view text_type);
 
 /// A token id of config.json; `fallback` is what the class assumes for an absent key. null stays null.
 config::OptInt token_id(const HfConfig& config, std::string_view key, config::OptInt fallback);
+/// The same for a key that may hold a list of ids.
 config::OptIntOrInts token_ids(const HfConfig& config, std::string_view key, config::OptInt fallback);
 
 /// Sets the members of `object` that are not yet in `into`.

@@ -67,6 +67,7 @@ WeightRule fused_expert(std::string megatron, std::string hf, ExpertAxes axes);
 
 /// A tensor that a Hugging Face checkpoint may hold although it has no Megatron parameter.
 struct DerivedTensor {
+  /// What its values are, which decides whether files must have them and where they are kept.
   enum class Kind {
     kCopy,         // must have the bits of tensor `of`
     kMtpCopy,      // the same, one in each layer of multi-token prediction; inference engines want it
@@ -77,31 +78,37 @@ struct DerivedTensor {
   Kind kind = Kind::kCopy;
   std::string of;
 
+  /// Must it have the bits of another tensor?
   bool is_copy() const { return kind == Kind::kCopy || kind == Kind::kMtpCopy; }
 };
 
 /// A family's table. Rows are looked up by pattern; the last row added for a pattern replaces earlier ones.
 class WeightTable {
  public:
+  /// Adds a row; all rows of a list.
   WeightTable& add(WeightRule rule);
   WeightTable& add(const std::vector<WeightRule>& rules);
+  /// Takes the row of this Megatron pattern out, if there is one.
   WeightTable& remove(std::string_view megatron);
   /// Everything below a Megatron prefix that no row names is the tensor of the same name below the other prefix.
   WeightTable& subtree(std::string megatron, std::string hf);
+  /// Adds a pattern of tensors that have no Megatron parameter.
   WeightTable& derived(DerivedTensor tensor);
   /// The same table for Hugging Face names that begin with `to` where this one's begin with `from`; the longest
   /// `from` that fits is taken.
   WeightTable renamed(std::span<const std::pair<std::string, std::string>> prefixes) const;
+  /// The same.
   WeightTable renamed(std::initializer_list<std::pair<std::string, std::string>> prefixes) const {
     return renamed(std::span(prefixes.begin(), prefixes.size()));
   }
 
-  /// The row for `parameter` with the numbers filled in. InternalError when there is none: a family's table must
-  /// cover every parameter of its ArchSpec.
+  /// A row and the Hugging Face names of one parameter.
   struct Match {
     const WeightRule* rule;
     std::vector<std::string> names;
   };
+  /// The row for `parameter` with the numbers filled in. InternalError when there is none: a family's table must
+  /// cover every parameter of its ArchSpec.
   Match match(const ArchSpec& arch, const Parameter& parameter) const;
   /// How `parameter` is made of Hugging Face tensors.
   layout::Expr expression(const ArchSpec& arch, const Parameter& parameter) const;
@@ -110,6 +117,7 @@ class WeightTable {
   /// The copies of kind kMtpCopy that this model has: (copy, original). Files are written with them where nothing
   /// says what the source had.
   std::vector<std::pair<std::string, std::string>> mtp_copies(const ArchSpec& arch) const;
+  /// All rows but those of subtrees, in the order of their addition.
   const std::vector<WeightRule>& rules() const { return rules_; }
 
  private:

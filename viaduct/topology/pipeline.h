@@ -9,6 +9,7 @@
 
 namespace viaduct::topology {
 
+/// What a stage may hold; kLoss is the output layer with the loss.
 enum class LayerKind { kEmbedding, kTransformer, kMtp, kLoss };
 
 /// What stages hold, in the order in which data runs through them: stage i is pipeline rank i % pp, chunk i / pp.
@@ -37,6 +38,7 @@ struct PipelineOptions {
   std::optional<StageList> pipeline_model_parallel_layout;
 };
 
+/// Which model chunk of which pipeline rank holds each layer of a model.
 class Pipeline {
  public:
   /// A model chunk: a pipeline rank and one of its chunks.
@@ -56,17 +58,22 @@ class Pipeline {
   /// virtual_pipeline_model_parallel_size is 1.
   explicit Pipeline(const PipelineOptions& options);
 
+  /// Transformer layers of the whole model.
   int num_layers() const { return num_layers_; }
+
+  /// Pipeline stages, and model chunks of each.
   int pp() const { return pp_; }
   int vpp() const { return vpp_; }
 
   /// Where transformer layer `layer` (counted from 0 over the whole model) is, and back.
   Place place_of(int layer) const;
   int layer_at(const Place& place) const;
+
   /// Number of transformer layers of a chunk, and the first of them.
   int layers_in(const Chunk& chunk) const;
   int first_layer_of(const Chunk& chunk) const;
 
+  /// The chunk of the embedding, and that of the output layer.
   Chunk embedding() const { return {0, 0}; }
   Chunk loss() const { return {pp_ - 1, vpp_ - 1}; }
   /// The chunk of all MTP layers; nullopt when the model has none.

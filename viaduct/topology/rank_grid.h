@@ -25,6 +25,7 @@ struct Coordinates {
   friend bool operator==(const Coordinates&, const Coordinates&) = default;
 };
 
+/// The ranks of a layout, numbered from 0.
 class RankGrid {
  public:
   /// UserError when the sizes do not fit each other (see Parallelism), or when with kDataLast and several stages
@@ -32,10 +33,14 @@ class RankGrid {
   /// stages.
   explicit RankGrid(const Parallelism& parallelism, RankOrder order = RankOrder::kPipelineLast);
 
+  /// The number of ranks.
   int world_size() const { return world_size_; }
+  /// The number of ranks along an axis.
   int size(Axis axis) const { return sizes_[static_cast<size_t>(axis)]; }
 
+  /// The place of a rank on both grids; `rank` is below world_size().
   Coordinates coordinates(int rank) const;
+
   /// The rank at a place of the dense layers' grid (its tp, cp, dp, pp), or of the expert layers' (etp, ep, edp,
   /// pp).
   int dense_rank(const Coordinates& place) const;
