@@ -31,6 +31,8 @@ void add_plan(CLI::App& program, Action& action);
 void add_list_models(CLI::App& program, Action& action);
 void add_doctor(CLI::App& program, Action& action);
 void add_toy(CLI::App& program, Action& action);
+void add_completion(CLI::App& program, Action& action);
+void add_man(CLI::App& program, Action& action);
 
 /// A subcommand whose options live as long as its action. `run` gets the options that the command line gave.
 template <class Options, class Declare>

@@ -95,6 +95,8 @@ int run(int argc, char** argv) {
   add_login(program, action);
   add_doctor(program, action);
   add_toy(program, action);
+  add_completion(program, action);
+  add_man(program, action);
 
   if (argc < 2) return fail(kUserMistake, "no command was given. See: viaduct --help");
   if (const std::string first = argv[1]; !first.starts_with("-") && !chosen_command(program, argc, argv)) {

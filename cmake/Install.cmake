@@ -20,5 +20,20 @@ install(EXPORT Viaduct NAMESPACE viaduct:: DESTINATION ${package} COMPONENT libr
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/ViaductConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES cmake/ViaductConfig.cmake cmake/StaticLibrary.cmake ${PROJECT_BINARY_DIR}/ViaductConfigVersion.cmake
         DESTINATION ${package} COMPONENT library)
+
+# viaduct_installs_print(WORDS FILE): what `viaduct WORDS` prints, as FILE below the shared folder.
+function(viaduct_installs_print WORDS FILE)
+  set(printed ${PROJECT_BINARY_DIR}/printed/${FILE})
+  cmake_path(GET FILE PARENT_PATH folder)
+  install(CODE "file(MAKE_DIRECTORY \"${PROJECT_BINARY_DIR}/printed/${folder}\")
+    execute_process(COMMAND \"$<TARGET_FILE:viaduct>\" ${WORDS} OUTPUT_FILE \"${printed}\" COMMAND_ERROR_IS_FATAL ANY)"
+    COMPONENT program)
+  install(FILES ${printed} DESTINATION ${CMAKE_INSTALL_DATADIR}/${folder} COMPONENT program)
+endfunction()
+viaduct_installs_print("completion bash" bash-completion/completions/viaduct)
+viaduct_installs_print("completion zsh" zsh/site-functions/_viaduct)
+viaduct_installs_print("completion fish" fish/vendor_completions.d/viaduct.fish)
+viaduct_installs_print("man" man/man1/viaduct.1)
+
 install(FILES LICENSE README.md CHANGELOG.md DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT program)
 install(DIRECTORY docs/ DESTINATION ${CMAKE_INSTALL_DOCDIR}/docs COMPONENT program)

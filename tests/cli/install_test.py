@@ -12,6 +12,13 @@ from cli_case import CliCase, model_files
 
 BUILD, CMAKE = sys.argv.pop(), sys.argv.pop()
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
+# Files that the program prints itself.
+PRINTED = {
+    "share/bash-completion/completions/viaduct": ["completion", "bash"],
+    "share/zsh/site-functions/_viaduct": ["completion", "zsh"],
+    "share/fish/vendor_completions.d/viaduct.fish": ["completion", "fish"],
+    "share/man/man1/viaduct.1": ["man"],
+}
 
 
 class Install(CliCase):
@@ -33,6 +40,9 @@ class Install(CliCase):
         self.call(build / "quickstart", hf, self.folder / "megatron", self.folder / "back")
         self.assertEqual(model_files(self.folder / "back"), model_files(hf))
         self.assertIn("viaduct", self.call(prefix / "bin/viaduct", "--version"))
+        program = prefix / "bin/viaduct"
+        for file, command in PRINTED.items():
+            self.assertEqual((prefix / file).read_text(), self.call(program, *command), file)
 
     def test_release(self):
         """The archive: the program runs from where it is unpacked; packed again it has the same bytes."""
@@ -45,7 +55,7 @@ class Install(CliCase):
         unpacked = self.folder / archive.name.removesuffix(".tar.gz")
         hf = self.toy("llama")
         self.call(unpacked / "bin/viaduct", "import", hf, self.folder / "from_archive")
-        for part in "share/doc/viaduct/LICENSE", "share/doc/viaduct/docs/conversion.md":
+        for part in "share/doc/viaduct/LICENSE", "share/doc/viaduct/docs/conversion.md", *PRINTED:
             self.assertTrue((unpacked / part).is_file(), part)
 
     def test_dockerfile(self):
