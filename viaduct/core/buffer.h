@@ -9,8 +9,10 @@
 
 namespace viaduct {
 
+/// Memory that one object owns; movable. What it holds is not known until it is written.
 class Buffer {
  public:
+  /// The address is a multiple of this, and the memory reaches to the next one.
   static constexpr size_t kAlignment = 4096;
 
   Buffer() = default;
@@ -22,8 +24,11 @@ class Buffer {
     if (!memory_ && size != 0) throw std::bad_alloc();
   }
 
+  /// The bytes, nullptr when there are none.
   std::byte* data() const { return memory_.get(); }
+  /// The bytes that were asked for.
   size_t size() const { return size_; }
+  /// All size() bytes.
   std::span<std::byte> bytes() const { return {memory_.get(), size_}; }
 
  private:
