@@ -49,8 +49,8 @@ struct GgufModel {
   std::vector<std::string> notes;
 };
 
-/// Config, tensors and side files of the file. /// UserError, naming the file, for a tensor of an unknown name or form, and for one that needs another that the
-/// file does not have.
+/// Config, tensors and side files of the file. UserError, naming the file, for a tensor of an unknown name or form,
+/// and for one that needs another that the file does not have.
 GgufModel read_gguf_model(const formats::GgufFile& file);
 
 }  // namespace viaduct::models
