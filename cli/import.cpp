@@ -11,6 +11,7 @@ namespace {
 struct ImportOptions {
   std::string source;
   std::string target;
+  bool stream = false;
   std::optional<int64_t> vocab_size;
   MegatronFlags megatron;
   ConversionFlags conversion;
@@ -20,7 +21,7 @@ int run_import(const ImportOptions& options) {
   bridge::MegatronTarget target = options.megatron.target();
   target.parts = options.conversion.parts();
   (void)options.conversion.run_options(nullptr);  // a bad --max-ram is told before the source is read
-  const auto source = open_model(options.source, {.vocab_size = options.vocab_size});
+  const auto source = open_model(options.source, {.vocab_size = options.vocab_size}, options.stream);
   return run_conversion(bridge::plan_import(*source, options.target, target), options.conversion);
 }
 
@@ -35,6 +36,7 @@ void add_import(CLI::App& program, Action& action) {
                         "Hugging Face folder or hub name (org/name), GGUF file or Megatron checkpoint")
             ->required();
         command.add_option("MEGATRON_DIR", options.target, "Root of the checkpoint to write")->required();
+        add_stream(command, options.stream);
         add_vocab_size(command, options.vocab_size);
         options.megatron.add_to(command, true);
         options.conversion.add_to(command);

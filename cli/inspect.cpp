@@ -8,6 +8,7 @@
 #include "cli/command.h"
 #include "cli/opened.h"
 #include "cli/options.h"
+#include "viaduct/bridge/hub_source.h"
 #include "viaduct/bridge/manifest.h"
 #include "viaduct/bridge/megatron_config.h"
 #include "viaduct/core/error.h"
@@ -26,6 +27,7 @@ struct InspectOptions {
   std::string path;
   std::optional<int64_t> iteration;
   bool tensors = false;
+  bool stream = false;
   bool json = false;
 };
 
@@ -88,18 +90,22 @@ Layout read_layout(const Path& folder) {
 
 Facts collect(const InspectOptions& options) {
   Facts facts;
-  const Path path = model_path(options.path);
-  VIADUCT_USER_CHECK(fs::exists(path), "{} does not exist", path.string());
-  facts.megatron = bridge::is_megatron_checkpoint(path);
-  Opened opened = open_to_look(path, options.iteration);
-  facts.known = std::move(opened.known);
-  facts.why_unknown = std::move(opened.why_raw);
-  facts.folder = facts.megatron ? data_folder(path, options.iteration) : path;
-  facts.reader = formats::open_reader(facts.folder);
-  if (facts.megatron) {
-    facts.iterations = iterations_below(path);
-    facts.layout = read_layout(facts.folder);
+  if (options.stream) {
+    facts.known = open_to_look_streamed(options.path).known;
+    facts.folder = facts.known->path();
+    facts.reader = bridge::open_reader(*facts.known);
+  } else {
+    const Path path = model_path(options.path);
+    VIADUCT_USER_CHECK(fs::exists(path), "{} does not exist", path.string());
+    facts.megatron = bridge::is_megatron_checkpoint(path);
+    Opened opened = open_to_look(path, options.iteration);
+    facts.known = std::move(opened.known);
+    facts.why_unknown = std::move(opened.why_raw);
+    facts.folder = facts.megatron ? data_folder(path, options.iteration) : path;
+    facts.reader = formats::open_reader(facts.folder);
+    if (facts.megatron) facts.iterations = iterations_below(path);
   }
+  if (facts.megatron) facts.layout = read_layout(facts.folder);
   facts.has_manifest =
       fs::exists(facts.folder / bridge::kMegatronManifest) || fs::exists(facts.folder / bridge::kHfManifest);
   for (const Path& file : facts.reader->files()) facts.file_bytes += fs::file_size(file);
@@ -299,6 +305,7 @@ void add_inspect(CLI::App& program, Action& action) {
             ->check(CLI::Range(int64_t{0}, int64_t{9999999}))
             ->type_name("N");
         command.add_flag("--tensors", options.tensors, "List every tensor");
+        add_stream(command, options.stream);
         command.add_flag("--json", options.json, "Print one JSON object instead of text");
       },
       run_inspect);

@@ -3,6 +3,7 @@
 #include "cli/interrupt.h"
 #include "cli/progress_display.h"
 #include "viaduct/adapters/adapter.h"
+#include "viaduct/bridge/hub_source.h"
 #include "viaduct/bridge/megatron_config.h"
 #include "viaduct/core/error.h"
 #include "viaduct/formats/iteration_folder.h"
@@ -74,7 +75,13 @@ hub::ResolvedModel resolve(const std::string& text) {
 
 Path model_path(const std::string& text) { return resolve(text).path; }
 
-std::unique_ptr<bridge::Checkpoint> open_model(const std::string& text, const bridge::OpenOptions& options) {
+std::unique_ptr<bridge::Checkpoint> open_model(const std::string& text, const bridge::OpenOptions& options,
+                                               bool stream) {
+  if (stream) {
+    catch_interrupts();
+    ProgressDisplay progress;
+    return bridge::open_streamed(text, options, &progress, [] { return interrupt_signal() != 0; });
+  }
   std::error_code error;
   if (fs::exists(text, error)) return bridge::open_checkpoint(text, options);
   catch_interrupts();
@@ -102,9 +109,20 @@ Opened open_to_look(const Path& path, std::optional<int64_t> iteration) {
   return opened;
 }
 
+Opened open_to_look_streamed(const std::string& text) {
+  Opened opened;
+  opened.known = open_model(text, {}, true);
+  opened.path = opened.known->path();
+  return opened;
+}
+
 std::pair<Opened, Opened> open_pair(const Path& a, const Path& b, std::optional<int64_t> iteration) {
-  Opened left = open_to_look(a, iteration), right = open_to_look(b, iteration);
+  return match_pair(open_to_look(a, iteration), open_to_look(b, iteration), iteration);
+}
+
+std::pair<Opened, Opened> match_pair(Opened left, Opened right, std::optional<int64_t> iteration) {
   if (static_cast<bool>(left.known) == static_cast<bool>(right.known)) return {std::move(left), std::move(right)};
+  const Path a = left.path, b = right.path;
   const Opened& unknown = left.known ? right : left;
   VIADUCT_USER_CHECK(bridge::is_megatron_checkpoint(a) == bridge::is_megatron_checkpoint(b),
                      "{} cannot be compared with the other form of the model: {}", unknown.path.string(),

@@ -171,6 +171,12 @@ bridge::MegatronTarget MegatronFlags::target() const {
   return target;
 }
 
+void add_stream(CLI::App& command, bool& stream) {
+  command.add_flag(
+      "--stream", stream,
+      "Read the weights of a hub name from the hub as they are needed, without a copy on this machine");
+}
+
 void add_vocab_size(CLI::App& command, std::optional<int64_t>& tokens) {
   command
       .add_option(

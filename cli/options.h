@@ -63,6 +63,8 @@ struct MegatronFlags {
   bridge::MegatronTarget target() const;
 };
 
+/// --stream
+void add_stream(CLI::App& command, bool& stream);
 /// --vocab-size
 void add_vocab_size(CLI::App& command, std::optional<int64_t>& tokens);
 

@@ -21,6 +21,7 @@ struct PlanOptions {
   std::string max_shard_size;
   size_t limit = 20;
   bool all = false;
+  bool stream = false;
   bool json = false;
 };
 
@@ -134,7 +135,7 @@ int run_plan(const PlanOptions& options) {
   bridge::OpenOptions open;
   open.iteration = options.source_iteration;
   if (!options.reference.empty()) open.reference = model_path(options.reference);
-  const auto source = open_model(options.source, open);
+  const auto source = open_model(options.source, open, options.stream);
   const bridge::Conversion conversion = make_plan(*source, options);
   if (options.json) {
     print_plan_json(conversion, options);
@@ -163,6 +164,7 @@ void add_plan(CLI::App& program, Action& action) {
             ->type_name("HF_DIR");
         command.add_option("--max-shard-size", options.max_shard_size, "Cut shards of at most this size")
             ->type_name("SIZE");
+        add_stream(command, options.stream);
         options.megatron.add_to(command, false);
         command.add_option("--limit", options.limit, "Show so many transfers (default: 20)")
             ->check(CLI::Range(0, 1000000000))

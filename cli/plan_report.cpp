@@ -63,6 +63,8 @@ Estimate estimate(const Conversion& conversion, const bridge::RunOptions& option
   result.peak_memory = peak_resident_memory() + std::min(buffers, 3 * bytes + (8u << 20));
   result.free_space = free_space(conversion.target);
   result.enough_space = result.free_space >= conversion.bytes_to_write() + (16u << 20);
+  result.streamed = conversion.plan.store != nullptr;
+  if (result.streamed) return result;
   result.read_rate = probe_read_rate(conversion.plan.source_files);
   // Reading and writing overlap; the target's disk is taken to be as fast as the source's. Without a measurement
   // the model is too small for it to matter.
@@ -109,9 +111,10 @@ std::string describe(const Conversion& conversion, const Estimate& estimate) {
     for (const std::string& problem : conversion.proof.problems) line("", problem);
   }
   line("plan", hash_text(plan.hash()));
-  line("time", estimate.read_rate > 0 ? fmt::format("about {} (the source's disk reads {:.2f} GB/s)",
-                                                    human_seconds(estimate.seconds), estimate.read_rate * 1e-9)
-                                      : fmt::format("about {}", human_seconds(estimate.seconds)));
+  line("time", estimate.streamed        ? "as the network gives it"
+               : estimate.read_rate > 0 ? fmt::format("about {} (the source's disk reads {:.2f} GB/s)",
+                                                      human_seconds(estimate.seconds), estimate.read_rate * 1e-9)
+                                        : fmt::format("about {}", human_seconds(estimate.seconds)));
   line("peak memory", fmt::format("at most {}", human_bytes(estimate.peak_memory)));
   for (const std::string& note : conversion.notes) line("note", note);
   int shown = 0;
@@ -157,7 +160,7 @@ Json describe_json(const Conversion& conversion, const Estimate& estimate) {
   json.set("proof", Json::object({{"holds", Json(conversion.proof.holds())},
                                   {"target_bytes", json_count(conversion.proof.target_bytes)},
                                   {"problems", std::move(problems)}}));
-  json.set("estimated_seconds", estimate.seconds);
+  json.set("estimated_seconds", estimate.streamed ? Json() : Json(estimate.seconds));
   json.set("estimated_peak_memory", json_count(estimate.peak_memory));
   set_notes(json, conversion);
   return json;

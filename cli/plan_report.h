@@ -10,7 +10,8 @@ namespace viaduct::cli {
 
 /// What running a plan will take on this machine.
 struct Estimate {
-  double read_rate = 0;  // bytes a second that the source's disk was just seen to give; 0: not measured
+  double read_rate = 0;   // bytes a second that the source's disk was just seen to give; 0: not measured
+  bool streamed = false;  // from the network: read_rate and seconds are not known
   double seconds = 0;
   uint64_t peak_memory = 0;
   uint64_t free_space = 0;  // at the target

@@ -19,6 +19,7 @@ struct VerifyOptions {
   std::string b;
   std::optional<int64_t> iteration;
   size_t limit = 20;
+  bool stream = false;
   WorkFlags work;
 };
 
@@ -28,7 +29,12 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 int verify_pair(const VerifyOptions& options) {
   const auto start = std::chrono::steady_clock::now();
-  const auto [a, b] = open_pair(model_path(options.a), model_path(options.b), options.iteration);
+  const auto look = [&](const std::string& text) {
+    std::error_code error;
+    const bool streamed = options.stream && !std::filesystem::exists(text, error);
+    return streamed ? open_to_look_streamed(text) : open_to_look(model_path(text), options.iteration);
+  };
+  const auto [a, b] = match_pair(look(options.a), look(options.b), options.iteration);
   ProgressDisplay progress;
   const bridge::Comparison result =
       bridge::compare(a.view(), b.view(&a), options.work.execute_options(&progress), options.limit);
@@ -111,6 +117,7 @@ void add_verify(CLI::App& program, Action& action) {
         command.add_option("--limit", options.limit, "Show at most so many differences (default: 20)")
             ->check(CLI::Range(1, 1000000))
             ->type_name("N");
+        add_stream(command, options.stream);
         options.work.add_to(command);
       },
       run_verify);

@@ -2,6 +2,7 @@
 import collections
 import hashlib
 import http.server
+import itertools
 import json
 import os
 import re
@@ -41,6 +42,9 @@ class Hub:
     def __init__(self, token="hf_secret_of_the_test"):
         self.repos, self.token, self.faults = {}, token, collections.OrderedDict()
         self.requests, self.elsewhere = [], None
+        self.sent = collections.Counter()  # bytes of files, by path
+        self.connections = 0
+        self.signatures = itertools.count()
         hub = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -49,6 +53,10 @@ class Hub:
 
             def log_message(self, *_):
                 pass
+
+            def setup(self):
+                hub.connections += 1
+                super().setup()
 
             def do_GET(self):
                 hub.requests.append((self.path, dict(self.headers)))
@@ -81,6 +89,8 @@ class Hub:
         handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
         if handler.command != "HEAD":
+            if "/resolve/" in handler.path and status < 300:
+                self.sent[urllib.parse.urlsplit(handler.path).path.split("/", 5)[-1]] += len(body)
             handler.wfile.write(body)
 
     def answer(self, handler):
@@ -117,7 +127,7 @@ class Hub:
         if "lfs" in entry:
             headers |= {"X-Linked-Etag": f'"{entry["lfs"]["oid"]}"', "X-Linked-Size": str(len(content))}
             if self.elsewhere and handler.headers.get("Host") == self.address.split("//")[1]:
-                headers["Location"] = f"{self.elsewhere.address}{handler.path}?signature=secret"
+                headers["Location"] = f"{self.elsewhere.address}{handler.path}?signature=secret{next(self.signatures)}"
                 return self.send(handler, 302, b"", headers)
         span = re.match(r"bytes=(\d+)-(\d*)", handler.headers.get("Range", ""))
         if not span:

@@ -315,7 +315,7 @@ void Merge::prepare(const bridge::TransferPlan& plan, const std::vector<Path>& s
   quiet.progress = nullptr;
   quiet.journal = nullptr;
   measuring_ = true;
-  const auto source = bridge::file_source(sources);
+  const auto source = bridge::open_source(plan, sources);
   const auto sink = bridge::discard_sink();
   bridge::execute(plan, *source, *sink, quiet);
   measuring_ = false;

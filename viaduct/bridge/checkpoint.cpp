@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "viaduct/bridge/executor.h"
 #include "viaduct/bridge/fsdp_checkpoint.h"
 #include "viaduct/bridge/hf_checkpoint.h"
 #include "viaduct/bridge/megatron_checkpoint.h"
@@ -103,6 +104,18 @@ Pieces Checkpoint::hf_pieces_in(const WeightGraph& graph, size_t hf_tensor) cons
   return layout::compose(first, second);
 }
 
+void read_bytes(const StoredTensors& stored, uint32_t file, uint64_t offset, std::span<std::byte> to) {
+  if (stored.store) return stored.store->read(stored.files.at(file), offset, to);
+  File::open(stored.files.at(file), File::Mode::kRead).read(offset, to);
+}
+
+formats::ReadFile read_file(const StoredTensors& stored) {
+  if (!stored.store) return nullptr;
+  return [store = stored.store](const Path& file, uint64_t offset, std::span<std::byte> to) {
+    store->read(file, offset, to);
+  };
+}
+
 PlainTensor plain_tensor(const formats::StoredTensor& stored) {
   PlainTensor plain;
   plain.name = stored.name;
@@ -137,7 +150,7 @@ std::unique_ptr<Checkpoint> open_in_its_form(const Path& path, const OpenOptions
   }
   VIADUCT_USER_CHECK(!options.iteration, "{} is not a Megatron checkpoint, so it has no iteration {}",
                      path.string(), *options.iteration);
-  return open_hf_checkpoint(path);
+  return open_hf_checkpoint(path, options.store);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -37,10 +38,17 @@ PlainTensor plain_tensor(const formats::StoredTensor& stored);
 /// The files of a source and the tensors in them.
 struct StoredTensors {
   std::vector<Path> files;
+  std::shared_ptr<const ByteStore> store;  // that they are read from; null: from the disk
   std::vector<PlainTensor> tensors;
   std::vector<Scales> scales;  // SourceChunk::scales counts here
   std::vector<ScaledForm> forms;
 };
+
+/// Just to.size() bytes at an offset of a file, for a few that are wanted at once.
+void read_bytes(const StoredTensors& stored, uint32_t file, uint64_t offset, std::span<std::byte> to);
+
+/// How the files of the store are read; null without one.
+formats::ReadFile read_file(const StoredTensors& stored);
 
 /// Whose tensors a checkpoint holds.
 enum class World { kHuggingFace, kMegatron };
@@ -147,7 +155,8 @@ struct OpenOptions {
   std::optional<int64_t>
       iteration;                  // of a Megatron root with several iter_* folders; none: the newest complete one
   std::optional<Path> reference;  // a Hugging Face folder that gives config, tokenizer and shard names
-  std::optional<int64_t> vocab_size;  // tokens to give to the model; none: as many as it has
+  std::optional<int64_t> vocab_size;       // tokens to give to the model; none: as many as it has
+  std::shared_ptr<const ByteStore> store;  // of a Hugging Face folder whose shards are stubs: where their data lie
 };
 
 /// Opens a Hugging Face folder, a GGUF file, or a Megatron checkpoint (root or iter_* folder). UserError when it is

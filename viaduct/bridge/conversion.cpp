@@ -86,7 +86,7 @@ std::vector<Path> files_to_keep(const Conversion& conversion) {
 
 ExecuteReport discard_bytes(const Conversion& conversion, ExecuteOptions options) {
   std::vector<bool> files = std::exchange(options.files, {});
-  const auto source = file_source(conversion.plan.source_files);
+  const auto source = open_source(conversion.plan);
   if (options.change) options.change->prepare(conversion.plan, conversion.plan.source_files, options);
   const auto sink = discard_sink();
   if (options.progress) options.progress->begin("reading", conversion.plan.bytes_of_data(files));
@@ -132,7 +132,7 @@ ExecuteReport move_bytes(const Conversion& conversion, const Workplace& at, Exec
   const std::vector<Path> sources = source_files(conversion, at, files, options);
   const auto journal = open_journal(at.staging, data, conversion.plan, sources, at.journal);
   options.journal = journal.get();
-  const auto source = file_source(sources);
+  const auto source = open_source(conversion.plan, sources);
   if (options.change) options.change->prepare(conversion.plan, sources, options);
   const auto sink = file_sink(data, conversion.plan.target.files, files);
   if (options.progress) options.progress->begin("converting", conversion.plan.bytes_of_data(files));
@@ -195,6 +195,10 @@ ConversionReport run(const Conversion& conversion, const RunOptions& options) {
                              : Staging::for_folder(conversion.target, staging_options);
   if (!staging.resumed()) check_space(conversion, conversion.bytes_to_write());
   ExecuteReport moved;
+  const auto kept = [&](const std::string& what) {
+    return fmt::format("{}. What is done is kept in {}: repair the cause and use --resume, or remove it", what,
+                       staging.path().string());
+  };
   try {
     const Workplace at{staging.path(), staging.path(), kJournalName, std::string(kMeasuredScales)};
     moved = move_bytes(conversion, at, execute_options);
@@ -203,8 +207,17 @@ ConversionReport run(const Conversion& conversion, const RunOptions& options) {
     staging.commit();
   } catch (const SystemError& error) {
     // A full disk or the like: what is done can be completed.
-    throw UserError(fmt::format("{}. What is done is kept in {}: repair the cause and use --resume, or remove it",
-                                error.what(), staging.path().string()));
+    throw UserError(kept(error.what()));
+  } catch (const RemoteError& error) {
+    throw UserError(kept(error.what()));
+  } catch (const Interrupted&) {
+    // What came over a network is worth more than a clean folder.
+    if (!conversion.plan.store) {
+      staging.discard();
+      throw;
+    }
+    throw Interrupted(
+        fmt::format("interrupted; what is done is kept in {}: --resume goes on with it", staging.path().string()));
   } catch (...) {
     staging.discard();
     throw;

@@ -24,27 +24,32 @@ namespace {
 constexpr uint64_t kPage = 4096;
 // Runs are copied and hashed in pieces that stay in the processor's own cache.
 constexpr uint64_t kTileBytes = 256u << 10;
-constexpr int kReaders = 2;
 
 // How the memory is shared out.
 struct Budget {
   int workers = 1;
+  int readers = 2;
   size_t slots = 0;                          // source blocks in memory
   size_t wide = 0;                           // source blocks that one job should need at most
   size_t ahead = 0;                          // source blocks that are read before a worker asks for them
   size_t most() const { return slots - 1; }  // source blocks that one job can have at once
 
-  explicit Budget(const ExecuteOptions& options) {
+  Budget(const ExecuteOptions& options, const ReadPace& pace) {
     constexpr uint64_t kWorkerBytes = kBlockBytes + kPage + 3 * CopyScratch::kBytes;
+    constexpr uint64_t kConnectionBytes = 1u << 20;  // of readers beyond the two of a disk
     VIADUCT_USER_CHECK(options.max_memory >= 24u << 20,
                        "{} bytes of memory are too little; at least 24 MiB are needed", options.max_memory);
     const int processors = std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 8);
     // A worker that writes waits for the disk: one more than processors keeps both busy.
     workers = options.threads > 0 ? options.threads : processors + 1;
     workers = std::clamp<int>(workers, 1, static_cast<int>(options.max_memory / 2 / kWorkerBytes));
-    slots = (options.max_memory - static_cast<uint64_t>(workers) * kWorkerBytes) / kSourceBlockBytes - 2;
+    const uint64_t left = options.max_memory - static_cast<uint64_t>(workers) * kWorkerBytes;
+    readers = std::clamp<int>(pace.readers, 1, std::max(2, static_cast<int>(left / 8 / kConnectionBytes)));
+    slots = (left - static_cast<uint64_t>(std::max(readers - 2, 0)) * kConnectionBytes) / kSourceBlockBytes - 2;
     wide = std::min<size_t>(24, slots / 2);
-    ahead = std::min<size_t>(slots / 2, 16 + 4 * static_cast<size_t>(workers));
+    // What is far away is asked for long before it is needed.
+    const size_t wanted = static_cast<size_t>(readers) * pace.blocks;
+    ahead = std::min<size_t>(slots / 2, std::max(wanted, 16 + 4 * static_cast<size_t>(workers)));
   }
 };
 
@@ -58,7 +63,12 @@ struct SharedBlock {
 class Execution {
  public:
   Execution(const TransferPlan& plan, ByteSource& source, ByteSink& sink, const ExecuteOptions& options)
-      : plan_(plan), source_(source), sink_(sink), options_(options), budget_(options) {}
+      : plan_(plan),
+        source_(source),
+        sink_(sink),
+        options_(options),
+        pace_(source.pace()),
+        budget_(options, pace_) {}
 
   ExecuteReport run() {
     const auto start = std::chrono::steady_clock::now();
@@ -71,7 +81,7 @@ class Execution {
     jobs_left_ = std::vector<std::atomic<uint32_t>>(jobs_of_chunk_.begin(), jobs_of_chunk_.end());
 
     std::vector<std::thread> threads;
-    for (int i = 0; i < kReaders; ++i) threads.emplace_back([this] { guard([this] { read(); }); });
+    for (int i = 0; i < budget_.readers; ++i) threads.emplace_back([this] { guard([this] { read(); }); });
     for (int i = 0; i < budget_.workers; ++i) threads.emplace_back([this] { guard([this] { work(); }); });
     guard([this] { write_literals(); });
     for (std::thread& thread : threads) thread.join();
@@ -140,6 +150,7 @@ class Execution {
   ByteSource& source_;
   ByteSink& sink_;
   const ExecuteOptions& options_;
+  const ReadPace pace_;
   const Budget budget_;
   std::vector<std::vector<BlockSum>> sums_;
   std::vector<std::vector<uint32_t>> crc_fields_of_;  // [target chunk], when there are any
@@ -269,18 +280,26 @@ void Execution::plan_next(Lock& lock) {
          (in_turns_ || cache_->num_pinned() + cache_->num_unpinned(planned.needs) > budget_.ahead))
     pause();
   planned.in_turns = in_turns_ = planned.needs.size() > budget_.most();
+  // Blocks are offered to the readers together, so that one read can bring several.
+  std::vector<SourceCache::Entry*> fresh_entries;
+  const auto offer = [&] {
+    to_load_.insert(to_load_.end(), fresh_entries.begin(), fresh_entries.end());
+    fresh_entries.clear();
+    changed_.notify_all();
+  };
   for (const SourceNeed& need : planned.needs) {
     if (planned.in_turns) break;
     SourceCache::Entry* entry = nullptr;
     bool fresh = false;
-    while (!stop_ && !(entry = cache_->pin(need.key, fresh))) pause();
+    while (!stop_ && !(entry = cache_->pin(need.key, fresh))) {
+      offer();
+      pause();
+    }
     if (stop_) return;
     planned.entries.push_back(entry);
-    if (fresh) {
-      to_load_.push_back(entry);
-      changed_.notify_all();
-    }
+    if (fresh) fresh_entries.push_back(entry);
   }
+  offer();
   ++jobs_open_;
   planned_.push_back(std::move(planned));
   planning_ = false;
@@ -288,22 +307,35 @@ void Execution::plan_next(Lock& lock) {
 }
 
 void Execution::load_next(Lock& lock) {
-  SourceCache::Entry* const entry = to_load_.front();
-  to_load_.pop_front();
+  std::vector<SourceCache::Entry*> run;
+  std::vector<std::span<std::byte>> parts;
+  const auto follows = [&](const SourceCache::Entry& entry) {
+    return run.empty() || (entry.key == run.back()->key + 1 && entry.begin == 0 &&
+                           run.back()->end == static_cast<uint32_t>(kSourceBlockBytes));
+  };
+  while (!to_load_.empty() && run.size() < std::max<size_t>(pace_.blocks, 1) && follows(*to_load_.front())) {
+    SourceCache::Entry* const entry = to_load_.front();
+    to_load_.pop_front();
+    run.push_back(entry);
+    parts.emplace_back(entry->data + entry->begin, entry->end - entry->begin);
+  }
   lock.unlock();
-  const uint32_t file = file_of_key(entry->key);
-  const uint64_t base = offset_of_key(entry->key), size = source_.size(file);
+  const uint32_t file = file_of_key(run.front()->key);
+  const uint64_t begin = offset_of_key(run.front()->key) + run.front()->begin, size = source_.size(file);
+  const uint64_t end = offset_of_key(run.back()->key) + run.back()->end;
   // Whole pages, which a file's end cuts short.
-  const size_t count =
-      source_.read(file, base + entry->begin, {entry->data + entry->begin, entry->end - entry->begin});
-  const uint64_t there = base + entry->begin + count;
-  VIADUCT_USER_CHECK(there >= std::min(size, base + entry->end),
+  uint64_t count = source_.read_parts(file, begin, parts);
+  VIADUCT_USER_CHECK(begin + count >= std::min(size, end),
                      "{} had {} bytes, but now ends at byte {}: it was changed while it was read",
-                     source_name(file), size, there);
+                     source_name(file), size, begin + count);
   bytes_read_ += count;
   lock.lock();
-  entry->end = entry->begin + static_cast<uint32_t>(count);
-  entry->ready = true;
+  for (SourceCache::Entry* entry : run) {
+    const uint64_t there = std::min<uint64_t>(count, entry->end - entry->begin);
+    count -= there;
+    entry->end = entry->begin + static_cast<uint32_t>(there);
+    entry->ready = true;
+  }
   loaded_.notify_all();
 }
 

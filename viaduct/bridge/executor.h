@@ -9,21 +9,48 @@
 #include <vector>
 
 #include "viaduct/bridge/transfer.h"
+#include "viaduct/core/error.h"
 #include "viaduct/core/progress.h"
 
 namespace viaduct::bridge {
+
+/// What a source elsewhere did not give, though it may another time: the network, a server. What is done is worth
+/// keeping.
+class RemoteError : public UserError {
+ public:
+  using UserError::UserError;
+};
+
+/// How a source is best read.
+struct ReadPace {
+  int readers = 2;    // threads that read at once
+  size_t blocks = 1;  // source blocks that one read brings at most
+};
 
 /// Where bytes come from. Thread-safe.
 class ByteSource {
  public:
   virtual ~ByteSource() = default;
+  /// How it likes to be read.
+  virtual ReadPace pace() const { return {}; }
   /// Bytes of a source file.
   virtual uint64_t size(uint32_t file) const = 0;
   /// Reads exactly to.size() bytes at `offset`; both, and the address, are multiples of 4096 except at a file's
   /// end, where `to` may reach past the end (returns the bytes read).
   virtual size_t read(uint32_t file, uint64_t offset, std::span<std::byte> to) = 0;
+  /// Reads into `parts`, which follow each other in the file, from `offset` on, likewise.
+  virtual size_t read_parts(uint32_t file, uint64_t offset, std::span<const std::span<std::byte>> parts);
   /// All reading is done: a UserError when a file has changed since it was opened.
   virtual void finish() {}
+};
+
+/// Where the files of a source are read, when not from this machine's disk. Thread-safe.
+class ByteStore {
+ public:
+  virtual ~ByteStore() = default;
+  virtual std::unique_ptr<ByteSource> open(const std::vector<Path>& files) const = 0;
+  /// Just to.size() bytes, wherever they lie.
+  virtual void read(const Path& file, uint64_t offset, std::span<std::byte> to) const = 0;
 };
 
 /// Where bytes go. Thread-safe. Ranges of different calls never overlap and come in any order.
@@ -38,6 +65,10 @@ class ByteSink {
 
 /// Files read with O_DIRECT where the file system has it (buffered elsewhere, by itself), sequential read-ahead.
 std::unique_ptr<ByteSource> file_source(const std::vector<Path>& files);
+/// The plan's source files, through its store when it has one; or `files` in their place, some of which may be of
+/// this machine.
+std::unique_ptr<ByteSource> open_source(const TransferPlan& plan);
+std::unique_ptr<ByteSource> open_source(const TransferPlan& plan, const std::vector<Path>& files);
 /// Files below `directory`, created with their final sizes. Large aligned middles go out with O_DIRECT, the pages
 /// at the edges of ranges are put together in memory. Of some files only: as ExecuteOptions::files has it.
 std::unique_ptr<ByteSink> file_sink(const Path& directory, const std::vector<formats::TargetFile>& files,
@@ -105,7 +136,7 @@ struct ExecuteReport {
 
 /// Makes every target chunk of the plan and writes literals and CRC fields (of some files only: options.files). On
 /// any error all threads stop and the first error is thrown. Throws Interrupted when progress->cancelled(). Calls
-/// source.finish() and sink.finish() at the end. Besides `threads` that copy and write there are two that read.
+/// source.finish() and sink.finish() at the end. Besides `threads` that copy and write there are those that read (ByteSource::pace).
 ExecuteReport execute(const TransferPlan& plan, ByteSource& source, ByteSink& sink, const ExecuteOptions& options);
 
 }  // namespace viaduct::bridge

@@ -178,6 +178,22 @@ std::unique_ptr<ByteSource> file_source(const std::vector<Path>& files) {
   return std::make_unique<FileSource>(files);
 }
 
+std::unique_ptr<ByteSource> open_source(const TransferPlan& plan) { return open_source(plan, plan.source_files); }
+
+std::unique_ptr<ByteSource> open_source(const TransferPlan& plan, const std::vector<Path>& files) {
+  return plan.store ? plan.store->open(files) : file_source(files);
+}
+
+size_t ByteSource::read_parts(uint32_t file, uint64_t offset, std::span<const std::span<std::byte>> parts) {
+  size_t count = 0;
+  for (const std::span<std::byte> part : parts) {
+    const size_t there = read(file, offset + count, part);
+    count += there;
+    if (there < part.size()) break;
+  }
+  return count;
+}
+
 std::unique_ptr<ByteSink> file_sink(const Path& directory, const std::vector<formats::TargetFile>& files,
                                     const std::vector<bool>& only) {
   return std::make_unique<FileSink>(directory, files, only);

@@ -40,7 +40,9 @@ bool plausible_inverse_frequencies(const std::vector<std::byte>& bytes, const St
 
 class HfCheckpoint : public Checkpoint {
  public:
-  explicit HfCheckpoint(const Path& path) : Checkpoint(World::kHuggingFace, path) {}
+  HfCheckpoint(const Path& path, std::shared_ptr<const ByteStore> store) : Checkpoint(World::kHuggingFace, path) {
+    stored_.store = std::move(store);
+  }
 
   void open_folder();
   void open_gguf_file();
@@ -82,7 +84,7 @@ models::HfConfig read_config(const Path& folder) {
 void HfCheckpoint::open_folder() {
   const models::HfConfig config = read_config(path_);
   models::ArchSpec arch = models::read_arch(config);
-  const auto reader = formats::open_hf_directory(path_);
+  const auto reader = formats::open_hf_directory(path_, read_file(stored_));
   if (!config.dtype()) {
     // The file says nothing: the weights do.
     const StoredTensor& first = reader->tensors().at(0);
@@ -235,8 +237,8 @@ void HfCheckpoint::open_gguf_file() {
 
 }  // namespace
 
-std::unique_ptr<Checkpoint> open_hf_checkpoint(const Path& path) {
-  auto checkpoint = std::make_unique<HfCheckpoint>(path);
+std::unique_ptr<Checkpoint> open_hf_checkpoint(const Path& path, std::shared_ptr<const ByteStore> store) {
+  auto checkpoint = std::make_unique<HfCheckpoint>(path, std::move(store));
   if (fs::is_regular_file(path)) {
     checkpoint->open_gguf_file();
   } else {

@@ -30,7 +30,8 @@ class Measure {
  public:
   Measure(const StoredTensors& source, const std::vector<ScaledTarget>& targets,
           const std::vector<ScaledForm>& forms, const Path& file)
-      : targets_(targets),
+      : source_(source),
+        targets_(targets),
         forms_(forms),
         originals_(source.files, File::Mode::kRead),
         file_(File::open(file, File::Mode::kWrite)) {}
@@ -103,8 +104,12 @@ class Measure {
     row.original.resize(count);
     const int64_t unit = element_size(form.scale_dtype);
     row.original_bytes.resize(count * static_cast<size_t>(unit));
-    originals_.get(tensor.original->file)
-        ->read(tensor.original->byte_offset + static_cast<uint64_t>(number * scales * unit), row.original_bytes);
+    const uint64_t offset = tensor.original->byte_offset + static_cast<uint64_t>(number * scales * unit);
+    if (source_.store) {
+      read_bytes(source_, tensor.original->file, offset, row.original_bytes);
+    } else {
+      originals_.get(tensor.original->file)->read(offset, row.original_bytes);
+    }
     decode_scales(form.scale_dtype, row.original_bytes.data(), row.original.data(), scales, form.round_scale);
     return row;
   }
@@ -147,6 +152,7 @@ class Measure {
     file_.write(tensor.offset + static_cast<uint64_t>(number) * bytes.size(), bytes);
   }
 
+  const StoredTensors& source_;
   const std::vector<ScaledTarget>& targets_;
   const std::vector<ScaledForm>& forms_;
   OpenFiles originals_;
@@ -190,7 +196,7 @@ void measure_scales(const Checkpoint& source, const WeightGraph* graph, const st
                   0);
     }
     const TransferPlan plan = builder.finish_virtual();
-    const auto from = file_source(plan.source_files);
+    const auto from = open_source(plan);
     const auto sink = callback_sink([&](uint32_t target, uint64_t offset, std::span<const std::byte> numbers) {
       measure.add(static_cast<uint32_t>(first + target), offset, numbers);
     });

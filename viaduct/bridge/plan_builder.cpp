@@ -31,6 +31,7 @@ uint64_t hash_of(const Region& region) {
 
 PlanBuilder::PlanBuilder(const StoredTensors& source) : source_(source) {
   plan_.source_files = source.files;
+  plan_.store = source.store;
   plan_.scales = source.scales;
   plan_.forms = source.forms;
   size_t chunks = 0;

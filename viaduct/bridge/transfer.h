@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -107,9 +108,12 @@ struct Transfer {
   uint32_t region = 0;                 // index into TransferPlan::regions
 };
 
+class ByteStore;
+
 /// All transfers of a conversion, and the files that they are between.
 struct TransferPlan {
   std::vector<Path> source_files;
+  std::shared_ptr<const ByteStore> store;  // that source_files are read from; null: from the disk
   std::vector<SourceChunk> sources;
   std::vector<Scales> scales;  // of those sources that have some
   std::vector<ScaledForm> forms;

@@ -35,7 +35,7 @@ std::vector<std::byte> block_bytes(const View& view, size_t tensor, DType dtype,
     const std::lock_guard lock(mutex);
     std::memcpy(bytes.data() + (from - begin), run.data() + (from - offset), to - from);
   };
-  const auto source = file_source(plan.source_files);
+  const auto source = open_source(plan);
   execute(plan, *source, *callback_sink(keep), {});
   return bytes;
 }
@@ -113,7 +113,7 @@ Comparison compare(const View& a, const View& b, const ExecuteOptions& options, 
   result.bytes = plan_a.bytes_of_data();
   if (options.progress) options.progress->begin("comparing", 2 * result.bytes);
   const auto sums = [&](const TransferPlan& plan) {
-    const auto source = file_source(plan.source_files);
+    const auto source = open_source(plan);
     return execute(plan, *source, *discard_sink(), hashing).sums;
   };
   const auto sums_a = sums(plan_a), sums_b = sums(plan_b);

@@ -13,23 +13,31 @@ using layout::Pieces;
 namespace {
 
 constexpr int64_t kMostTokens = int64_t{1} << 31;
+constexpr int64_t kRowsBytes = 1 << 20;
 
 // Rows [from, rows of the tensor) that are not all zero bits; nullopt when they are not stored row by row.
 std::optional<int64_t> count_filled_rows(const StoredTensors& stored, const PlainTensor& tensor, int64_t from) {
   if (tensor.shape.rank() != 2 || !is_byte_sized(tensor.dtype) || is_block_quantized(tensor.dtype))
     return std::nullopt;
   std::vector<bool> filled(static_cast<size_t>(std::max<int64_t>(tensor.shape[0] - from, 0)));
-  std::vector<std::byte> row;
+  std::vector<std::byte> rows;
   for (const PlainTensor::Chunk& chunk : tensor.chunks) {
     const Shape& size = chunk.place.size;
     const Shape strides = chunk.place.strides.empty() ? row_major_strides(size) : chunk.place.strides;
     if (strides[1] != 1 && size[1] > 1) return std::nullopt;
-    const File file = File::open(stored.files[chunk.place.file], File::Mode::kRead);
-    row.resize(static_cast<size_t>(num_bytes(tensor.dtype, size[1])));
-    for (int64_t i = std::max<int64_t>(from - chunk.offset[0], 0); i < size[0]; ++i) {
-      file.read(chunk.place.byte_offset + static_cast<uint64_t>(num_bytes(tensor.dtype, i * strides[0])), row);
-      if (std::any_of(row.begin(), row.end(), [](std::byte byte) { return byte != std::byte{0}; }))
-        filled[static_cast<size_t>(chunk.offset[0] + i - from)] = true;
+    const auto row_bytes = static_cast<size_t>(num_bytes(tensor.dtype, size[1]));
+    const auto step = static_cast<size_t>(num_bytes(tensor.dtype, strides[0]));
+    // Some rows at a time, with what lies between them.
+    const int64_t together = std::max<int64_t>(1, kRowsBytes / static_cast<int64_t>(std::max<size_t>(step, 1)));
+    for (int64_t first = std::max<int64_t>(from - chunk.offset[0], 0); first < size[0]; first += together) {
+      const int64_t end = std::min(first + together, size[0]);
+      rows.resize(static_cast<size_t>(end - first - 1) * step + row_bytes);
+      read_bytes(stored, chunk.place.file, chunk.place.byte_offset + static_cast<uint64_t>(first) * step, rows);
+      for (int64_t i = first; i < end; ++i) {
+        const auto row = std::span(rows).subspan(static_cast<size_t>(i - first) * step, row_bytes);
+        if (std::any_of(row.begin(), row.end(), [](std::byte byte) { return byte != std::byte{0}; }))
+          filled[static_cast<size_t>(chunk.offset[0] + i - from)] = true;
+      }
     }
   }
   return std::count(filled.begin(), filled.end(), true);

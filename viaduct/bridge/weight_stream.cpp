@@ -40,7 +40,7 @@ std::vector<LoadedTensor> load(const View& view, std::span<const Wanted> wanted,
     buffers.push_back(loaded.back().bytes.bytes());
   }
   const TransferPlan plan = builder.finish_virtual();
-  const auto source = file_source(plan.source_files);
+  const auto source = open_source(plan);
   const auto sink = memory_sink(buffers);
   ExecuteOptions options;
   options.progress = progress;

@@ -84,14 +84,14 @@ bool has_safetensors_model(const Path& folder) {
 }
 
 // Headers are read by several threads: on a cold disk most of the time is waiting.
-std::vector<SafetensorsHeader> read_headers(const std::vector<Path>& files) {
+std::vector<SafetensorsHeader> read_headers(const std::vector<Path>& files, Stubs stubs) {
   std::vector<SafetensorsHeader> headers(files.size());
   std::vector<std::exception_ptr> errors(files.size());
   std::atomic<size_t> next = 0;
   const auto work = [&] {
     for (size_t i = next++; i < files.size(); i = next++) {
       try {
-        headers[i] = read_safetensors_header(File::open(files[i], File::Mode::kRead));
+        headers[i] = read_safetensors_header(File::open(files[i], File::Mode::kRead), stubs);
       } catch (...) {
         errors[i] = std::current_exception();
       }
@@ -136,7 +136,7 @@ void HfDirectory::open_safetensors_shards(const Path& folder) {
     shard_names_ = shards_without_index(folder);
   }
   for (const std::string& shard : shard_names_) files_.push_back(folder / shard);
-  std::vector<SafetensorsHeader> headers = read_headers(files_);
+  std::vector<SafetensorsHeader> headers = read_headers(files_, data_ ? Stubs::kTaken : Stubs::kRefused);
   size_t count = 0;
   for (const SafetensorsHeader& header : headers) count += header.tensors.size();
   tensors_.reserve(count);
@@ -208,15 +208,22 @@ void HfDirectory::open_torch_shards(const Path& folder) {
   tensors_ = reader->tensors();
 }
 
+ReadBytes HfDirectory::open(uint32_t file) const {
+  if (!data_) return TensorReader::open(file);
+  return
+      [data = data_, path = files_.at(file)](uint64_t offset, std::span<std::byte> to) { data(path, offset, to); };
+}
+
 bool has_hf_weights(const Path& folder) {
   if (!fs::is_directory(folder)) return false;
   return fs::exists(folder / kHfIndexName) || is_torch_folder(folder) || !safetensors_files(folder).empty();
 }
 
-std::unique_ptr<HfDirectory> open_hf_directory(const Path& folder) {
+std::unique_ptr<HfDirectory> open_hf_directory(const Path& folder, ReadFile data) {
   VIADUCT_USER_CHECK(has_hf_weights(folder), "{} holds no weights: no {}, no *.safetensors, no pytorch_model.bin",
                      folder.string(), kHfIndexName);
   auto directory = std::make_unique<HfDirectory>();
+  directory->data_ = std::move(data);
   if (has_safetensors_model(folder)) {
     directory->open_safetensors_shards(folder);
   } else {

@@ -23,6 +23,8 @@ class HfDirectory : public TensorReader {
   /// By shard, then by place in the shard.
   const std::vector<StoredTensor>& tensors() const override { return tensors_; }
 
+  ReadBytes open(uint32_t file) const override;
+
   /// File names of the shards, in natural order; files() counts the same.
   const std::vector<std::string>& shard_names() const { return shard_names_; }
   /// A shard's safetensors header byte for byte; empty for other formats.
@@ -41,12 +43,13 @@ class HfDirectory : public TensorReader {
     std::string text;
     std::vector<std::pair<std::string, std::string>> metadata;
   };
-  friend std::unique_ptr<HfDirectory> open_hf_directory(const Path& folder);
+  friend std::unique_ptr<HfDirectory> open_hf_directory(const Path& folder, ReadFile data);
   void open_safetensors_shards(const Path& folder);
   void open_torch_shards(const Path& folder);
   void check_index(const Path& folder) const;
   void check_unique(const Path& folder) const;
 
+  ReadFile data_;
   std::string_view format_;
   std::vector<Path> files_;
   std::vector<std::string> shard_names_;
@@ -60,7 +63,8 @@ class HfDirectory : public TensorReader {
 bool has_hf_weights(const Path& folder);
 
 /// UserError naming files and tensors: no weights at all, a shard that is missing, a tensor that the index lists
-/// and its shard lacks (or the other way round), a tensor in two shards.
-std::unique_ptr<HfDirectory> open_hf_directory(const Path& folder);
+/// and its shard lacks (or the other way round), a tensor in two shards. With `data` the shards may be stubs, whose
+/// data it reads.
+std::unique_ptr<HfDirectory> open_hf_directory(const Path& folder, ReadFile data = nullptr);
 
 }  // namespace viaduct::formats

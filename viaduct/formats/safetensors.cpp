@@ -19,6 +19,9 @@ namespace viaduct::formats {
 
 namespace {
 
+// The upper half of a stub's first 8 bytes ("VSTB"); the lower half is the header's length.
+constexpr uint64_t kStubMark = 0x42545356, kStubLength = 0xFFFFFFFF;
+
 // Takes the parser's events as they come; no document is built. The grammar is fixed: an object of objects whose
 // members are dtype, shape and data_offsets, and __metadata__ with strings.
 struct HeaderHandler {
@@ -239,22 +242,47 @@ SafetensorsHeader parse_safetensors_header(std::string text, uint64_t file_size,
   return header;
 }
 
-SafetensorsHeader read_safetensors_header(const File& file) {
+uint64_t safetensors_header_size(std::span<const std::byte> start, uint64_t file_size, std::string_view origin,
+                                 Stubs stubs) {
+  VIADUCT_USER_CHECK(start.size() >= 8, "{}: {} bytes are too few for a safetensors file", origin, start.size());
+  uint64_t length;
+  std::memcpy(&length, start.data(), 8);
+  if (length >> 32 == kStubMark) {
+    VIADUCT_USER_CHECK(stubs == Stubs::kTaken,
+                       "{} is a stub that --stream made: it holds the header of a file of the hub, and none of its "
+                       "data. Give the model's name with --stream, or fetch it with viaduct download",
+                       origin);
+    length &= kStubLength;
+  }
+  VIADUCT_USER_CHECK(length <= kMaxSafetensorsHeader && length <= file_size - 8,
+                     "{}: bytes 0 to 8 give a header of {} bytes, in a file of {}; the file is truncated or not a "
+                     "safetensors file",
+                     origin, length, file_size);
+  VIADUCT_USER_CHECK(length > 0 && start.size() > 8 && start[8] == std::byte{'{'},
+                     "{}: byte 8 should begin a JSON header with {{; not a safetensors file", origin);
+  return length;
+}
+
+void write_safetensors_stub(const Path& path, std::string_view header, uint64_t file_size) {
+  VIADUCT_CHECK(header.size() <= kMaxSafetensorsHeader && header.size() + 8 <= file_size);
+  File file = File::open(path, File::Mode::kWrite);
+  file.resize(0);
+  const uint64_t mark = kStubMark << 32 | header.size();
+  file.write(0, std::as_bytes(std::span(&mark, 1)));
+  file.write(8, std::as_bytes(std::span(header)));
+  file.resize(file_size);
+  file.sync();
+  file.close();
+}
+
+SafetensorsHeader read_safetensors_header(const File& file, Stubs stubs) {
   const std::string origin = file.path().string();
   const uint64_t size = file.size();
-  VIADUCT_USER_CHECK(size >= 8, "{}: {} bytes are too few for a safetensors file", origin, size);
   // One read gets length and header of most files; what lies behind it is not wanted now.
   file.expect_scattered_reads();
   std::string start(std::min<uint64_t>(size, 64u << 10), '\0');
   file.read(0, std::as_writable_bytes(std::span(start)));
-  uint64_t length;
-  std::memcpy(&length, start.data(), 8);
-  VIADUCT_USER_CHECK(length <= kMaxSafetensorsHeader && length <= size - 8,
-                     "{}: bytes 0 to 8 give a header of {} bytes, in a file of {}; the file is truncated or not a "
-                     "safetensors file",
-                     origin, length, size);
-  VIADUCT_USER_CHECK(length > 0 && start.size() > 8 && start[8] == '{',
-                     "{}: byte 8 should begin a JSON header with {{; not a safetensors file", origin);
+  const uint64_t length = safetensors_header_size(std::as_bytes(std::span(start)), size, origin, stubs);
   std::string text = start.substr(8, length);
   if (text.size() < length) {
     const size_t have = text.size();

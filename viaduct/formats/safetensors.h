@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -29,10 +30,22 @@ struct SafetensorsHeader {
 /// True for the element types that the format has.
 bool safetensors_holds(DType dtype);
 
+/// Where a stub is met. A stub has the size of another file and its header, and a hole in place of the data; a mark
+/// in its first 8 bytes, which no reader of the format takes for a header's length, keeps it from being read as
+/// that file.
+enum class Stubs { kRefused, kTaken };
+
+/// How many bytes the header of a file of `file_size` bytes has, whose first bytes (9 or more, or all) are `start`.
+/// UserError naming `origin` for what begins no safetensors file, and for a stub unless they are taken.
+uint64_t safetensors_header_size(std::span<const std::byte> start, uint64_t file_size, std::string_view origin,
+                                 Stubs stubs = Stubs::kRefused);
+/// Writes the stub of a file of `file_size` bytes with this header's text, and syncs it.
+void write_safetensors_stub(const Path& path, std::string_view header, uint64_t file_size);
+
 /// Reads and checks the header of an open file. UserError naming file, tensor and byte offset for a length that
 /// does not fit the file, malformed JSON, text that is not UTF-8, an unknown dtype, a byte range that does not fit
 /// its shape, overlaps, gaps, duplicates and bytes behind the last tensor.
-SafetensorsHeader read_safetensors_header(const File& file);
+SafetensorsHeader read_safetensors_header(const File& file, Stubs stubs = Stubs::kRefused);
 /// The same of a header in memory: `header` is the JSON text, `file_size` the whole file's. `origin` names it.
 SafetensorsHeader parse_safetensors_header(std::string header, uint64_t file_size, std::string_view origin);
 

@@ -11,6 +11,11 @@ const std::vector<StoredObject>& TensorReader::objects() const {
   return kNone;
 }
 
+ReadBytes TensorReader::open(uint32_t file) const {
+  const auto opened = std::make_shared<const File>(File::open(files().at(file), File::Mode::kRead));
+  return [opened](uint64_t offset, std::span<std::byte> to) { opened->read(offset, to); };
+}
+
 const StoredTensor* TensorReader::find(std::string_view name) const {
   std::call_once(indexed_, [this] {
     by_name_.reserve(tensors().size());
@@ -27,12 +32,12 @@ std::span<std::byte> rest(std::vector<std::byte>& bytes, int64_t from, int64_t s
 }
 
 // Copies one chunk's rows (runs along its last axis) into the whole tensor's row-major bytes.
-void read_chunk(const File& file, const StoredTensor& tensor, const StoredChunk& chunk,
+void read_chunk(const ReadBytes& read, const StoredTensor& tensor, const StoredChunk& chunk,
                 std::vector<std::byte>& whole) {
   const int rank = tensor.shape.rank();
   if (num_elements(chunk.size) == 0) return;
   if (rank == 0 || (chunk.size == tensor.shape && chunk.strides.empty())) {
-    file.read(chunk.byte_offset, rest(whole, 0, num_bytes(tensor.dtype, num_elements(chunk.size))));
+    read(chunk.byte_offset, rest(whole, 0, num_bytes(tensor.dtype, num_elements(chunk.size))));
     return;
   }
   const int64_t element = element_size(tensor.dtype);
@@ -48,7 +53,7 @@ void read_chunk(const File& file, const StoredTensor& tensor, const StoredChunk&
       from += index[axis] * stored[axis];
       to += (chunk.offset[axis] + index[axis]) * strides[axis];
     }
-    file.read(chunk.byte_offset + static_cast<uint64_t>(from * element), rest(whole, to * element, run * element));
+    read(chunk.byte_offset + static_cast<uint64_t>(from * element), rest(whole, to * element, run * element));
     int axis = inner - 1;
     while (axis >= 0 && ++index[axis] == chunk.size[axis]) index[axis--] = 0;
     if (axis < 0) return;
@@ -62,8 +67,7 @@ std::vector<std::byte> read_tensor(const TensorReader& reader, const StoredTenso
   VIADUCT_USER_CHECK(size <= limit, "tensor {} has {} bytes, more than the {} that can be read at once",
                      tensor.name, size, limit);
   std::vector<std::byte> whole(size);
-  for (const StoredChunk& chunk : tensor.chunks)
-    read_chunk(File::open(reader.files().at(chunk.file), File::Mode::kRead), tensor, chunk, whole);
+  for (const StoredChunk& chunk : tensor.chunks) read_chunk(reader.open(chunk.file), tensor, chunk, whole);
   return whole;
 }
 
@@ -71,7 +75,7 @@ std::vector<std::byte> read_object(const TensorReader& reader, const StoredObjec
   VIADUCT_USER_CHECK(object.byte_size <= limit, "entry {} has {} bytes, more than the {} that can be read at once",
                      object.name, object.byte_size, limit);
   std::vector<std::byte> bytes(object.byte_size);
-  File::open(reader.files().at(object.file), File::Mode::kRead).read(object.byte_offset, bytes);
+  reader.open(object.file)(object.byte_offset, bytes);
   return bytes;
 }
 

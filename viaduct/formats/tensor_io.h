@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -46,6 +47,12 @@ struct StoredObject {
   uint64_t byte_size = 0;
 };
 
+/// Reads just to.size() bytes at an offset of a file that is known. UserError when it has fewer.
+using ReadBytes = std::function<void(uint64_t offset, std::span<std::byte> to)>;
+
+/// The same of a file that is named each time.
+using ReadFile = std::function<void(const Path& file, uint64_t offset, std::span<std::byte> to)>;
+
 /// An opened checkpoint as an index of its tensors.
 class TensorReader {
  public:
@@ -58,6 +65,8 @@ class TensorReader {
   virtual const std::vector<StoredTensor>& tensors() const = 0;
   /// Runs of bytes that are no tensors; none in most formats.
   virtual const std::vector<StoredObject>& objects() const;
+  /// Reads bytes of files()[file], opened now; for small tensors. What it returns may outlive the reader.
+  virtual ReadBytes open(uint32_t file) const;
   /// nullptr when there is none of that name. Valid as long as the reader. Safe to call from several threads.
   const StoredTensor* find(std::string_view name) const;
 

@@ -127,8 +127,8 @@ void RepoCache::set_ref(const std::string& revision, const std::string& commit) 
   write_file_atomically(ref, commit);
 }
 
-void RepoCache::link(const std::string& commit, const std::string& file, const std::string& etag) const {
-  const Path at = snapshot(commit) / file;
+void RepoCache::link(const Path& folder, const std::string& file, const std::string& etag) const {
+  const Path at = folder / file;
   fs::create_directories(at.parent_path());
   const Path target = blob(etag).lexically_relative(at.parent_path());
   std::error_code error;

@@ -50,8 +50,11 @@ class RepoCache {
   std::optional<std::string> commit_of(const std::string& revision) const;
   /// Notes the commit that a branch or tag stands for now; nothing for a commit.
   void set_ref(const std::string& revision, const std::string& commit) const;
-  /// Makes snapshots/<commit>/<file> a relative link to the blob.
-  void link(const std::string& commit, const std::string& file, const std::string& etag) const;
+  /// Where a model lies of which only headers and small files were fetched. Programs that read the cache pass over
+  /// it.
+  Path stream(const std::string& commit) const { return root_ / ".viaduct-stream" / commit; }
+  /// Makes `folder`/<file>, with a folder of this part of the cache, a relative link to the blob.
+  void link(const Path& folder, const std::string& file, const std::string& etag) const;
 
  private:
   Path root_, locks_;

@@ -14,12 +14,8 @@ namespace viaduct::hub {
 
 namespace {
 
-constexpr int kTries = 6, kRedirects = 10;
+constexpr int kRedirects = 10;
 constexpr size_t kMostFiles = 100'000;
-
-bool may_help_again(const HttpResponse& response) {
-  return response.status == 0 || response.status == 408 || response.status == 429 || response.status >= 500;
-}
 
 // What the server asks for, else a second that doubles with each try; at most a minute.
 std::chrono::milliseconds pause_before(int attempt, const HttpResponse& response) {
@@ -29,15 +25,9 @@ std::chrono::milliseconds pause_before(int attempt, const HttpResponse& response
       return std::chrono::milliseconds(1000 * std::min(seconds, 60L));
   return std::chrono::milliseconds(250 << attempt);
 }
-
-std::string header(const HttpResponse& response, const std::string& name) {
-  const auto it = response.headers.find(name);
-  return it == response.headers.end() ? "" : it->second;
-}
-
 // The server's own words, one line of them, for an error.
 std::string said(const HttpResponse& response) {
-  std::string text = header(response, "x-error-message");
+  std::string text = response.header("x-error-message");
   if (text.empty() && response.body.starts_with("{")) {
     try {
       const Json answer = Json::parse(response.body, "the answer");
@@ -50,6 +40,11 @@ std::string said(const HttpResponse& response) {
   std::replace_if(
       text.begin(), text.end(), [](unsigned char c) { return c < ' '; }, ' ');
   return text.empty() ? "" : fmt::format(" (the server says: {})", text);
+}
+
+std::string answer_text(const HttpResponse& response, const std::string& url) {
+  return fmt::format("{} answers {}{}{}", url_for_message(url), response.status,
+                     response.failure.empty() ? "" : ": " + response.failure, said(response));
 }
 
 void check_path(const std::string& path, const std::string& where) {
@@ -71,7 +66,7 @@ std::string checked_etag(const std::string& text, size_t digits, const std::stri
 
 // The address of the next page in a Link header.
 std::string next_page(const HttpResponse& response) {
-  const std::string link = header(response, "link");
+  const std::string link = response.header("link");
   const size_t rel = link.find("rel=\"next\"");
   if (rel == std::string::npos) return {};
   const size_t open = link.rfind('<', rel), close = link.find('>', open);
@@ -88,18 +83,23 @@ HubClient::HubClient(HubSettings settings, Http& http, std::function<bool()> sto
 }
 
 // One request with its redirects; the token goes to the hub alone.
-HttpResponse HubClient::fetch(std::string url, const HttpRequest& wanted, const Receive& receive) const {
+HttpResponse HubClient::fetch(std::string url, const HttpRequest& wanted, const Receive& receive,
+                              Route* route) const {
   for (int hop = 0; hop < kRedirects; ++hop) {
     HttpRequest request = wanted;
     request.url = url;
-    if (!settings_.token.empty() && origin_of(url) == origin_of(settings_.endpoint))
-      request.headers.push_back("Authorization: Bearer " + settings_.token);
+    const bool hub = origin_of(url) == origin_of(settings_.endpoint);
+    if (hub && !settings_.token.empty()) request.headers.push_back("Authorization: Bearer " + settings_.token);
     HttpResponse response = http_.get(request, receive, stop_);
     if (stop_ && stop_()) throw Interrupted("interrupted");
+    if (route) {
+      route->url = url;
+      if (hub) route->hub_headers = response.headers;
+    }
     const bool redirect = response.status == 301 || response.status == 302 || response.status == 303 ||
                           response.status == 307 || response.status == 308;
     if (!redirect) return response;
-    const std::string location = header(response, "location");
+    const std::string location = response.header("location");
     VIADUCT_USER_CHECK(!location.empty(), "{} answers {} without a place to go to", url_for_message(url),
                        response.status);
     const std::string next = absolute_url(url, location);
@@ -112,15 +112,23 @@ HttpResponse HubClient::fetch(std::string url, const HttpRequest& wanted, const 
   throw UserError(fmt::format("{} sends on more than {} times", url_for_message(url), kRedirects));
 }
 
+void HubClient::pause(int attempt, const HttpResponse& response) const {
+  using Clock = std::chrono::steady_clock;
+  for (const auto end = Clock::now() + pause_before(attempt, response); Clock::now() < end;) {
+    if (stop_ && stop_()) throw Interrupted("interrupted");
+    std::this_thread::sleep_for(std::min<Clock::duration>(end - Clock::now(), std::chrono::milliseconds(100)));
+  }
+}
+
 HttpResponse HubClient::api(const RepoName& name, const std::string& url) const {
   HttpResponse response;
-  for (int attempt = 0; attempt < kTries; ++attempt) {
+  for (int attempt = 0; attempt < kHubTries; ++attempt) {
     response = fetch(url, {}, nullptr);
     if (response.status >= 200 && response.status < 300 && response.failure.empty()) return response;
-    if (!may_help_again(response) || attempt + 1 == kTries) break;
+    if (!response.may_help_again() || attempt + 1 == kHubTries) break;
     // No name server, nobody listening: trying on would only make the user wait.
     if (response.status == 0 && attempt >= 2) break;
-    std::this_thread::sleep_for(pause_before(attempt, response));
+    pause(attempt, response);
   }
   refuse(name, response, url);
 }
@@ -128,11 +136,11 @@ HttpResponse HubClient::api(const RepoName& name, const std::string& url) const 
 void HubClient::refuse(const RepoName& name, const HttpResponse& response, const std::string& url) const {
   const std::string page = fmt::format("{}/{}", settings_.endpoint, name.id);
   if (response.status == 0)
-    throw Unreachable(
-        fmt::format("{} does not answer: {}. Check the network (and HF_ENDPOINT), or set "
-                    "HF_HUB_OFFLINE=1 to work with what was downloaded before",
-                    origin_of(url), response.failure));
-  const std::string code = header(response, "x-error-code");
+    throw Unreachable(fmt::format("{} does not answer: {}. Check the network (and HF_ENDPOINT)", origin_of(url),
+                                  response.failure));
+  const std::string code = response.header("x-error-code");
+  // A server that the hub sends on to knows neither names nor tokens.
+  if (origin_of(url) != origin_of(settings_.endpoint)) throw UserError(answer_text(response, url));
   if (response.status == 404 || code == "RepoNotFound" || code == "RevisionNotFound" || code == "EntryNotFound") {
     if (code == "RevisionNotFound")
       throw UserError(fmt::format("{} has no revision \"{}\"{}", name.id, name.revision, other_revisions(name)));
@@ -155,8 +163,7 @@ void HubClient::refuse(const RepoName& name, const HttpResponse& response, const
                     "access at {}, and check what the token may read{}",
                     name.id, page, said(response)));
   }
-  throw UserError(fmt::format("{} answers {}{}{}", url_for_message(url), response.status,
-                              response.failure.empty() ? "" : ": " + response.failure, said(response)));
+  throw UserError(answer_text(response, url));
 }
 
 // Names that a search finds, for an error; a search that fails finds none.
@@ -216,8 +223,9 @@ RemoteRevision HubClient::revision(const RepoName& name) const {
 }
 
 void HubClient::read(const RepoName& name, const std::string& commit, const RemoteFile& file, uint64_t begin,
-                     uint64_t end, const std::function<void(std::span<const std::byte>)>& receive) const {
-  without_token([&] { fetch_range(name, commit, file, begin, end, receive); });
+                     uint64_t end, const std::function<void(std::span<const std::byte>)>& receive,
+                     FileAddress* address) const {
+  without_token([&] { fetch_range(name, commit, file, begin, end, receive, address); });
 }
 
 RemoteRevision HubClient::list(const RepoName& name) const {
@@ -257,44 +265,6 @@ RemoteRevision HubClient::list(const RepoName& name) const {
     url = address;
   }
   return result;
-}
-
-void HubClient::fetch_range(const RepoName& name, const std::string& commit, const RemoteFile& file, uint64_t begin,
-                            uint64_t end, const std::function<void(std::span<const std::byte>)>& receive) const {
-  const std::string url =
-      fmt::format("{}/{}/resolve/{}/{}", settings_.endpoint, url_path(name.id), commit, url_path(file.path));
-  uint64_t at = begin;
-  int attempt = 0;
-  while (at < end) {
-    HttpRequest request;
-    request.headers = {"Accept-Encoding: identity"};
-    const bool whole = at == 0 && end == file.size;
-    if (!whole) request.range = {at, end};
-    const uint64_t before = at;
-    // A server without ranges gives the whole file: what is in front is passed over. One that gives more is
-    // stopped.
-    std::optional<uint64_t> skip;
-    const HttpResponse response = fetch(url, request, [&](int status, std::span<const std::byte> bytes) {
-      if (!skip) skip = status == 206 ? 0 : before;
-      const auto passed = static_cast<size_t>(std::min<uint64_t>(*skip, bytes.size()));
-      *skip -= passed;
-      bytes = bytes.subspan(passed);
-      if (bytes.size() > end - at) bytes = bytes.first(static_cast<size_t>(end - at));
-      if (!bytes.empty()) receive(bytes);
-      at += bytes.size();
-      return at < end;
-    });
-    if (at >= end) return;
-    if (at > before) attempt = 0;  // it goes on, if in pieces
-    if ((response.status == 200 || response.status == 206 || may_help_again(response)) && attempt + 1 < kTries) {
-      std::this_thread::sleep_for(pause_before(attempt++, response));
-      continue;
-    }
-    if (response.status == 200 || response.status == 206)
-      throw UserError(
-          fmt::format("{} ends after {} of {} bytes, again and again", url_for_message(url), at, file.size));
-    refuse(name, response, url);
-  }
 }
 
 }  // namespace viaduct::hub

@@ -66,16 +66,34 @@ const Library& library() {
   return curl;
 }
 
-// A handle a thread: it keeps its connections between transfers.
-CURL* handle() {
-  struct Closing {
+// Handles that no transfer uses now. Each keeps its connections; the one that was used last is taken first.
+class Handles {
+ public:
+  CURL* take() {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!free_.empty()) {
+        CURL* handle = free_.back();
+        free_.pop_back();
+        return handle;
+      }
+    }
     CURL* handle = library().easy_init();
-    ~Closing() { library().easy_cleanup(handle); }
-  };
-  thread_local Closing closing;
-  VIADUCT_CHECK(closing.handle);
-  return closing.handle;
-}
+    VIADUCT_CHECK(handle);
+    return handle;
+  }
+  void give_back(CURL* handle) {
+    const std::lock_guard lock(mutex_);
+    free_.push_back(handle);
+  }
+  ~Handles() {
+    for (CURL* handle : free_) library().easy_cleanup(handle);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<CURL*> free_;
+};
 
 struct Transfer {
   CURL* curl = nullptr;
@@ -140,7 +158,9 @@ class CurlHttp : public Http {
   HttpResponse get(const HttpRequest& request, const Receive& receive, const std::function<bool()>& stop) override {
     const Library& curl = library();
     Transfer transfer;
-    transfer.curl = handle();
+    transfer.curl = handles_.take();
+    const std::unique_ptr<CURL, std::function<void(CURL*)>> returned(
+        transfer.curl, [this](CURL* handle) { handles_.give_back(handle); });
     transfer.receive = &receive;
     transfer.stop = &stop;
     transfer.limit = request.limit;
@@ -186,6 +206,9 @@ class CurlHttp : public Http {
     }
     return std::move(transfer.response);
   }
+
+ private:
+  Handles handles_;
 };
 
 }  // namespace

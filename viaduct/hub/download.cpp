@@ -43,6 +43,8 @@ bool is_other_form(const std::string& path, bool has_safetensors) {
   return file.starts_with("consolidated") && end == ".safetensors";
 }
 
+}  // namespace
+
 std::vector<RemoteFile> chosen_files(const RemoteRevision& revision, const DownloadOptions& options) {
   const bool has_safetensors =
       std::any_of(revision.files.begin(), revision.files.end(), [](const RemoteFile& file) {
@@ -62,6 +64,8 @@ std::vector<RemoteFile> chosen_files(const RemoteRevision& revision, const Downl
   }
   return files;
 }
+
+namespace {
 
 // A file that is being fetched: its parts, which of them are there, and the hash of those from the beginning on.
 class Partial {
@@ -205,7 +209,7 @@ class Downloader {
       const FileLock lock(cache_.lock_file(file.etag), stop);
       if (!is_there(blob, file)) file.is_lfs ? fetch_parts(file, blob) : fetch_small(file, blob);
     }
-    cache_.link(commit_, file.path, file.etag);
+    cache_.link(cache_.snapshot(commit_), file.path, file.etag);
   }
 
   bool is_there(const Path& blob, const RemoteFile& file) const {
@@ -284,17 +288,11 @@ class Downloader {
 
 }  // namespace
 
-DownloadReport download(const HubClient& client, const RepoName& name, const DownloadOptions& options) {
+DownloadReport download_files(const HubClient& client, const RepoName& name, const std::string& commit,
+                              const std::vector<RemoteFile>& files, const DownloadOptions& options) {
   const auto start = std::chrono::steady_clock::now();
-  VIADUCT_USER_CHECK(!client.settings().offline,
-                     "HF_HUB_OFFLINE is set: nothing can be downloaded. Unset it to fetch {}", name.id);
-  const RemoteRevision revision = client.revision(name);
-  const std::vector<RemoteFile> files = chosen_files(revision, options);
-  VIADUCT_USER_CHECK(
-      !files.empty(), "{} at {} has no file that {}", name.id, name.revision,
-      options.include.empty() && options.exclude.empty() ? "is not hidden" : "the patterns let through");
   const RepoCache cache(client.settings().cache, name.id);
-  Downloader downloader(client, name, revision.commit, cache, options);
+  Downloader downloader(client, name, commit, cache, options);
   uint64_t missing = 0;
   for (const RemoteFile& file : files)
     if (!downloader.is_there(cache.blob(file.etag), file)) missing += file.size;
@@ -307,14 +305,26 @@ DownloadReport download(const HubClient& client, const RepoName& name, const Dow
   if (options.progress) options.progress->begin("downloading", missing);
   for (const RemoteFile& file : files) downloader.fetch(file);
   if (options.progress) options.progress->end();
-  // Last: an offline reader that follows it finds everything.
-  cache.set_ref(name.revision, revision.commit);
   DownloadReport report;
-  report.snapshot = cache.snapshot(revision.commit);
-  report.commit = revision.commit;
+  report.snapshot = cache.snapshot(commit);
+  report.commit = commit;
   report.files = files.size();
   report.bytes = downloader.bytes();
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return report;
+}
+
+DownloadReport download(const HubClient& client, const RepoName& name, const DownloadOptions& options) {
+  VIADUCT_USER_CHECK(!client.settings().offline,
+                     "HF_HUB_OFFLINE is set: nothing can be downloaded. Unset it to fetch {}", name.id);
+  const RemoteRevision revision = client.revision(name);
+  const std::vector<RemoteFile> files = chosen_files(revision, options);
+  VIADUCT_USER_CHECK(
+      !files.empty(), "{} at {} has no file that {}", name.id, name.revision,
+      options.include.empty() && options.exclude.empty() ? "is not hidden" : "the patterns let through");
+  const DownloadReport report = download_files(client, name, revision.commit, files, options);
+  // Last: an offline reader that follows it finds everything.
+  RepoCache(client.settings().cache, name.id).set_ref(name.revision, revision.commit);
   return report;
 }
 

@@ -35,6 +35,12 @@ struct DownloadReport {
 /// not those of its hash.
 DownloadReport download(const HubClient& client, const RepoName& name, const DownloadOptions& options);
 
+/// The files of a revision that the options choose.
+std::vector<RemoteFile> chosen_files(const RemoteRevision& revision, const DownloadOptions& options);
+/// As download, of files that were chosen: no branch comes to stand for the commit, since it may not be whole.
+DownloadReport download_files(const HubClient& client, const RepoName& name, const std::string& commit,
+                              const std::vector<RemoteFile>& files, const DownloadOptions& options);
+
 /// The folder that a name or path stands for.
 struct ResolvedModel {
   Path path;

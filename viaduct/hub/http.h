@@ -28,6 +28,14 @@ struct HttpResponse {
   std::string body;                            // of an error always, up to 64 KiB; else unless `receive` took it
   std::string failure;                         // "Could not resolve host: ..."
   bool stopped = false;                        // `receive` or `stop` ended it
+
+  /// Empty when there is none; `name` in small letters.
+  std::string header(const std::string& name) const {
+    const auto it = headers.find(name);
+    return it == headers.end() ? "" : it->second;
+  }
+  /// Might the same request succeed later?
+  bool may_help_again() const { return status == 0 || status == 408 || status == 429 || status >= 500; }
 };
 
 /// Called with the status and the bytes of a 2xx body as they come; false ends the transfer.
@@ -37,7 +45,7 @@ using Receive = std::function<bool(int status, std::span<const std::byte>)>;
 class Http {
  public:
   virtual ~Http() = default;
-  /// Thread-safe; connections are kept for each thread. `stop` is asked now and then.
+  /// Thread-safe; connections are kept. `stop` is asked now and then.
   virtual HttpResponse get(const HttpRequest& request, const Receive& receive = nullptr,
                            const std::function<bool()>& stop = nullptr) = 0;
 };
