@@ -69,7 +69,8 @@ class Remote {
     } catch (const hub::HubClient::Changed&) {
       fail(std::current_exception());
     } catch (const UserError& error) {
-      fail(std::make_exception_ptr(RemoteError(error.what())));
+      fail(std::make_exception_ptr(
+          RemoteError(fmt::format("{} of {}: {}", file.path, model_.name.id, error.what()))));
     } catch (const Interrupted&) {
       if (is_stopped()) throw;
       fail(std::current_exception());

@@ -6,12 +6,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <mutex>
 
 #include "tests/unit/bridge/random_plan.h"
 #include "tests/unit/bridge/run_plan.h"
 #include "viaduct/bridge/part.h"
+#include "viaduct/bridge/source_cache.h"
 #include "viaduct/core/error.h"
 
 namespace viaduct::bridge {
@@ -169,6 +171,53 @@ TEST(Executor, ColumnSplitsReadTheSourceOnce) {
     EXPECT_EQ(report.bytes_written, files[0].size());
     expect_equal(files, expected_files(given));
     expect_sums(given, files, report);
+  }
+}
+
+// A source that is far away: many reads at once, each of several blocks.
+class DistantSource : public CountingSource {
+ public:
+  using CountingSource::CountingSource;
+  ReadPace pace() const override { return {12, 8}; }
+  size_t read_parts(uint32_t file, uint64_t offset, std::span<const std::span<std::byte>> parts) override {
+    EXPECT_LE(parts.size(), 8u);
+    most_parts = std::max<size_t>(most_parts, parts.size());
+    const size_t count = CountingSource::read_parts(file, offset, parts);
+    // What follows a whole block begins the next one.
+    for (size_t i = 1; i < parts.size(); ++i)
+      EXPECT_EQ((offset + parts[0].size()) % kSourceBlockBytes, 0u) << parts.size();
+    return count;
+  }
+  std::atomic<size_t> most_parts{0};
+};
+
+TEST(Executor, DistantSourcesBringSeveralBlocksAtOnce) {
+  for (const int64_t parts : {1, 2, 64}) {
+    for (const uint64_t memory : {uint64_t{24} << 20, uint64_t{192} << 20}) {
+      SCOPED_TRACE(fmt::format("{} parts, {} bytes", parts, memory));
+      const PlanWithSource given = column_split(4096, 8192, parts);
+      std::vector<Bytes> files;
+      for (const formats::TargetFile& file : given.plan.target.files) files.emplace_back(file.size);
+      DistantSource source(memory_source(given.source_spans()));
+      const auto sink = memory_sink({files.begin(), files.end()});
+      ExecuteOptions options = small_memory();
+      options.max_memory = memory;
+      execute(given.plan, source, *sink, options);
+      EXPECT_EQ(source.bytes, given.sources[0].size());
+      EXPECT_GT(source.most_parts, 1u);
+      expect_equal(files, expected_files(given));
+    }
+  }
+  for (uint32_t seed = 2000; seed < 2100; ++seed) {
+    SCOPED_TRACE(seed);
+    const PlanWithSource given = random_plan(seed, 20000);
+    std::vector<Bytes> files;
+    for (const formats::TargetFile& file : given.plan.target.files) files.emplace_back(file.size, std::byte{0xEE});
+    DistantSource source(memory_source(given.source_spans()));
+    const auto sink = memory_sink({files.begin(), files.end()});
+    execute(given.plan, source, *sink, small_memory());
+    expect_equal(files, expected_files(given));
+    if (HasFatalFailure()) return;
   }
 }
 

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <fstream>
 
 #include "filled_layout.h"
@@ -133,6 +134,26 @@ TEST(HfDirectory, FollowsLinksAsTheHubsCacheHasThem) {
   EXPECT_THAT(names_of(*open_hf_directory(folder / "snapshot")), ElementsAre("a"));
   std::filesystem::remove(folder / "blobs/0123");
   EXPECT_FALSE(has_hf_weights(folder / "snapshot"));
+}
+
+TEST(HfDirectory, StubsAreReadOnlyThroughWhatHasTheirData) {
+  const ScratchFolder whole, stubs;
+  const std::string bytes = shard_of({"a", "b"});
+  whole.file("model.safetensors", bytes);
+  const auto given = open_hf_directory(whole.path());
+  write_safetensors_stub(stubs / "model.safetensors", given->header_text(0), bytes.size());
+  EXPECT_EQ(std::filesystem::file_size(stubs / "model.safetensors"), bytes.size());
+  EXPECT_THAT(open_error(stubs), AllOf(HasSubstr("model.safetensors is a stub"), HasSubstr("viaduct download")));
+  EXPECT_THAT(error_of([&] { open_safetensors(stubs / "model.safetensors"); }), HasSubstr("is a stub"));
+  const auto read =
+      open_hf_directory(stubs.path(), [&](const Path& file, uint64_t offset, std::span<std::byte> to) {
+        EXPECT_EQ(file, stubs / "model.safetensors");
+        std::memcpy(to.data(), bytes.data() + offset, to.size());
+      });
+  EXPECT_EQ(read->header_text(0), given->header_text(0));
+  ASSERT_THAT(names_of(*read), ElementsAre("a", "b"));
+  for (size_t i = 0; i < 2; ++i)
+    EXPECT_EQ(read_tensor(*read, read->tensors()[i]), read_tensor(*given, given->tensors()[i]));
 }
 
 TEST(HfDirectory, TorchFilesCountWhenThereIsNoSafetensorsModel) {
