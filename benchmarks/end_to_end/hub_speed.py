@@ -70,7 +70,7 @@ def timed(command, environment=None):
     seconds = time.monotonic() - start
     if run.returncode != 0:
         sys.exit(f"{command}: {run.stdout}{run.stderr}")
-    return seconds, (run.stdout + run.stderr).strip().splitlines()[-1]
+    return seconds, run.stdout + run.stderr
 
 
 def downloads(program, folder, gigabytes="2", connections="4"):
@@ -80,7 +80,8 @@ def downloads(program, folder, gigabytes="2", connections="4"):
             out.write(os.urandom(1_000_000))
     environment = {"PATH": os.environ["PATH"], "HF_HOME": str(folder / "hf"), "HF_ENDPOINT": serve(folder / "model").address}
     for _ in range(3):
-        print(timed([program, "download", "org/model", "--connections", connections], environment)[1], flush=True)
+        said = timed([program, "download", "org/model", "--connections", connections], environment)[1]
+        print(said.strip().splitlines()[-1], flush=True)
         shutil.rmtree(folder / "hf")
 
 

@@ -117,13 +117,15 @@ class Output(StreamCase):
             self.assertLess(self.sent(other), 1.01 * size)
             self.assertGreaterEqual(self.sent(other), size - MIB)
             self.assertLess(said["peak_memory"], 256 * MIB)
-            self.assertLess(other.connections, 25)
+            self.assertLess(other.connections, 30)
             asked = [path for path, _ in self.hub.requests if path.endswith(".safetensors")]
             self.assertLess(len(asked), 40, "the address that the hub sends on to is asked for too often")
             disk = sum(p.lstat().st_blocks * 512 for p in (self.home / "hf").rglob("*"))
             self.assertLess(disk, 2 * MIB)
         report(f"hub: a stream of {size / 1e6:.0f} MB took {self.sent(other) / size:.3f} of it over the network, {disk >> 10} KiB "
                f"of disk and {said['peak_memory'] >> 20} MiB of memory")
+        said = json.loads(self.stream("--json", "--max-ram", "96MiB", "--discard"))
+        self.assertLess(said["peak_memory"], 96 * MIB)
         # Once more without a header that is there already.
         other.sent.clear()
         self.stream("--dry-run")

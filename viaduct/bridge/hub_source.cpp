@@ -16,7 +16,7 @@ namespace viaduct::bridge {
 namespace {
 
 // Enough at once that neither the way there and back nor one slow connection counts.
-constexpr ReadPace kPace{12, 8};
+constexpr ReadPace kPace{20, 8};
 
 // A model's files at the hub, shared by all that read them.
 class Remote {

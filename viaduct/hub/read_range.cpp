@@ -104,7 +104,7 @@ void HubClient::check_file(const RepoName& name, const std::string& commit, cons
     differs_in_size(response.header("content-length"));
   }
   if (response.status == 416) differs("size", fmt::format("\"{}\"", range_text), std::to_string(file.size));
-  const std::string mark = response.header("etag");
+  const std::string mark = plain_mark(response.header("etag"));
   if (!address || from_hub || mark.empty()) return;
   if (const std::string first = address->first_mark(route.url, mark); first != mark) differs("ETag", mark, first);
 }

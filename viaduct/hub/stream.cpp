@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <exception>
 #include <mutex>
 #include <thread>
@@ -48,9 +47,9 @@ bool is_there(const Path& stub, const RemoteFile& file) {
          status.st_mtim.tv_nsec == time.tv_nsec;
 }
 
-class Stubs {
+class StubMaker {
  public:
-  Stubs(const HubClient& client, const StreamedModel& model) : client_(client), model_(model) {}
+  StubMaker(const HubClient& client, const StreamedModel& model) : client_(client), model_(model) {}
 
   void make(const RemoteFile& file) const {
     const Path stub = model_.folder / file.path;
@@ -90,7 +89,7 @@ class Stubs {
 };
 
 void make_stubs(const HubClient& client, const StreamedModel& model) {
-  const Stubs stubs(client, model);
+  const StubMaker stubs(client, model);
   std::atomic<size_t> next{0};
   std::atomic<bool> failed{false};
   std::exception_ptr error;
