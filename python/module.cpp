@@ -38,11 +38,14 @@ nb::dict report_of(const bridge::ConversionReport& done) {
   return result;
 }
 
-Bridge open(const std::string& path_or_name, const std::optional<Path>& reference, const nb::object& report) {
+Bridge open(const std::string& path_or_name, const std::optional<Path>& reference, const nb::object& report,
+            bool stream) {
   bridge::OpenOptions options;
   options.reference = reference;
   return interruptible(report, [&](Progress& progress) {
-    return Bridge{std::make_shared<AutoBridge>(AutoBridge::from_hf_pretrained(path_or_name, options, &progress))};
+    return Bridge{std::make_shared<AutoBridge>(
+        stream ? AutoBridge::from_hf_stream(path_or_name, options, &progress)
+               : AutoBridge::from_hf_pretrained(path_or_name, options, &progress))};
   });
 }
 
@@ -138,7 +141,8 @@ nb::tuple compare(const Bridge& a, const Bridge& b, const nb::object& report) {
 void bind_bridge(nb::module_& module) {
   const nb::object none = nb::none();
   nb::class_<Bridge>(module, "Bridge")
-      .def_static("open", &open, nb::arg("path"), nb::arg("reference") = none, nb::arg("report").none() = none)
+      .def_static("open", &open, nb::arg("path"), nb::arg("reference") = none, nb::arg("report").none() = none,
+                  nb::arg("stream") = false)
       .def_static("can_handle",
                   [](const std::string& path_or_name) {
                     return interruptible(nb::none(),

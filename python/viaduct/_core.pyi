@@ -41,7 +41,8 @@ class Provider:
 
 class Bridge:
     @staticmethod
-    def open(path: str, reference: Path | None = None, report: Report | None = None) -> Bridge: ...
+    def open(path: str, reference: Path | None = None, report: Report | None = None,
+             stream: bool = False) -> Bridge: ...
     @staticmethod
     def can_handle(path: str) -> bool: ...
     @staticmethod

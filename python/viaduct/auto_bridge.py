@@ -48,15 +48,16 @@ class AutoBridge:
     @classmethod
     def from_hf_pretrained(cls, path: Path, *, revision: Optional[str] = None, trust_remote_code: Optional[bool] = None,
                            dtype: Any = None, torch_dtype: Any = None, device_map: Any = None,
-                           show_progress: bool = True) -> AutoBridge:
-        """Opens a checkpoint; no weight is read. A name of the hub ("org/name") is downloaded to its cache first.
+                           stream: bool = False, show_progress: bool = True) -> AutoBridge:
+        """Opens a checkpoint; no weight is read. A name of the hub ("org/name") is downloaded to its cache first, or,
+        with `stream`, its headers alone: weights then come over the network when they are converted.
 
         `dtype` casts the floating weights of what is made of it. `trust_remote_code` changes nothing: a model's code
         is copied, never run; nor does `device_map`. ViaductError when it is no checkpoint of a known architecture, or
         lists every tensor that is missing or misshapen.
         """
         name = os.fspath(path)
-        bridge = Bridge.open(f"{name}@{revision}" if revision else name, None, reporter(show_progress))
+        bridge = Bridge.open(f"{name}@{revision}" if revision else name, None, reporter(show_progress), stream)
         return cls(bridge, _dtype(dtype if dtype is not None else torch_dtype))
 
     @classmethod

@@ -220,6 +220,16 @@ def models_of_the_hub(folder):
         assert bridge.path.startswith(str(out / "hf/hub/models--org--model/snapshots/"))
         assert bridge.to_megatron_provider().hf_model_id == "org/model"
         assert len(viaduct.load_tensors("org/model")) == len(list(bridge.export_hf_weights()))
+        # Streamed: headers alone come, and weights as they are asked for; from a cache of its own.
+        os.environ.update(HF_HOME=str(out / "streamed"))
+        streamed = AutoBridge.from_hf_pretrained("org/model", stream=True)
+        streamed.save_hf_pretrained(None, out / "saved")
+        for file in folder.glob("*.safetensors"):
+            assert (out / "saved" / file.name).read_bytes() == file.read_bytes(), file.name
+        got = {name: bits(tensor.torch()) for name, tensor in streamed.export_hf_weights()}
+        assert got == {name: bits(tensor.torch()) for name, tensor in bridge.export_hf_weights()}
+        refused(lambda: AutoBridge.from_hf_pretrained(streamed.path), "stub")
+        refused(lambda: AutoBridge.from_hf_pretrained(folder, stream=True), "stream")
         refused(lambda: AutoBridge.from_hf_pretrained("org/secret"), "org/secret", "viaduct login")
         refused(lambda: AutoBridge.from_hf_pretrained("org/model", revision="v9"), "v9", "main")
     finally:

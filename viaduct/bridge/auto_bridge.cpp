@@ -1,5 +1,6 @@
 #include "viaduct/bridge/auto_bridge.h"
 
+#include "viaduct/bridge/hub_source.h"
 #include "viaduct/bridge/weight_stream.h"
 #include "viaduct/core/error.h"
 #include "viaduct/hub/download.h"
@@ -10,6 +11,10 @@ namespace viaduct::bridge {
 AutoBridge AutoBridge::from_hf_pretrained(const Path& path_or_name, const OpenOptions& options,
                                           Progress* progress) {
   return AutoBridge(fetch_checkpoint(path_or_name.string(), options, progress));
+}
+
+AutoBridge AutoBridge::from_hf_stream(const std::string& name, const OpenOptions& options, Progress* progress) {
+  return AutoBridge(open_streamed(name, options, progress, nullptr));
 }
 
 bool AutoBridge::can_handle(const Path& path_or_name) {

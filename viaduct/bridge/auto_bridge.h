@@ -31,6 +31,10 @@ class AutoBridge {
   /// as fetch_checkpoint.
   static AutoBridge from_hf_pretrained(const Path& path_or_name, const OpenOptions& options = {},
                                        Progress* progress = nullptr);
+  /// Opens a model of the hub whose weights stay there: they come by ranges when they are converted. UserError as
+  /// open_streamed.
+  static AutoBridge from_hf_stream(const std::string& name, const OpenOptions& options = {},
+                                   Progress* progress = nullptr);
   /// True when from_hf_pretrained would know the architecture of the model's config.json, which alone is fetched of
   /// a model of the hub.
   static bool can_handle(const Path& path_or_name);

@@ -136,7 +136,8 @@ struct ExecuteReport {
 
 /// Makes every target chunk of the plan and writes literals and CRC fields (of some files only: options.files). On
 /// any error all threads stop and the first error is thrown. Throws Interrupted when progress->cancelled(). Calls
-/// source.finish() and sink.finish() at the end. Besides `threads` that copy and write there are those that read (ByteSource::pace).
+/// source.finish() and sink.finish() at the end. Besides `threads` that copy and write there are those that read
+/// (ByteSource::pace).
 ExecuteReport execute(const TransferPlan& plan, ByteSource& source, ByteSink& sink, const ExecuteOptions& options);
 
 }  // namespace viaduct::bridge

@@ -6,7 +6,8 @@
 
 namespace viaduct::bridge {
 
-/// Opens a folder or a .gguf file. UserError as open_checkpoint. `store`: of the data of a folder of stubs; else null.
+/// Opens a folder or a .gguf file. UserError as open_checkpoint. `store`: of the data of a folder of stubs; else
+/// null.
 std::unique_ptr<Checkpoint> open_hf_checkpoint(const Path& path, std::shared_ptr<const ByteStore> store);
 
 /// The record of a Hugging Face folder alone (config, side files, shards, tensors), for --reference.

@@ -1,9 +1,9 @@
 // One part of a conversion that several runs make together.
 #include <algorithm>
-#include <cstdlib>
 
 #include "viaduct/bridge/conversion_steps.h"
 #include "viaduct/bridge/part_staging.h"
+#include "viaduct/core/buffer.h"
 #include "viaduct/core/error.h"
 #include "viaduct/core/hash.h"
 #include "viaduct/core/version.h"
@@ -18,18 +18,14 @@ Json hash_json(uint64_t hash) { return fmt::format("{:016x}", hash); }
 
 // The bytes in the middle of a file and at its end: trained weights differ everywhere.
 uint64_t sample(ByteSource& source, uint32_t file) {
-  struct Free {
-    void operator()(std::byte* memory) const { std::free(memory); }
-  };
-  const std::unique_ptr<std::byte[], Free> page(static_cast<std::byte*>(std::aligned_alloc(kPage, kPage)));
-  if (!page) throw std::bad_alloc();
+  const Buffer page(kPage);
   Xxh3Stream hash;
   const uint64_t size = source.size(file);
   if (size == 0) return hash.value();
   for (const uint64_t at : {size / 2, size - 1}) {
     const uint64_t begin = at / kPage * kPage, end = std::min(begin + kPage, size);
-    const size_t count = source.read(file, begin, {page.get(), kPage});
-    hash.add({page.get(), static_cast<size_t>(std::min<uint64_t>(count, end - begin))});
+    const size_t count = source.read(file, begin, page.bytes());
+    hash.add({page.data(), static_cast<size_t>(std::min<uint64_t>(count, end - begin))});
   }
   return hash.value();
 }
@@ -38,7 +34,7 @@ uint64_t sample(ByteSource& source, uint32_t file) {
 Json agreed_facts(const Conversion& conversion, const Part& part) {
   Json sources = Json::array(), small = Json::array();
   const std::vector<Path> files = files_to_keep(conversion);
-  const auto source = file_source(files);
+  const auto source = open_source(conversion.plan, files);
   for (uint32_t file = 0; file < files.size(); ++file)
     sources.items().push_back(
         Json::array({files[file].filename().string(), static_cast<int64_t>(source->size(file)),
@@ -139,12 +135,17 @@ PartReport run_part(const Conversion& conversion, const RunOptions& options, con
                       part, {hash, options.overwrite, options.resume, files_to_keep(conversion)},
                       agreed_facts(conversion, part), options.progress);
   report.was_done = staging.was_done();
+  const auto kept = [&](const std::string& what) {
+    return fmt::format("{}. What is done is kept in {}: repair the cause and run {} again", what,
+                       staging.path().string(), part.text());
+  };
   try {
     if (!report.was_done) make(conversion, execute_options, staging, moved);
     if (staging.is_last()) complete(conversion, part, staging);
   } catch (const SystemError& error) {
-    throw UserError(fmt::format("{}. What is done is kept in {}: repair the cause and run {} again", error.what(),
-                                staging.path().string(), part.text()));
+    throw UserError(kept(error.what()));
+  } catch (const RemoteError& error) {
+    throw UserError(kept(error.what()));
   } catch (const Interrupted& error) {
     throw Interrupted(fmt::format("{}. What is done is kept in {}: run {} again to go on, or remove that folder",
                                   error.what(), staging.path().string(), part.text()));
