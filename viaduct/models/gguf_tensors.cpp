@@ -161,7 +161,7 @@ void TensorNames::add(const StoredTensor& stored, const Match& match) {
 }  // namespace
 
 layout::Expr undo_rotary_permutation(const layout::Expr& rows, int64_t heads) {
-  const Shape whole = rows.shape();
+  const Shape& whole = rows.shape();
   VIADUCT_USER_CHECK(heads > 0 && whole.rank() >= 1 && whole.rank() <= 2 && whole[0] % (2 * heads) == 0,
                      "rows of shape {} cannot belong to {} heads of an even size", whole, heads);
   const int64_t half = whole[0] / heads / 2;

@@ -223,6 +223,7 @@ std::vector<TokenizerBuilder::Added> TokenizerBuilder::added_ids() const {
   for (const auto& role : {bos_, eos_, unknown_, pad_})
     if (role) add(*role, true);
   std::vector<Added> added;
+  added.reserve(special.size());
   for (const auto& [id, is_special] : special) added.push_back({id, is_special});
   return added;
 }
@@ -259,6 +260,7 @@ Json TokenizerBuilder::pre_tokenizer() const {
     case Kind::kSplit: {
       if (split_->patterns.empty()) return byte_level(add_space_, true, true);
       std::vector<Json> steps;
+      steps.reserve(split_->patterns.size() + 1);
       for (const std::string_view pattern : split_->patterns) steps.push_back(split_at(pattern));
       steps.push_back(byte_level(add_space_, true, false));
       return sequence("pretokenizers", std::move(steps));
