@@ -1,12 +1,15 @@
 #include "cli/interrupt.h"
 
+#include <atomic>
 #include <csignal>
 
 namespace viaduct::cli {
 
 namespace {
 
-volatile std::sig_atomic_t g_signal = 0;
+// Threads read what the handler writes.
+std::atomic<int> g_signal{0};
+static_assert(std::atomic<int>::is_always_lock_free);
 
 extern "C" void remember_signal(int signal) { g_signal = signal; }
 
