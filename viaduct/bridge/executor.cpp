@@ -10,6 +10,7 @@
 #include <thread>
 #include <unordered_map>
 
+#include "viaduct/bridge/budget.h"
 #include "viaduct/bridge/copy_move.h"
 #include "viaduct/bridge/encode.h"
 #include "viaduct/bridge/jobs.h"
@@ -25,34 +26,6 @@ constexpr uint64_t kPage = 4096;
 // Runs are copied and hashed in pieces that stay in the processor's own cache.
 constexpr uint64_t kTileBytes = 256u << 10;
 
-// How the memory is shared out.
-struct Budget {
-  int workers = 1;
-  int readers = 2;
-  size_t slots = 0;                          // source blocks in memory
-  size_t wide = 0;                           // source blocks that one job should need at most
-  size_t ahead = 0;                          // source blocks that are read before a worker asks for them
-  size_t most() const { return slots - 1; }  // source blocks that one job can have at once
-
-  Budget(const ExecuteOptions& options, const ReadPace& pace) {
-    constexpr uint64_t kWorkerBytes = kBlockBytes + kPage + 3 * CopyScratch::kBytes;
-    constexpr uint64_t kConnectionBytes = 1u << 20;  // of readers beyond the two of a disk
-    VIADUCT_USER_CHECK(options.max_memory >= 24u << 20,
-                       "{} bytes of memory are too little; at least 24 MiB are needed", options.max_memory);
-    const int processors = std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 8);
-    // A worker that writes waits for the disk: one more than processors keeps both busy.
-    workers = options.threads > 0 ? options.threads : processors + 1;
-    workers = std::clamp<int>(workers, 1, static_cast<int>(options.max_memory / 2 / kWorkerBytes));
-    const uint64_t left = options.max_memory - static_cast<uint64_t>(workers) * kWorkerBytes;
-    readers = std::clamp<int>(pace.readers, 1, std::max(2, static_cast<int>(left / 8 / kConnectionBytes)));
-    slots = (left - static_cast<uint64_t>(std::max(readers - 2, 0)) * kConnectionBytes) / kSourceBlockBytes - 2;
-    wide = std::min<size_t>(24, slots / 2);
-    // What is far away is asked for long before it is needed.
-    const size_t wanted = static_cast<size_t>(readers) * pace.blocks;
-    ahead = std::min<size_t>(slots / 2, std::max(wanted, 16 + 4 * static_cast<size_t>(workers)));
-  }
-};
-
 // A block that several jobs make, one after the other.
 struct SharedBlock {
   Xxh3Stream hash;
@@ -63,12 +36,7 @@ struct SharedBlock {
 class Execution {
  public:
   Execution(const TransferPlan& plan, ByteSource& source, ByteSink& sink, const ExecuteOptions& options)
-      : plan_(plan),
-        source_(source),
-        sink_(sink),
-        options_(options),
-        pace_(source.pace()),
-        budget_(options, pace_) {}
+      : plan_(plan), source_(source), sink_(sink), options_(options), budget_(options, source.pace()) {}
 
   ExecuteReport run() {
     const auto start = std::chrono::steady_clock::now();
@@ -150,7 +118,6 @@ class Execution {
   ByteSource& source_;
   ByteSink& sink_;
   const ExecuteOptions& options_;
-  const ReadPace pace_;
   const Budget budget_;
   std::vector<std::vector<BlockSum>> sums_;
   std::vector<std::vector<uint32_t>> crc_fields_of_;  // [target chunk], when there are any
@@ -313,7 +280,7 @@ void Execution::load_next(Lock& lock) {
     return run.empty() || (entry.key == run.back()->key + 1 && entry.begin == 0 &&
                            run.back()->end == static_cast<uint32_t>(kSourceBlockBytes));
   };
-  while (!to_load_.empty() && run.size() < std::max<size_t>(pace_.blocks, 1) && follows(*to_load_.front())) {
+  while (!to_load_.empty() && run.size() < budget_.together && follows(*to_load_.front())) {
     SourceCache::Entry* const entry = to_load_.front();
     to_load_.pop_front();
     run.push_back(entry);
