@@ -48,6 +48,7 @@ class ByteSource {
 class ByteStore {
  public:
   virtual ~ByteStore() = default;
+  /// A source of these files, in this order; it may live longer than the store.
   virtual std::unique_ptr<ByteSource> open(const std::vector<Path>& files) const = 0;
   /// Just to.size() bytes, wherever they lie.
   virtual void read(const Path& file, uint64_t offset, std::span<std::byte> to) const = 0;
@@ -65,9 +66,9 @@ class ByteSink {
 
 /// Files read with O_DIRECT where the file system has it (buffered elsewhere, by itself), sequential read-ahead.
 std::unique_ptr<ByteSource> file_source(const std::vector<Path>& files);
-/// The plan's source files, through its store when it has one; or `files` in their place, some of which may be of
-/// this machine.
+/// The plan's source files, through its store when it has one.
 std::unique_ptr<ByteSource> open_source(const TransferPlan& plan);
+/// The same with `files` in their place, some of which may be of this machine.
 std::unique_ptr<ByteSource> open_source(const TransferPlan& plan, const std::vector<Path>& files);
 /// Files below `directory`, created with their final sizes. Large aligned middles go out with O_DIRECT, the pages
 /// at the edges of ranges are put together in memory. Of some files only: as ExecuteOptions::files has it.
@@ -123,6 +124,7 @@ struct ExecuteOptions {
   /// [target file]: is it made? Of the others nothing is read, written or hashed. Empty: all are.
   std::vector<bool> files;
 
+  /// Is this target file made?
   bool makes(uint32_t file) const { return files.empty() || files.at(file); }
 };
 

@@ -18,6 +18,7 @@ struct Part {
   std::string text() const;
 };
 
+/// The most parts that a conversion may have.
 inline constexpr int kMostParts = 1000;
 
 /// [target file]: the number of the part that makes it. The largest file goes first, each to the part that has the

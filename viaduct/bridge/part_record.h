@@ -40,17 +40,22 @@ class PartRecord {
   /// Waits until no other process uses the record, and reads it. False when it is no longer in its folder: then
   /// only is_committed() tells something.
   bool lock(Progress* progress);
+  /// Lets other processes use it.
   void unlock();
 
   // Everything below wants the lock.
 
   /// What all parts must agree on: sets it, or compares. UserError that names what differs.
   void agree(const Json& wanted);
+  /// Is this part done? Parts count from 1.
   bool is_done(int part) const { return done_.contains(part); }
+  /// The parts that are not done, in rising order.
   std::vector<int> missing() const;
+  /// Is the target in place?
   bool is_committed() const { return committed_; }
   /// Hashes of the blocks of a part's files, in the plan's order.
   void add_done(int part, const std::vector<uint64_t>& hashes);
+  /// The hashes that add_done was given for a part that is done.
   const std::vector<uint64_t>& hashes_of(int part) const { return done_.at(part); }
   /// The target is in place.
   void add_committed();

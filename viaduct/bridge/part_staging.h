@@ -24,11 +24,13 @@ class PartStaging {
   PartStaging(const PartStaging&) = delete;
   ~PartStaging();
 
+  /// The staging folder, which the parts share.
   const Path& path() const { return place_.path(); }
   /// The target is made as if it were this folder.
   const Path& content() const { return place_.content(); }
-  /// The part's own journal, and its file of measured scales; names in path().
+  /// The part's own journal; a name in path().
   std::string journal_name() const;
+  /// The part's own file of measured scales; a name in path().
   std::string scales_name() const;
   /// This part was done by an earlier run.
   bool was_done() const { return was_done_; }
@@ -42,6 +44,7 @@ class PartStaging {
   /// All parts are done: this run alone may complete content() and then must commit. False, with none missing, when
   /// the target is in place already.
   bool is_last() const { return missing_.empty() && !in_place_; }
+  /// PartRecord::hashes_of; for the last part, which wants all of them.
   const std::vector<uint64_t>& hashes_of(int part) const { return record_->hashes_of(part); }
   /// Moves everything into place and removes the staging folder.
   void commit();

@@ -11,6 +11,7 @@
 
 namespace viaduct::bridge {
 
+/// What staging may do with what it finds.
 struct StagingOptions {
   uint64_t plan_hash = 0;
   bool overwrite = false;
@@ -18,6 +19,7 @@ struct StagingOptions {
   std::vector<Path> keep;  // files that must not be replaced: the source's
 };
 
+/// A target and the folder that it is made in. No lock is taken, and nothing made, by itself.
 class StagingPlace {
  public:
   /// For one iteration below a checkpoint root: <root>/.viaduct-partial-<plan hash>.
@@ -47,6 +49,7 @@ class StagingPlace {
   void put_in_place() const;
   /// An earlier run was stopped in put_in_place, or behind it: its data is in place. finish_moving() does the rest.
   bool is_moved() const;
+  /// Moves the trackers of a checkpoint (latest_*), the last thing that is to be done; none for a whole folder.
   void finish_moving() const;
   /// Gives the staging folder, by then the old state or nothing, a name by which it is only to be removed; returns
   /// that.
@@ -74,6 +77,7 @@ void create_folder(const Path& path);
 /// Opens and locks a folder for this process alone, or (`shared`) for all that do so with it; -1 when another
 /// process holds it. The caller closes it.
 int lock_folder(const Path& path, bool shared = false);
+/// UserError: another process is at work in this folder.
 [[noreturn]] void throw_in_use(const Path& path);
 
 /// The standard library's own errors as this program's.

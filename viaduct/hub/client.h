@@ -35,7 +35,9 @@ struct RemoteRevision {
 class FileAddress {
  public:
   std::string url() const;  // empty: the hub is to be asked
+  /// The address that reads may go to from now on.
   void set(const std::string& url);
+  /// The address refused; nothing when another has been set since.
   void forget(const std::string& url);
   /// The mark that the server of `url` gave first.
   std::string first_mark(const std::string& url, const std::string& mark);
@@ -93,6 +95,7 @@ class HubClient {
   std::function<bool()> stop_;
 };
 
+/// A file is not what the listing of its commit says.
 class HubClient::Changed : public UserError {
  public:
   using UserError::UserError;

@@ -9,6 +9,7 @@
 
 namespace viaduct::hub {
 
+/// A model whose weights are still with the hub.
 struct StreamedModel {
   RepoName name;
   std::string commit;

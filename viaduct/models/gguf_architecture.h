@@ -41,6 +41,7 @@ struct GgufHeads {
   int64_t dim = 0;
 };
 
+/// What is read of one architecture, and how its files differ from others.
 struct GgufArchitecture {
   std::string_view name;  // general.architecture
   /// The first is taken unless `set_config` says otherwise.
