@@ -43,9 +43,9 @@ Bridge open(const std::string& path_or_name, const std::optional<Path>& referenc
   bridge::OpenOptions options;
   options.reference = reference;
   return interruptible(report, [&](Progress& progress) {
-    return Bridge{std::make_shared<AutoBridge>(
-        stream ? AutoBridge::from_hf_stream(path_or_name, options, &progress)
-               : AutoBridge::from_hf_pretrained(path_or_name, options, &progress))};
+    return Bridge{
+        std::make_shared<AutoBridge>(stream ? AutoBridge::from_hf_stream(path_or_name, options, &progress)
+                                            : AutoBridge::from_hf_pretrained(path_or_name, options, &progress))};
   });
 }
 
