@@ -7,8 +7,9 @@
 
 namespace viaduct::bridge {
 
-/// UserError when the memory is too little.
+/// How an execution shares out its memory and threads.
 struct Budget {
+  /// UserError when options.max_memory is too little.
   Budget(const ExecuteOptions& options, const ReadPace& pace);
 
   int workers = 1;
