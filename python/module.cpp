@@ -80,7 +80,13 @@ nb::tuple rank_weights(const Bridge& b, const Provider& provider, int world_size
   MegatronTarget target;
   target.dtype = parse_dtype(dtype);
   target.parallel = bridge::parallelism_of(provider.config);
-  if (world_size > 0) target.parallel = target.parallel.with_world_size(world_size);
+  topology::Parallelism& parallel = target.parallel;
+  if (world_size > 0) {
+    parallel = parallel.with_world_size(world_size);
+  } else {
+    // Experts are dealt out among ranks that are data-parallel for all else.
+    while (parallel.tp * parallel.cp * parallel.dp % (parallel.etp * parallel.ep) != 0) ++parallel.dp;
+  }
   nb::list chunks;
   for (bridge::ModelChunk& chunk : bridge::rank_view(b.checkpoint(), target, rank))
     chunks.append(Weights(std::move(chunk.view), b.bridge, std::nullopt, std::move(chunk.parameters)));

@@ -109,6 +109,41 @@ def chunks_of_a_virtual_pipeline():
     assert seen == set(whole), seen ^ set(whole)
 
 
+def ranks_make_up_the_whole():
+    """For every family and layout that fits it: what the ranks hold of a parameter is all of it, once for each copy."""
+    layouts = {"tp 2": {"tensor_model": 2}, "pp 2": {"pipeline_model": 2}, "ep 2": {"expert_model": 2}}
+    done = 0
+    for family in FAMILIES:
+        bridge = AutoBridge.from_hf_pretrained((GOLDEN / "families" / family / "hf").resolve())
+        whole = {name: tensor.torch() for name, tensor in in_layout(bridge)[0].items()}
+        for layout, sizes in layouts.items():
+            try:
+                model = in_layout(bridge, **sizes)
+            except ViaductError as refusal:
+                assert "does not fit" in str(refusal), refusal
+                continue
+            shards = {}
+            for rank in range(model.world_size):
+                chunk, = model.on_rank(rank)
+                for name, tensor in chunk.items():
+                    shards.setdefault(chunk.global_name(name), []).append(tensor.torch())
+            assert set(shards) == set(whole), (family, layout, set(shards) ^ set(whole))
+            for name, parts in shards.items():
+                want = whole[name]
+                if all(part.shape == want.shape for part in parts):
+                    assert all(bits(part) == bits(want) for part in parts), (family, layout, name)
+                    continue
+                # Cut: every element in some part, with zeros where a vocabulary is padded.
+                elements = torch.cat([part.flatten() for part in parts]).double()
+                padding = elements.numel() - want.numel()
+                assert padding == 0 or (padding > 0 and "embedding" in name or "output_layer" in name), (family, name)
+                expected = torch.cat([want.flatten().double(), torch.zeros(padding, dtype=torch.double)])
+                assert torch.equal(elements.sort().values, expected.sort().values), (family, layout, name)
+            done += 1
+    assert done >= 2 * len(FAMILIES), done
+    return done
+
+
 def checkpoints_go_on(folder):
     """A model saved in a layout with the provider's settings, and read again in another."""
     out = scratch("megatron")
@@ -263,6 +298,7 @@ def main():
                                               tensor_model=2, pipeline_model=2)
     tensors += ranks_hold_what_megatron_wrote("legacy_qwen3_moe_pp2_ep2", 4, lambda tp, pp, ep: ep + 2 * pp,
                                               pipeline_model=2, expert_model=2)
+    layouts = ranks_make_up_the_whole()
     chunks_of_a_virtual_pipeline()
     checkpoints_go_on(families.llama)
     weights_come_and_go(families.llama, families.qwen2)
@@ -270,7 +306,8 @@ def main():
     every_checkpoint_lists_its_tensors()
     models_of_the_hub(families.llama)
     lines = snippet_runs(families.llama)
-    report(f"Python models: {tensors} tensors of 11 ranks are those of Megatron-LM's files; upstream's snippet printed "
+    report(f"Python models: {tensors} tensors of 11 ranks are those of Megatron-LM's files; {layouts} layouts of "
+           f"{len(FAMILIES)} families hold the whole model; upstream's snippet printed "
            f"{lines} weights and wrote the source's bytes")
 
 

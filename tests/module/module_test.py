@@ -157,7 +157,25 @@ def documentation_runs(folder):
         assert "model.embed_tokens.weight" in done.stdout
 
 
+def stubs_tell_the_truth():
+    """_core.pyi names just what the native half has."""
+    import ast
+
+    def names(thing):
+        return {name for name in vars(thing) if not name.startswith("_") or name.startswith("__dlpack") or name == "__array__"}
+
+    core = viaduct._core
+    tree = ast.parse((SOURCE / "python/viaduct/_core.pyi").read_text())
+    declared = {node.name: node for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
+    assert set(declared) == names(core) - {"WeightIterator"}, set(declared) ^ names(core)
+    for name, node in declared.items():
+        if isinstance(node, ast.ClassDef) and not issubclass(getattr(core, name), Exception):
+            members = {member.name for member in node.body if isinstance(member, ast.FunctionDef)}
+            assert members == names(getattr(core, name)), (name, members ^ names(getattr(core, name)))
+
+
 def main():
+    stubs_tell_the_truth()
     assert light, "import viaduct imports an array library"
     folders = {family: (GOLDEN / "families" / family / "hf").resolve() for family in PLAIN if family in FAMILIES}
     assert len(folders) >= 4, FAMILIES

@@ -57,21 +57,23 @@ Parallelism parallelism_of(const ModelConfig& provider) {
 }
 
 void check_provider(const Checkpoint& source, const ModelConfig& provider) {
-  const std::vector<Parameter>& ours = source.graph().parameters;
-  const std::vector<Parameter> theirs = models::megatron_parameters(models::read_arch(provider));
+  const auto parameters = [](const ModelConfig& config) {
+    return models::megatron_parameters(models::read_arch(config));
+  };
+  // Against the provider that the checkpoint has by itself, since a provider does not tell all: one of Nemotron
+  // Nano's vision model does not give its tower.
+  const std::vector<Parameter> ours = parameters(models::provider_for(source.arch(), source.record().config));
+  const std::vector<Parameter> theirs = parameters(provider);
+  constexpr std::string_view kChanged = "a field was changed that the weights depend on";
   for (size_t i = 0; i < std::max(ours.size(), theirs.size()); ++i) {
-    VIADUCT_USER_CHECK(i < ours.size(),
-                       "the provider's model has {}, and {} has not: a field was changed that the "
-                       "weights depend on",
-                       theirs[i].name, source.path().string());
-    VIADUCT_USER_CHECK(i < theirs.size() && ours[i].name == theirs[i].name,
-                       "{} has {}, and the provider's model has {} in its place: a field was changed that the "
-                       "weights depend on",
-                       source.path().string(), ours[i].name, i < theirs.size() ? theirs[i].name : "nothing");
+    const auto name = [i](const std::vector<Parameter>& list) {
+      return i < list.size() ? list[i].name : "nothing";
+    };
+    VIADUCT_USER_CHECK(name(ours) == name(theirs), "{} has {}, and the provider's model has {} in its place: {}",
+                       source.path().string(), name(ours), name(theirs), kChanged);
     VIADUCT_USER_CHECK(ours[i].shape == theirs[i].shape,
-                       "{} has the shape {} in {} and {} in the provider's model: a field was changed that the "
-                       "weights depend on",
-                       ours[i].name, ours[i].shape, source.path().string(), theirs[i].shape);
+                       "{} has the shape {} in {} and {} in the provider's model: {}", ours[i].name, ours[i].shape,
+                       source.path().string(), theirs[i].shape, kChanged);
   }
   const Parallelism parallel = parallelism_of(provider);
   const topology::PipelineOptions spread = pipeline_options(source.arch(), parallel);
