@@ -45,6 +45,7 @@ class Hub:
         self.sent = collections.Counter()  # bytes of files, by path
         self.connections = 0
         self.signatures = itertools.count()
+        self.answering, self.changed = 0, threading.Condition()
         hub = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -60,10 +61,17 @@ class Hub:
 
             def do_GET(self):
                 hub.requests.append((self.path, dict(self.headers)))
-                for pattern, fault in list(hub.faults.items()):
-                    if re.search(pattern, self.path) and not fault(self):
-                        return
-                hub.answer(self)
+                with hub.changed:
+                    hub.answering += 1
+                try:
+                    for pattern, fault in list(hub.faults.items()):
+                        if re.search(pattern, self.path) and not fault(self):
+                            return
+                    hub.answer(self)
+                finally:
+                    with hub.changed:
+                        hub.answering -= 1
+                        hub.changed.notify_all()
 
             do_HEAD = do_GET
 
@@ -75,6 +83,11 @@ class Hub:
         self.server.daemon_threads = True
         self.address = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def wait_until_quiet(self):
+        """Until what a client asked for that was killed has been answered too."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.answering == 0, timeout=30)
 
     def close(self):
         self.server.shutdown()

@@ -46,6 +46,7 @@ class StreamCase(HubCase):
         return self.cache_of(name) / ".viaduct-stream" / self.hub.repos[name].commit
 
     def sent(self, hub=None):
+        (hub or self.hub).wait_until_quiet()
         return sum(size for name, size in (hub or self.hub).sent.items() if name.endswith(".safetensors"))
 
     def downloaded_import(self, *options, name="org/model", target="out"):

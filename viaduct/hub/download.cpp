@@ -71,7 +71,7 @@ namespace {
 class Partial {
  public:
   Partial(const Path& blob, const RemoteFile& file)
-      : data_(blob.string() + ".viaduct.incomplete"), list_(blob.string() + ".viaduct.parts"), file_(file) {
+      : data_(blob.string() + ".viaduct.incomplete"), list_(list_of(blob)), file_(file) {
     done_.resize(static_cast<size_t>((file.size + kPart - 1) / kPart));
     read_list();
     out_ = File::open(data_, File::Mode::kWrite);
@@ -124,8 +124,11 @@ class Partial {
     fs::remove(data_);
     fs::remove(list_);
   }
+  /// Removes what a run leaves that is killed once the file is in its place.
+  static void clear_left(const Path& blob) { fs::remove(list_of(blob)); }
 
  private:
+  static Path list_of(const Path& blob) { return blob.string() + ".viaduct.parts"; }
   void read_list() {
     if (!fs::exists(data_) || !fs::exists(list_) || fs::file_size(data_) != file_.size) {
       fs::remove(data_);
@@ -209,6 +212,7 @@ class Downloader {
       const FileLock lock(cache_.lock_file(file.etag), stop);
       if (!is_there(blob, file)) file.is_lfs ? fetch_parts(file, blob) : fetch_small(file, blob);
     }
+    Partial::clear_left(blob);
     cache_.link(cache_.snapshot(commit_), file.path, file.etag);
   }
 
