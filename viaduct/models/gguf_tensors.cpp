@@ -59,7 +59,11 @@ class TensorNames {
   void add(const StoredTensor& stored, const Match& match);
   void add_experts(const StoredTensor& stored, const Match& match);
   const StoredTensor& partner(const Match& match, GgufForm form) const;
-  void put(std::string name, Expr expr) { model_.tensors.emplace(std::move(name), std::move(expr)); }
+  void put(std::string name, Expr expr) {
+    const auto [it, fresh] = model_.tensors.emplace(std::move(name), std::move(expr));
+    VIADUCT_USER_CHECK(fresh, "{} is made of {} too; convert the original model to GGUF again", it->first,
+                       it->second.inputs().at(0).name);
+  }
 
   const GgufFile& file_;
   const GgufArchitecture& arch_;

@@ -387,6 +387,11 @@ TEST(GgufSourceRefuses, experts_and_parts_that_do_not_fit) {
   EXPECT_THAT(OtherModel("qwen3moe").error(), HasSubstr("qwen3moe.expert_feed_forward_length is missing"));
   const auto latent = [] { return OtherModel("deepseek2").latent(); };
   EXPECT_EQ(latent().error(), "");
+  EXPECT_THAT(moe()
+                  .tensor("blk.0.ffn_up_exps.weight", {8, 4, 4})
+                  .tensor("blk.0.ffn_gate_up_exps.weight", {8, 8, 4})
+                  .error(),
+              HasSubstr("experts.0.up_proj.weight is made of blk.0.ffn_up_exps.weight too"));
   EXPECT_THAT(latent().tensor("blk.0.attn_k_b.weight", {3, 6, 2}).error(),
               HasSubstr("tensor blk.0.attn_k_b.weight: the tensor blk.0.attn_v_b.weight that belongs to it is "
                         "missing"));
