@@ -10,8 +10,7 @@
 #include <atomic>
 #include <mutex>
 
-#include "tests/unit/bridge/random_plan.h"
-#include "tests/unit/bridge/run_plan.h"
+#include "tests/unit/bridge/executor_plans.h"
 #include "viaduct/bridge/part.h"
 #include "viaduct/bridge/source_cache.h"
 #include "viaduct/core/error.h"
@@ -19,40 +18,8 @@
 namespace viaduct::bridge {
 namespace {
 
-namespace fs = std::filesystem;
 using testing::HasSubstr;
 using testing::ThrowsMessage;
-
-void expect_sums(const PlanWithSource& given, const std::vector<Bytes>& files, const ExecuteReport& report) {
-  for (size_t i = 0; i < given.plan.targets.size(); ++i) {
-    const TargetChunk& chunk = given.plan.targets[i];
-    ASSERT_EQ(report.sums[i].size(), chunk.num_blocks());
-    for (uint64_t block = 0; block < chunk.num_blocks(); ++block) {
-      const uint64_t begin = block * kBlockBytes, size = std::min(kBlockBytes, chunk.num_bytes() - begin);
-      const auto bytes = std::span(files[chunk.file]).subspan(chunk.byte_offset + begin, size);
-      EXPECT_EQ(report.sums[i][block].xxh3, xxh3_64(bytes));
-      EXPECT_EQ(report.sums[i][block].crc32, crc32(bytes));
-      EXPECT_TRUE(report.sums[i][block].done);
-    }
-  }
-}
-
-// Literals and chunks by turns, every chunk followed by a place for its CRC.
-PlanWithSource random_plan(uint32_t seed, int64_t most_elements, bool conversions = true) {
-  PlanMaker maker(seed);
-  for (int64_t i = maker.number(1, 3); i > 0; --i) maker.add_source_file();
-  const int64_t files = maker.number(1, 3);
-  for (int64_t f = 0; f < files; ++f) {
-    const uint32_t file = maker.add_target_file();
-    for (int64_t i = maker.number(1, 12); i > 0; --i) {
-      if (maker.chance(60)) maker.add_literal(file, static_cast<size_t>(maker.number(0, 300)));
-      maker.add_random_target(file, most_elements, conversions);
-      maker.add_crc_field(file, static_cast<uint32_t>(maker.plan().targets.size() - 1),
-                          static_cast<size_t>(maker.number(0, 9)), static_cast<size_t>(maker.number(0, 9)));
-    }
-  }
-  return maker.finish();
-}
 
 TEST(Executor, RandomSmallPlans) {
   for (uint32_t seed = 0; seed < 300; ++seed) {
@@ -121,20 +88,6 @@ TEST(Executor, RandomLargePlans) {
     expect_sums(given, files, report);
     if (HasFatalFailure()) return;
   }
-}
-
-// [rows, columns] cut into `parts` along the columns, as row-parallel weights are.
-PlanWithSource column_split(int64_t rows, int64_t columns, int64_t parts) {
-  PlanMaker maker(7);
-  const int32_t source = maker.add_source(maker.add_source_file(), DType::kBF16, {rows, columns}, {}, 13);
-  const uint32_t file = maker.add_target_file();
-  for (int64_t p = 0; p < parts; ++p) {
-    maker.add_literal(file, 70);
-    maker.add_target(file, DType::kBF16, {rows, columns / parts});
-    maker.add_transfer(source, {layout::Box::dense({0, p * (columns / parts)}, {rows, columns / parts}),
-                                layout::Box::whole({rows, columns / parts}), layout::AxisMap::identity(2)});
-  }
-  return maker.finish();
 }
 
 // Counts what is read.
@@ -358,112 +311,6 @@ TEST(Executor, FirstErrorOfAnyThreadIsThrown) {
       },
       ThrowsMessage<UserError>(HasSubstr("at least 24 MiB")));
 }
-
-// Files on a disk, and on a file system in memory.
-class ExecutorFiles : public testing::TestWithParam<const char*> {
- protected:
-  void SetUp() override {
-    const Path place = *GetParam() ? Path(GetParam()) : Path(testing::TempDir());
-    if (::access(place.c_str(), W_OK) != 0) GTEST_SKIP() << place << " is not there";
-    folder_ = place / fmt::format("viaduct-executor-{}", ::getpid());
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
-  }
-  void TearDown() override {
-    if (!folder_.empty()) fs::remove_all(folder_);
-  }
-
-  void write_sources(PlanWithSource& given) {
-    for (size_t i = 0; i < given.sources.size(); ++i) {
-      given.plan.source_files[i] = folder_ / fmt::format("source{}", i);
-      write_file(given.plan.source_files[i],
-                 {reinterpret_cast<const char*>(given.sources[i].data()), given.sources[i].size()});
-    }
-  }
-  std::vector<Bytes> read_targets(const PlanWithSource& given) {
-    std::vector<Bytes> files;
-    for (const formats::TargetFile& file : given.plan.target.files) {
-      const std::string text = read_text_file(folder_ / "out" / file.name);
-      const auto bytes = std::as_bytes(std::span(text));
-      files.emplace_back(bytes.begin(), bytes.end());
-    }
-    return files;
-  }
-
-  Path folder_;
-};
-
-TEST_P(ExecutorFiles, RandomPlans) {
-  for (uint32_t seed = 0; seed < 25; ++seed) {
-    SCOPED_TRACE(seed);
-    PlanWithSource given = random_plan(5000 + seed, seed % 5 == 0 ? 400'000 : 30'000);
-    write_sources(given);
-    const auto source = file_source(given.plan.source_files);
-    const auto sink = file_sink(folder_ / "out", given.plan.target.files);
-    const ExecuteReport report = execute(given.plan, *source, *sink, small_memory());
-    const std::vector<Bytes> files = read_targets(given);
-    expect_equal(files, expected_files(given));
-    expect_sums(given, files, report);
-    if (HasFatalFailure()) return;
-    fs::remove_all(folder_ / "out");
-  }
-}
-
-TEST_P(ExecutorFiles, GapsAreZeroWhateverWasThere) {
-  PlanMaker maker(20);
-  const int32_t source = maker.add_source(maker.add_source_file(), DType::kU8, {3'000'000});
-  const uint32_t file = maker.add_target_file();
-  maker.plan().target.gaps_are_zero = true;
-  maker.plan().target.files[file].size = 12'345;
-  maker.add_target(file, DType::kU8, {3'000'000});
-  maker.add_whole_transfer(source);
-  maker.plan().target.files[file].size += 54'321;
-  PlanWithSource given = maker.finish();
-  write_sources(given);
-  EXPECT_TRUE(prove(given.plan, given.source_sizes()).holds());
-  execute(given.plan, *file_source(given.plan.source_files), *file_sink(folder_ / "out", given.plan.target.files),
-          {});
-  expect_equal(read_targets(given), expected_files(given));
-}
-
-TEST_P(ExecutorFiles, SourceThatChangesIsNamed) {
-  PlanWithSource given = column_split(512, 4096, 2);
-  write_sources(given);
-  const auto source = file_source(given.plan.source_files);
-  fs::resize_file(given.plan.source_files[0], 1'000'000);
-  EXPECT_THAT(
-      [&] { execute(given.plan, *source, *discard_sink(), {}); },
-      ThrowsMessage<UserError>(testing::AllOf(HasSubstr("source0"), HasSubstr("changed while it was read"))));
-  write_sources(given);
-  // Clocks of files are coarse: the change below must not fall into the same tick.
-  fs::last_write_time(given.plan.source_files[0], fs::file_time_type::clock::now() - std::chrono::hours(1));
-  const auto again = file_source(given.plan.source_files);
-  std::atomic<bool> touched{false};
-  const auto touching = callback_sink([&](uint32_t, uint64_t, std::span<const std::byte>) {
-    if (touched.exchange(true)) return;
-    File::open(given.plan.source_files[0], File::Mode::kWrite).write(0, std::as_bytes(std::span("x")));
-  });
-  EXPECT_THAT([&] { execute(given.plan, *again, *touching, {}); },
-              ThrowsMessage<UserError>(HasSubstr("changed while it was read")));
-  EXPECT_THAT([&] { file_source({folder_ / "absent"}); }, ThrowsMessage<UserError>(HasSubstr("absent")));
-}
-
-TEST_P(ExecutorFiles, MoreFilesThanAreHeldOpen) {
-  PlanMaker maker(21);
-  for (int i = 0; i < 200; ++i) {
-    const int32_t source = maker.add_source(maker.add_source_file(), DType::kU8, {1000 + i});
-    maker.add_target(maker.add_target_file(), DType::kU8, {1000 + i});
-    maker.add_whole_transfer(source);
-  }
-  PlanWithSource given = maker.finish();
-  write_sources(given);
-  execute(given.plan, *file_source(given.plan.source_files), *file_sink(folder_ / "out", given.plan.target.files),
-          {});
-  expect_equal(read_targets(given), expected_files(given));
-}
-
-INSTANTIATE_TEST_SUITE_P(Places, ExecutorFiles, testing::Values("", "/dev/shm"),
-                         [](const auto& place) { return *place.param ? "memory" : "disk"; });
 
 // The executor's own memory: what a process that runs it holds at most.
 TEST(Executor, StaysWithinItsMemory) {
