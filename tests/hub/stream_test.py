@@ -67,6 +67,15 @@ class Output(StreamCase):
         self.stream("--dry-run")
         self.assertEqual(self.sent(other), 0)
 
+    def test_in_parts(self):
+        """Two runs that stream make one target, with the bytes of a downloaded import of so many files."""
+        self.serve(fixture("llama"))
+        expected = self.downloaded_import("--files", "2")
+        for part in "2/2", "1/2":
+            said = self.stream("--part", part)
+        self.assertIn("all parts are done", said)
+        self.assert_output(expected)
+
     def test_other_commands(self):
         files = fixture("llama2")
         self.serve(files)

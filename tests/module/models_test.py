@@ -136,7 +136,7 @@ def ranks_make_up_the_whole():
                 # Cut: every element in some part, with zeros where a vocabulary is padded.
                 elements = torch.cat([part.flatten() for part in parts]).double()
                 padding = elements.numel() - want.numel()
-                assert padding == 0 or (padding > 0 and "embedding" in name or "output_layer" in name), (family, name)
+                assert padding == 0 or padding > 0 and ("embedding" in name or "output_layer" in name), (family, name)
                 expected = torch.cat([want.flatten().double(), torch.zeros(padding, dtype=torch.double)])
                 assert torch.equal(elements.sort().values, expected.sort().values), (family, layout, name)
             done += 1

@@ -17,9 +17,8 @@ namespace {
 
 [[noreturn]] void refuse_run_without_parts(const Path& folder) {
   throw UserError(
-      fmt::format("{} is left of an interrupted run without --part. Complete it without --part and with --resume, "
-                  "or remove that "
-                  "folder",
+      fmt::format("{} is left of an interrupted run without --part. Complete it without --part and with "
+                  "--resume, or remove that folder",
                   folder.string()));
 }
 

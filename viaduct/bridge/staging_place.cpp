@@ -107,7 +107,7 @@ int lock_folder(const Path& path, bool shared) {
   if (::flock(fd, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0) return fd;
   const int error = errno;
   ::close(fd);
-  // Some network file systems have no locks; then nobody can tell.
+  // Some network file systems have no locks: nobody can tell there whether another process writes.
   if (error != EWOULDBLOCK) throw_system(fmt::format("cannot lock {}", path.string()), error);
   return -1;
 }
