@@ -123,6 +123,11 @@ class FileJournal : public BlockJournal {
     const auto last = std::unique(listed_.rbegin(), listed_.rend(),
                                   [](const Record& a, const Record& b) { return a.key() == b.key(); });
     listed_.erase(listed_.begin(), last.base());
+    if (listed_.size() == good) return;
+    // Else it would grow with each run that is stopped, beyond what is believed. What a stop leaves of this is
+    // still a journal: an older record of a block is one that its bytes may not match.
+    file_.write(sizeof(Header), std::as_bytes(std::span(listed_)));
+    end_ = sizeof(Header) + listed_.size() * sizeof(Record);
   }
 
   bool is_there(const Record& record) {

@@ -340,6 +340,18 @@ TEST_F(JournalTest, FinishedBlocksAreNotMadeAgain) {
   expect_made(folder_);
 }
 
+// However often a run is stopped: a journal that grew without end would at last not be believed.
+TEST_F(JournalTest, ListsABlockOnceWhenItIsOpenedAgain) {
+  make(folder_);
+  const std::string journal = read_text_file(folder_ / kJournalName);
+  constexpr size_t kHeader = 24;
+  write_file(folder_ / kJournalName, journal + journal.substr(kHeader));
+  EXPECT_EQ(make(folder_), 0u);
+  EXPECT_EQ(fs::file_size(folder_ / kJournalName), journal.size());
+  EXPECT_EQ(make(folder_), 0u);
+  expect_made(folder_);
+}
+
 TEST_F(JournalTest, BelongsToOnePlanAndOneSource) {
   make(folder_);
   const std::string journal = read_text_file(folder_ / kJournalName);
