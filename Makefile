@@ -37,11 +37,11 @@ docs:
 	@tools/api_docs
 
 test:
-	@tools/setup converter test
+	@tools/setup converter test train
 	@tools/test
 
 check:
-	@tools/setup converter test
+	@tools/setup converter test train
 	@tools/check.sh
 
 bench: build

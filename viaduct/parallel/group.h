@@ -1,0 +1,85 @@
+// Group: ranks that compute one thing together, and what they can send each other. Outside of autograd; mappings.h has
+// the differentiable forms.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace viaduct::parallel {
+
+/// How elements of several ranks become one.
+enum class Reduce { kSum, kMax, kMin, kAverage };
+
+/// What carries tensors between the ranks of a group. Every rank calls the same functions in the same order. Errors
+/// name the group, the operation and, where it is known, the rank that is gone.
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  /// In place.
+  virtual void all_reduce(at::Tensor& tensor, Reduce reduce) = 0;
+  /// `tensor` [n, ...] of every rank, one after the other in `result` [n * size, ...]. Both contiguous.
+  virtual void all_gather(at::Tensor& result, const at::Tensor& tensor) = 0;
+  /// The sum of every rank's `tensor` [n * size, ...]; rank i keeps its i-th n rows in `result` [n, ...].
+  virtual void reduce_scatter(at::Tensor& result, const at::Tensor& tensor) = 0;
+  /// input_rows[i] rows of `tensor` go to rank i; output_rows[i] rows of `result` come from it. Both contiguous.
+  virtual void all_to_all(at::Tensor& result, const at::Tensor& tensor, const std::vector<int64_t>& output_rows,
+                          const std::vector<int64_t>& input_rows) = 0;
+  /// `tensor` of rank `root` (of the group) to all, in place.
+  virtual void broadcast(at::Tensor& tensor, int root) = 0;
+  /// To and from a rank of the group; `tag` tells several tensors on the way apart.
+  virtual void send(const at::Tensor& tensor, int to, int tag) = 0;
+  virtual void receive(at::Tensor& tensor, int from, int tag) = 0;
+  /// Returns when every rank is here.
+  virtual void barrier() = 0;
+};
+
+/// A group of ranks. Copies share the communicator.
+class Group {
+ public:
+  /// A process alone: every operation is the identity.
+  Group() = default;
+  /// `ranks` are global and ascending, `rank` is this process' index among them. A group of one needs no
+  /// communicator.
+  Group(std::string name, std::vector<int> ranks, int rank, std::shared_ptr<Communicator> communicator);
+
+  /// What the group is for: "tensor parallel".
+  const std::string& name() const { return name_; }
+  /// Number of ranks, and which of them this process is.
+  int size() const { return static_cast<int>(ranks_.size()); }
+  int rank() const { return rank_; }
+  /// The global rank of member `i`.
+  int global_rank(int i) const { return ranks_.at(static_cast<size_t>(i)); }
+  /// Is this process alone?
+  bool alone() const { return ranks_.size() == 1; }
+
+  /// The reduced tensor of all ranks, in place.
+  void all_reduce(at::Tensor& tensor, Reduce reduce = Reduce::kSum) const;
+  /// All ranks' tensors, equal in shape, one after the other along `dim`.
+  at::Tensor all_gather(const at::Tensor& tensor, int64_t dim) const;
+  /// This rank's part along `dim` of the sum of all ranks' tensors; `size()` divides that axis.
+  at::Tensor reduce_scatter(const at::Tensor& tensor, int64_t dim) const;
+  /// Rows (of axis 0) to and from each rank; see Communicator.
+  at::Tensor all_to_all(const at::Tensor& tensor, const std::vector<int64_t>& output_rows,
+                        const std::vector<int64_t>& input_rows) const;
+  /// Member `root`'s tensor to all, in place.
+  void broadcast(at::Tensor& tensor, int root) const;
+  /// To and from another member.
+  void send(const at::Tensor& tensor, int to, int tag = 0) const;
+  void receive(at::Tensor& tensor, int from, int tag = 0) const;
+  /// Returns when every member is here.
+  void barrier() const;
+
+ private:
+  Communicator& communicator() const;
+
+  std::string name_ = "this process";
+  std::vector<int> ranks_{0};
+  int rank_ = 0;
+  std::shared_ptr<Communicator> communicator_;
+};
+
+}  // namespace viaduct::parallel
