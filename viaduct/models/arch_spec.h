@@ -94,6 +94,8 @@ struct MlpSpec {
   bool gated = true;
   Activation activation = Activation::kSilu;
   bool bias = false;
+  std::optional<double> clamp;  // gate is cut off above it, up outside of +- it, before the activation (GPT-oss: 7)
+  double up_offset = 0.0;       // added to up (GPT-oss: 1)
 
   friend bool operator==(const MlpSpec&, const MlpSpec&) = default;
 };

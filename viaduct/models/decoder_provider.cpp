@@ -188,6 +188,8 @@ void set_decoder_provider(const ArchSpec& arch, ModelConfig& provider) {
     if (activation == layer.mlp.activation) provider.set_activation(function);
   provider.gated_linear_unit = layer.mlp.gated;
   provider.add_bias_linear = layer.mlp.bias;
+  if (layer.mlp.clamp) provider.activation_func_clamp_value = config::Number(*layer.mlp.clamp);
+  provider.glu_linear_offset = layer.mlp.up_offset;
   provider.add_qkv_bias = attention.qkv_bias;
   provider.qk_layernorm = attention.qk_norm != QkNorm::kNone;
   provider.share_embeddings_and_output_weights = arch.embedding.tied;
@@ -255,6 +257,8 @@ ArchSpec read_decoder_provider(const ModelConfig& provider) {
   if (provider.multi_latent_attention) read_latent_attention(provider, arch, attention);
   layer.mlp.gated = provider.gated_linear_unit;
   layer.mlp.bias = provider.add_bias_linear;
+  if (provider.activation_func_clamp_value) layer.mlp.clamp = *provider.activation_func_clamp_value;
+  layer.mlp.up_offset = provider.glu_linear_offset;
   layer.mlp.ffn_hidden_size = ffn;
   for (const auto& [activation, function] : kActivations)
     if (provider.activation_name() == config::last_word(function)) layer.mlp.activation = activation;

@@ -32,6 +32,8 @@ ArchSpec read_config(const HfConfig& given) {
     layer.attention.sinks = true;
     layer.mlp.activation = Activation::kQuickGelu;  // transformers computes it whatever "hidden_act" says
     layer.mlp.bias = true;
+    layer.mlp.clamp = 7.0;  // transformers' own constants, whatever "swiglu_limit" says
+    layer.mlp.up_offset = 1.0;
     layer.moe = moe;
   }
   const bool absent = !config.document().contains("sliding_window");
@@ -63,8 +65,6 @@ void set_provider(const ArchSpec& arch, config::ModelConfig& provider) {
   provider.autocast_dtype = DType::kBF16;
   provider.bias_activation_fusion = true;
   provider.add_qkv_bias = false;  // add_bias_linear brings it
-  provider.activation_func_clamp_value = config::Number(7.0);
-  provider.glu_linear_offset = 1.0;
   // The usual pattern is a number: every second layer sees everything.
   bool usual = provider.window_attn_skip_freq.has_value();
   for (size_t i = 0; i < arch.layers.size(); ++i)

@@ -1,5 +1,5 @@
-// Group: ranks that compute one thing together, and what they can send each other. Outside of autograd; mappings.h has
-// the differentiable forms.
+// Group: ranks that compute one thing together, and what they can send each other. Outside of autograd; mappings.h
+// has the differentiable forms.
 #pragma once
 
 #include <ATen/core/Tensor.h>

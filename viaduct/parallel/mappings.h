@@ -1,5 +1,5 @@
-// Collectives with autograd: what goes forward and what the gradient does, one function each. On a group that is alone
-// all return their input. Names after Megatron Core's tensor_parallel mappings.
+// Collectives with autograd: what goes forward and what the gradient does, one function each. On a group that is
+// alone all return their input. Names after Megatron Core's tensor_parallel mappings.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -19,11 +19,11 @@ at::Tensor reduce_from_region(const at::Tensor& input, const Group& group);
 at::Tensor scatter_to_region(const at::Tensor& input, const Group& group, int64_t dim);
 /// Forward all parts gathered along `dim`, backward this rank's part of the gradient (which is the same on all).
 at::Tensor gather_from_region(const at::Tensor& input, const Group& group, int64_t dim);
-/// Forward all parts gathered along `dim`, backward the ranks' gradients summed and scattered: before a column-parallel
-/// linear under sequence parallelism.
+/// Forward all parts gathered along `dim`, backward the ranks' gradients summed and scattered: before a
+/// column-parallel linear under sequence parallelism.
 at::Tensor gather_and_reduce_grad(const at::Tensor& input, const Group& group, int64_t dim);
-/// Forward the sum scattered along `dim`, backward the gradients gathered: after a row-parallel linear under sequence
-/// parallelism.
+/// Forward the sum scattered along `dim`, backward the gradients gathered: after a row-parallel linear under
+/// sequence parallelism.
 at::Tensor reduce_scatter_to_region(const at::Tensor& input, const Group& group, int64_t dim);
 /// Rows to and from each rank (Communicator::all_to_all); backward the same with the counts exchanged.
 at::Tensor all_to_all(const at::Tensor& input, const Group& group, const std::vector<int64_t>& output_rows,

@@ -23,15 +23,15 @@ class Mesh {
   bool last_stage() const { return pp.rank() == pp.size() - 1; }
 
   Group world;
-  Group tp;      // tensor (and sequence) parallel
-  Group pp;      // pipeline stages, first to last
-  Group cp;      // context parallel
-  Group dp;      // replicas of the dense layers with other data
-  Group dp_cp;   // those that reduce dense gradients
-  Group ep;      // experts are dealt out among them
-  Group etp;     // tensor parallel inside an expert
-  Group edp;     // replicas of the same experts
-  Group etp_ep;  // tokens are dispatched among them
+  Group tp;         // tensor (and sequence) parallel
+  Group pp;         // pipeline stages, first to last
+  Group cp;         // context parallel
+  Group dp;         // replicas of the dense layers with other data
+  Group dp_cp;      // those that reduce dense gradients
+  Group ep;         // experts are dealt out among them
+  Group etp;        // tensor parallel inside an expert
+  Group edp;        // replicas of the same experts
+  Group etp_ep;     // tokens are dispatched among them
   Group tp_dp_cp;   // everybody of one pipeline stage
   Group model;      // tp x pp: those that hold one replica of the model
   Group embedding;  // the first and the last stage, which share a tied embedding; alone elsewhere

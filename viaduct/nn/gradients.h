@@ -1,0 +1,29 @@
+// What is left to do for gradients after the backward pass, when several ranks hold the same parameter.
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "viaduct/nn/model_context.h"
+
+namespace viaduct::nn {
+
+/// A module with parameters that every tensor-parallel rank holds whole, though each has only a part of their
+/// gradient: norms over a rank's own heads, a router that saw a rank's own tokens. (Under sequence parallelism that
+/// holds of all whole parameters, and need not be said.)
+class HasPartialGradients {
+ public:
+  virtual ~HasPartialGradients() = default;
+  virtual std::vector<at::Tensor> partial_gradients() const = 0;
+};
+
+/// Sums the gradients of a rank's model chunks over the ranks that hold the same parameter: those of tensor
+/// parallelism as above, first and last stage for a tied embedding, and, averaged, data parallelism (dense
+/// parameters over dp x cp, experts over their own data-parallel group, scaled as if all ranks had contributed to
+/// them).
+void finalize_gradients(std::span<const std::shared_ptr<torch::nn::Module>> chunks, const ModelContext& context);
+
+}  // namespace viaduct::nn
