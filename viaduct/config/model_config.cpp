@@ -131,11 +131,22 @@ ProviderBits provider_bits(std::string_view target) {
   return kGpt;
 }
 
+static constexpr std::array<std::string_view, 5> kAttentionBackends = {"flash", "fused", "unfused", "local",
+                                                                       "auto"};
+
 PyEnum attention_backend_named(std::string_view name) {
-  constexpr std::array<std::string_view, 5> kNames = {"flash", "fused", "unfused", "local", "auto"};
-  for (size_t i = 0; i < kNames.size(); ++i)
-    if (kNames[i] == name) return {Yaml(i + 1), std::string(name), "megatron.core.transformer.enums.AttnBackend"};
+  for (size_t i = 0; i < kAttentionBackends.size(); ++i)
+    if (kAttentionBackends[i] == name)
+      return {Yaml(i + 1), std::string(name), "megatron.core.transformer.enums.AttnBackend"};
   throw UserError(fmt::format("'{}' is no attention backend (flash, fused, unfused, local, auto)", name));
+}
+
+std::string_view attention_backend_name(const PyEnum& backend) {
+  for (size_t i = 0; i < kAttentionBackends.size(); ++i)
+    if (backend.name ? *backend.name == kAttentionBackends[i] : backend.value == Yaml(i + 1))
+      return kAttentionBackends[i];
+  throw UserError(
+      fmt::format("model.attention_backend is no attention backend (flash, fused, unfused, local, auto)"));
 }
 
 PyEnum inference_cuda_graph_scope_none() {

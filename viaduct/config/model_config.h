@@ -66,6 +66,8 @@ ProviderBits provider_bits(std::string_view target);
 inline constexpr std::string_view kGptProvider = "megatron.bridge.models.gpt_provider.GPTModelProvider";
 
 PyEnum attention_backend_named(std::string_view name);  // flash, fused, unfused, local, auto; UserError for another
+/// The name of such a value; UserError for one that is none.
+std::string_view attention_backend_name(const PyEnum& backend);
 
 /// Values that fields begin with: InferenceCudaGraphScope.none, and upstream's default_layer_spec.
 PyEnum inference_cuda_graph_scope_none();

@@ -23,7 +23,7 @@ struct NormSpec {
 };
 
 /// The function between the layers of an MLP; kGeluTanh is the approximation by tanh.
-enum class Activation { kSilu, kGelu, kGeluTanh, kSquaredRelu, kQuickGelu };
+enum class Activation { kSilu, kGelu, kGeluTanh, kSquaredRelu, kQuickGelu, kRelu };
 
 /// How rotary frequencies are changed for a longer context.
 enum class RopeScaling { kNone, kLinear, kLlama3, kYarn };
@@ -43,6 +43,7 @@ struct RopeSpec {
   double beta_slow = 1.0;
   std::optional<double> mscale;
   std::optional<double> mscale_all_dim;
+  std::optional<double> attention_factor;  // of cos and sin; none: what mscale and mscale_all_dim give
   std::optional<bool> truncate;  // round the correction range to whole dimensions
   std::optional<double>
       llama_4_scaling_beta;            // query * (1 + beta * log(1 + floor(position / original))) (Ministral 3)

@@ -5,7 +5,7 @@
 namespace viaduct::models {
 
 namespace {
-constexpr std::array<std::pair<std::string_view, Activation>, 7> kActivations = {{
+constexpr std::array<std::pair<std::string_view, Activation>, 8> kActivations = {{
     {"silu", Activation::kSilu},
     {"swish", Activation::kSilu},
     {"gelu", Activation::kGelu},
@@ -13,6 +13,7 @@ constexpr std::array<std::pair<std::string_view, Activation>, 7> kActivations = 
     {"gelu_new", Activation::kGeluTanh},
     {"relu2", Activation::kSquaredRelu},
     {"quick_gelu", Activation::kQuickGelu},
+    {"relu", Activation::kRelu},
 }};
 }  // namespace
 
@@ -21,7 +22,7 @@ Activation activation_named(const HfConfig& config, const std::string& name) {
     if (known == name) return activation;
   config.fail(
       fmt::format("the activation \"{}\" has no Megatron form; known are silu, gelu, gelu_pytorch_tanh, "
-                  "quick_gelu and relu2",
+                  "quick_gelu, relu and relu2",
                   name));
 }
 
@@ -100,6 +101,7 @@ Json rope_json(const RopeSpec& rope) {
     json.set("beta_slow", rope.beta_slow);
     if (rope.mscale) json.set("mscale", *rope.mscale);
     if (rope.mscale_all_dim) json.set("mscale_all_dim", *rope.mscale_all_dim);
+    if (rope.attention_factor) json.set("attention_factor", *rope.attention_factor);
     if (rope.truncate) json.set("truncate", *rope.truncate);
   }
   return json;

@@ -11,12 +11,13 @@ using config::Number;
 namespace {
 
 // Upstream's functions by the last word of their path, which is what other releases keep.
-constexpr std::array<std::pair<Activation, const char*>, 5> kActivations = {{
+constexpr std::array<std::pair<Activation, const char*>, 6> kActivations = {{
     {Activation::kSilu, "torch.nn.functional.silu"},
     {Activation::kGelu, "torch.nn.functional.gelu"},
     {Activation::kGeluTanh, "megatron.core.activations.fast_gelu"},
     {Activation::kSquaredRelu, "megatron.core.activations.squared_relu"},
     {Activation::kQuickGelu, "megatron.core.fusions.fused_bias_geglu.quick_gelu"},
+    {Activation::kRelu, "torch.nn.functional.relu"},
 }};
 
 void set_experts(const ArchSpec& arch, ModelConfig& provider) {

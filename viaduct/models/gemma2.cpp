@@ -18,7 +18,8 @@ ArchSpec read_config(const HfConfig& config) {
   arch.final_logit_softcap = cap("final_logit_softcapping", 30.0);
   for (LayerSpec& layer : arch.layers) {
     layer.post_attention_norm = layer.post_mlp_norm = true;
-    layer.mlp.activation = Activation::kGeluTanh;
+    // The old "hidden_act" is not read: "gelu" there means the tanh form.
+    if (!config.has("hidden_activation")) layer.mlp.activation = Activation::kGeluTanh;
     layer.attention.logit_softcap = cap("attn_logit_softcapping", 50.0);
     layer.attention.query_scale_dim = config.number_or("query_pre_attn_scalar", 256);
     layer.attention.qkv_bias = layer.attention.output_bias = config.boolean_or("attention_bias", false);
@@ -33,7 +34,7 @@ void write_config(const ArchSpec& arch, Json& config) {
   config.set("attention_bias", attention.qkv_bias);
   config.set("attn_logit_softcapping", optional(attention.logit_softcap));
   config.set("final_logit_softcapping", optional(arch.final_logit_softcap));
-  config.set("hidden_activation", "gelu_pytorch_tanh");
+  config.set("hidden_activation", activation_name(arch.layers[0].mlp.activation));
   config.set("query_pre_attn_scalar", static_cast<int64_t>(attention.query_scale_dim.value_or(attention.head_dim)));
   config.set("sliding_window", attention.window ? Json(*attention.window) : Json());
 }

@@ -134,7 +134,9 @@ RopeSpec HfConfig::rope(double default_theta) const {
   rope.mrope_section = fields.integers("mrope_section");
   rope.mrope_interleaved = fields.boolean_or("mrope_interleaved", false);
   if (type == "default" || type == "mrope") return rope;
-  rope.factor = fields.number("factor");
+  // null means: from the original length to the model's.
+  const bool factor_follows = type == "yarn" && fields.document().contains("factor") && !fields.has("factor");
+  if (!factor_follows) rope.factor = fields.number("factor");
   if (type == "linear") {
     rope.scaling = RopeScaling::kLinear;
   } else if (type == "llama3") {
@@ -146,10 +148,15 @@ RopeSpec HfConfig::rope(double default_theta) const {
     rope.scaling = RopeScaling::kYarn;
     rope.original_max_positions =
         fields.integer_or("original_max_position_embeddings", integer_or("max_position_embeddings", 0));
-    rope.beta_fast = fields.number_or("beta_fast", 32.0);
-    rope.beta_slow = fields.number_or("beta_slow", 1.0);
+    if (factor_follows)
+      rope.factor = static_cast<double>(integer("max_position_embeddings")) /
+                    static_cast<double>(rope.original_max_positions);
+    // 0 stands for the usual value, as in transformers.
+    rope.beta_fast = fields.number_or("beta_fast", 0.0) == 0.0 ? 32.0 : fields.number("beta_fast");
+    rope.beta_slow = fields.number_or("beta_slow", 0.0) == 0.0 ? 1.0 : fields.number("beta_slow");
     rope.mscale = fields.optional_number("mscale");
     rope.mscale_all_dim = fields.optional_number("mscale_all_dim");
+    rope.attention_factor = fields.optional_number("attention_factor");
     if (fields.has("truncate")) rope.truncate = fields.boolean_or("truncate", true);
   } else {
     fields.fail(

@@ -9,8 +9,9 @@ ArchSpec read_config(const HfConfig& config) {
   ArchSpec arch = read_decoder_config(config, {.max_positions = 131072, .kv_heads = 8});
   // An absent key means transformers' 4096, null means no window.
   const bool absent = !config.document().contains("sliding_window");
-  set_windows(config, arch, absent ? std::optional<int64_t>(4096) : config.optional_integer("sliding_window"),
-              [](size_t) { return true; });
+  // It is every layer's: transformers' class reads no layer_types.
+  const auto window = absent ? std::optional<int64_t>(4096) : config.optional_integer("sliding_window");
+  for (LayerSpec& layer : arch.layers) layer.attention.window = window;
   return arch;
 }
 

@@ -15,6 +15,11 @@ ArchSpec read_config(const HfConfig& config) {
   const int64_t expert_size = config.integer("moe_intermediate_size");
   const int64_t step = config.integer_or("decoder_sparse_step", 1);
   if (step < 1) config.fail(fmt::format("\"decoder_sparse_step\" is {}, not 1 or more", step));
+  std::optional<int64_t> window;
+  if (config.boolean_or("use_sliding_window", false)) {
+    const bool absent = !config.document().contains("sliding_window");
+    window = absent ? std::optional<int64_t>(4096) : config.optional_integer("sliding_window");
+  }
   std::vector<bool> dense(arch.layers.size());
   if (config.has("mlp_only_layers")) {
     for (const Json& layer : config.document().at("mlp_only_layers").items()) {
@@ -26,6 +31,7 @@ ArchSpec read_config(const HfConfig& config) {
   for (size_t i = 0; i < arch.layers.size(); ++i) {
     LayerSpec& layer = arch.layers[i];
     layer.attention.qk_norm = QkNorm::kPerHead;
+    layer.attention.window = window;
     layer.attention.qkv_bias = layer.attention.output_bias = config.boolean_or("attention_bias", false);
     if (dense[i] || (static_cast<int64_t>(i) + 1) % step != 0) continue;
     layer.moe = moe;
@@ -52,7 +58,9 @@ void write_config(const ArchSpec& arch, Json& config) {
   config.set("num_experts", routed ? routed->moe->num_experts : 0);
   config.set("num_experts_per_tok", routed ? routed->moe->top_k : 0);
   config.set("router_aux_loss_coef", routed ? routed->moe->aux_loss_coeff : 0.0);
-  config.set("use_sliding_window", false);
+  const auto& window = arch.layers[0].attention.window;
+  config.set("sliding_window", window ? Json(*window) : Json());
+  config.set("use_sliding_window", window.has_value());
 }
 
 void set_provider(const ArchSpec&, config::ModelConfig& provider) {

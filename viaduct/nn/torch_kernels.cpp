@@ -21,6 +21,7 @@ at::Tensor activated(const at::Tensor& x, Activation activation) {
     case Activation::kSilu: return at::silu(x);
     case Activation::kGelu: return at::gelu(x);
     case Activation::kGeluTanh: return at::gelu(x, "tanh");
+    case Activation::kRelu: return at::relu(x);
     case Activation::kSquaredRelu: return at::relu(x).square();
     case Activation::kQuickGelu: return x * at::sigmoid(1.702 * x);
   }

@@ -1,0 +1,97 @@
+#include "viaduct/nn/gpt_model.h"
+
+#include <ATen/ATen.h>
+
+#include "viaduct/bridge/model_layout.h"
+#include "viaduct/core/error.h"
+#include "viaduct/topology/pipeline.h"
+
+namespace viaduct::nn {
+
+namespace {
+
+// Modules of a language model inside a larger one are below a module of its own ("language_model.").
+torch::nn::Module& language_module(torch::nn::Module& root, const std::string& prefix) {
+  if (prefix.empty()) return root;
+  return *root.register_module(prefix.substr(0, prefix.find('.')), std::make_shared<torch::nn::Module>());
+}
+
+}  // namespace
+
+TransformerBlock::TransformerBlock(int first, int count, bool final_norm, ContextPtr context) {
+  const auto list = register_module("layers", std::make_shared<torch::nn::Module>());
+  for (int i = 0; i < count; ++i) {
+    const models::LayerSpec& spec = context->arch.layers.at(static_cast<size_t>(first + i));
+    layers_.push_back(
+        list->register_module(std::to_string(i), std::make_shared<TransformerLayer>(spec, first + i, context)));
+  }
+  if (final_norm)
+    final_layernorm_ = register_module(context->arch.hybrid ? "final_norm" : "final_layernorm",
+                                       std::make_shared<Norm>(context->arch.hidden_size, context));
+}
+
+at::Tensor TransformerBlock::forward(const at::Tensor& hidden, ForwardPass& pass) const {
+  at::Tensor result = hidden;
+  for (const auto& layer : layers_) result = layer->forward(result, pass);
+  return final_layernorm_ ? final_layernorm_->forward(result) : result;
+}
+
+GptModel::GptModel(ContextPtr context, int chunk) : context_(std::move(context)) {
+  const models::ArchSpec& arch = context_->arch;
+  const topology::Parallelism& sizes = context_->mesh->sizes();
+  const topology::Pipeline pipeline(bridge::pipeline_options(arch, sizes));
+  const topology::Pipeline::Chunk here{context_->mesh->pp.rank(), chunk};
+  num_layers_ = pipeline.layers_in(here);
+  first_layer_ = pipeline.first_layer_of(here);
+  torch::nn::Module& owner = language_module(*this, arch.language_module);
+  const bool last = here == pipeline.loss();
+  if (here == pipeline.embedding())
+    embedding_ = owner.register_module("embedding", std::make_shared<LanguageEmbedding>(context_));
+  decoder_ = owner.register_module("decoder",
+                                   std::make_shared<TransformerBlock>(first_layer_, num_layers_, last, context_));
+  if (last) {
+    const bool uses_embedding = arch.embedding.tied && embedding_;
+    output_layer_ = owner.register_module(
+        "output_layer",
+        std::make_shared<OutputLayer>(context_, uses_embedding ? embedding_->word_embeddings() : at::Tensor()));
+  }
+  if (!arch.rope.enabled) return;
+  const models::AttentionSpec& attention = arch.attention_layer().attention;
+  const int64_t head_dim = attention.mla ? attention.mla->rope_head_dim : attention.head_dim;
+  rope_.emplace(arch.rope, head_dim, context_->device);
+  if (arch.rope.local_theta) local_rope_.emplace(arch.rope, head_dim, context_->device, /*local=*/true);
+}
+
+void GptModel::make_rotary(const at::Tensor& tokens, ForwardPass& pass) const {
+  if (!rope_ || pass.rotary.cos.defined()) return;
+  if (!pass.positions.defined())
+    pass.positions = at::arange(tokens.size(1), at::TensorOptions().dtype(at::kLong).device(context_->device));
+  pass.rotary = rope_->tables(pass.positions);
+  if (local_rope_) pass.local_rotary = local_rope_->tables(pass.positions);
+  if (context_->arch.rope.llama_4_scaling_beta)
+    pass.query_scale = llama_4_query_scale(context_->arch.rope, pass.positions);
+}
+
+at::Tensor GptModel::forward(const at::Tensor& tokens, const at::Tensor& hidden, ForwardPass& pass) const {
+  VIADUCT_CHECK(!pass.cache || !context_->sequence_parallel(), "a cache under sequence parallelism");
+  VIADUCT_CHECK_EQ(hidden.defined(), !embedding_, "hidden states from the chunk before");
+  make_rotary(tokens, pass);
+  const at::Tensor entered = embedding_ ? embedding_->forward(tokens, pass.training) : hidden;
+  const at::Tensor left = decoder_->forward(entered, pass);
+  return output_layer_ ? output_layer_->forward(left) : left;
+}
+
+at::Tensor GptModel::shared_embedding() const {
+  if (!context_->arch.embedding.tied || context_->mesh->pp.alone()) return {};
+  if (embedding_) return embedding_->word_embeddings();
+  return output_layer_ ? output_layer_->weight() : at::Tensor();
+}
+
+std::vector<std::shared_ptr<GptModel>> make_model(const ContextPtr& context) {
+  std::vector<std::shared_ptr<GptModel>> chunks;
+  for (int chunk = 0; chunk < context->mesh->sizes().vpp; ++chunk)
+    chunks.push_back(std::make_shared<GptModel>(context, chunk));
+  return chunks;
+}
+
+}  // namespace viaduct::nn

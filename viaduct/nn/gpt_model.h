@@ -1,0 +1,73 @@
+// GptModel: a decoder, or the part of one that a pipeline stage has, under Megatron Core's parameter names.
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "viaduct/nn/embedding.h"
+#include "viaduct/nn/forward_pass.h"
+#include "viaduct/nn/model_context.h"
+#include "viaduct/nn/rope.h"
+#include "viaduct/nn/transformer_layer.h"
+
+namespace viaduct::nn {
+
+/// "decoder": layers, and the final norm on the last stage.
+class TransformerBlock : public torch::nn::Module {
+ public:
+  /// Layers `first` to `first` + `count` of the whole model; `final_norm`: of this chunk.
+  TransformerBlock(int first, int count, bool final_norm, ContextPtr context);
+  at::Tensor forward(const at::Tensor& hidden, ForwardPass& pass) const;
+
+ private:
+  std::vector<std::shared_ptr<TransformerLayer>> layers_;
+  std::shared_ptr<Norm> final_layernorm_;
+};
+
+/// One model chunk. Parameters are not initialised: load them, or initialize_weights.
+class GptModel : public torch::nn::Module {
+ public:
+  /// Chunk `chunk` (of the virtual pipeline) of this rank's pipeline stage.
+  GptModel(ContextPtr context, int chunk = 0);
+
+  /// Does this chunk begin with the embedding; end with the output layer?
+  bool has_embedding() const { return embedding_ != nullptr; }
+  bool has_output() const { return output_layer_ != nullptr; }
+  const ModelContext& context() const { return *context_; }
+  /// Layers of the whole model that are here: the first, and how many.
+  int first_layer() const { return first_layer_; }
+  int num_layers() const { return num_layers_; }
+
+  /// `tokens` [b, s] int64 (needed by every chunk for the shape, and read by the first), `hidden` [s, b, h] from
+  /// the chunk before (undefined for the first; s / tp under sequence parallelism) -> hidden, or of the last chunk
+  /// this rank's logits [s, b, vocab / tp]; see gather_logits.
+  at::Tensor forward(const at::Tensor& tokens, const at::Tensor& hidden, ForwardPass& pass) const;
+
+  /// The weights that embedding and output layer share between the first and the last stage; undefined where this
+  /// chunk has none.
+  at::Tensor shared_embedding() const;
+
+ private:
+  void make_rotary(const at::Tensor& tokens, ForwardPass& pass) const;
+
+  ContextPtr context_;
+  int first_layer_ = 0;
+  int num_layers_ = 0;
+  std::shared_ptr<LanguageEmbedding> embedding_;
+  std::shared_ptr<TransformerBlock> decoder_;
+  std::shared_ptr<OutputLayer> output_layer_;
+  std::optional<Rope> rope_;
+  std::optional<Rope> local_rope_;
+};
+
+/// A rank's chunks, first to last.
+std::vector<std::shared_ptr<GptModel>> make_model(const ContextPtr& context);
+
+/// UserError that lists everything by which the ranks' layout does not fit the model: heads, groups, experts,
+/// layers, MLP sizes, and parts that this program cannot run yet.
+void check_model_layout(const models::ArchSpec& arch, const topology::Parallelism& parallel);
+
+}  // namespace viaduct::nn

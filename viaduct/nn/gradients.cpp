@@ -1,0 +1,86 @@
+#include "viaduct/nn/gradients.h"
+
+#include <ATen/ATen.h>
+
+#include <unordered_map>
+#include <unordered_set>
+
+#include "viaduct/bridge/rank_layout.h"
+#include "viaduct/core/error.h"
+#include "viaduct/models/parameters.h"
+#include "viaduct/nn/gpt_model.h"
+
+namespace viaduct::nn {
+
+namespace {
+
+// What must be known of a parameter's gradient, by the parameter.
+struct Kind {
+  bool whole = false;   // every tensor-parallel rank holds the whole parameter
+  bool expert = false;  // reduced among the ranks of the same experts
+};
+
+std::unordered_map<std::string, Kind> kinds_of(const ModelContext& context, int chunk) {
+  std::unordered_map<std::string, Kind> kinds;
+  const std::vector<models::Parameter> parameters = models::megatron_parameters(context.arch);
+  for (const bridge::RankParameter& held :
+       bridge::rank_parameters(context.arch, context.mesh->sizes(), context.mesh->rank())) {
+    if (held.chunk != chunk) continue;
+    const models::Parameter& parameter = parameters[static_cast<size_t>(held.parameter)];
+    kinds[held.name] = {parameter.split.is_replicated() && parameter.expert < 0, parameter.expert >= 0};
+  }
+  return kinds;
+}
+
+// Parameters that some module of the chunk says each rank has a part of the gradient of.
+std::unordered_set<const c10::TensorImpl*> partial_parameters(const torch::nn::Module& chunk) {
+  std::unordered_set<const c10::TensorImpl*> result;
+  for (const auto& module : chunk.modules())
+    if (const auto* partial = dynamic_cast<const HasPartialGradients*>(module.get()))
+      for (const at::Tensor& parameter : partial->partial_gradients())
+        result.insert(parameter.unsafeGetTensorImpl());
+  return result;
+}
+
+// A parameter that no token reached on this rank may have been reached on another.
+at::Tensor gradient_of(const at::Tensor& parameter) {
+  at::Tensor& gradient = parameter.mutable_grad();
+  if (!gradient.defined()) gradient = at::zeros_like(parameter);
+  return gradient;
+}
+
+}  // namespace
+
+void finalize_gradients(std::span<const std::shared_ptr<torch::nn::Module>> chunks, const ModelContext& context) {
+  const parallel::Mesh& mesh = *context.mesh;
+  for (size_t chunk = 0; chunk < chunks.size(); ++chunk) {
+    const std::unordered_map<std::string, Kind> kinds = kinds_of(context, static_cast<int>(chunk));
+    const auto partial = partial_parameters(*chunks[chunk]);
+    for (const auto& item : chunks[chunk]->named_parameters()) {
+      const at::Tensor& parameter = item.value();
+      if (!parameter.requires_grad()) continue;
+      const auto found = kinds.find(item.key());
+      // A module from outside knows its own parameters: only those of the model's schema can be cut.
+      const Kind kind = found == kinds.end() ? Kind{.whole = true} : found->second;
+      at::Tensor gradient = gradient_of(parameter);
+      const bool in_parts = partial.contains(parameter.unsafeGetTensorImpl());
+      if (in_parts || (kind.whole && context.sequence_parallel())) mesh.tp.all_reduce(gradient);
+      if (kind.expert) {
+        mesh.edp.all_reduce(gradient);
+        gradient.div_(mesh.dp_cp.size());
+      } else {
+        mesh.dp_cp.all_reduce(gradient, parallel::Reduce::kAverage);
+      }
+    }
+  }
+  if (mesh.embedding.alone()) return;
+  for (const auto& chunk : chunks) {
+    const auto* model = dynamic_cast<const GptModel*>(chunk.get());
+    const at::Tensor shared = model ? model->shared_embedding() : at::Tensor();
+    if (!shared.defined() || !shared.requires_grad()) continue;
+    at::Tensor gradient = gradient_of(shared);
+    mesh.embedding.all_reduce(gradient);
+  }
+}
+
+}  // namespace viaduct::nn

@@ -1,0 +1,34 @@
+// LatentAttention: multi-head latent attention (MLA) of DeepSeek.
+#pragma once
+
+#include "viaduct/nn/attention.h"
+
+namespace viaduct::nn {
+
+/// linear_q_down_proj and linear_q_up_proj (or linear_q_proj alone), linear_kv_down_proj and linear_kv_up_proj,
+/// each up projection with the norm of its latent, linear_proj. The cache keeps latents and rotated keys, not
+/// heads.
+class LatentAttention : public Mixer {
+ public:
+  /// `layer` counts over the whole model.
+  LatentAttention(const models::LayerSpec& spec, int layer, ContextPtr context);
+  at::Tensor forward(const at::Tensor& hidden, ForwardPass& pass) const override;
+
+ private:
+  at::Tensor queries(const at::Tensor& normed) const;
+
+  ContextPtr context_;
+  models::AttentionSpec spec_;
+  models::MlaSpec mla_;
+  int layer_;
+  int64_t heads_;  // of this rank
+  double scale_;
+  std::shared_ptr<ReplicatedLinear> linear_q_down_proj_;
+  std::shared_ptr<ColumnParallelLinear> linear_q_up_proj_;
+  std::shared_ptr<ColumnParallelLinear> linear_q_proj_;
+  std::shared_ptr<ReplicatedLinear> linear_kv_down_proj_;
+  std::shared_ptr<ColumnParallelLinear> linear_kv_up_proj_;
+  std::shared_ptr<RowParallelLinear> linear_proj_;
+};
+
+}  // namespace viaduct::nn
