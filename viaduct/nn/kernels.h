@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "viaduct/models/arch_spec.h"
+#include "viaduct/nn/token_order.h"
 
 namespace viaduct::nn {
 
@@ -53,6 +54,13 @@ class Kernels {
   virtual at::Tensor grouped_linear(const at::Tensor& x, const std::vector<int64_t>& rows_per_expert,
                                     const std::vector<at::Tensor>& weights,
                                     const std::vector<at::Tensor>& biases) const = 0;
+  /// Tokens [t, h] -> rows [n, h] in the order of their experts. A token's gradient is the sum over its choices in
+  /// their order, the same at each run.
+  virtual at::Tensor permute(const at::Tensor& tokens, const TokenOrder& order) const = 0;
+  /// The other way: each token's sum, in the order of its choices, of its rows [n, h] times `weights` [t, k] -> [t,
+  /// h] in the rows' type, summed in the wider of both types. Weights undefined: 1.
+  virtual at::Tensor unpermute(const at::Tensor& rows, const TokenOrder& order,
+                               const at::Tensor& weights) const = 0;
   /// Between the layers of an MLP: [..., 2 * ffn] (gate, then up) or, not gated, [..., ffn] -> [..., ffn].
   virtual at::Tensor activation(const at::Tensor& x, const models::MlpSpec& mlp) const = 0;
   /// Rotates the first cos.size(-1) elements of each head of `x` [s, b, n, d], halves against each other; cos and

@@ -65,6 +65,15 @@ class TorchKernels : public Kernels {
     return at::cat(results, 0);
   }
 
+  at::Tensor permute(const at::Tensor& tokens, const TokenOrder& order) const override {
+    return rows_of_tokens(tokens, order);
+  }
+
+  at::Tensor unpermute(const at::Tensor& rows, const TokenOrder& order, const at::Tensor& weights) const override {
+    const at::Tensor slots = slots_of_rows(rows, order);
+    return (weights.defined() ? slots * weights.unsqueeze(-1) : slots).sum(1).to(rows.scalar_type());
+  }
+
   at::Tensor activation(const at::Tensor& x, const models::MlpSpec& mlp) const override {
     if (!mlp.gated) {
       VIADUCT_CHECK(!mlp.clamp && mlp.up_offset == 0.0, "a clamped MLP without a gate");

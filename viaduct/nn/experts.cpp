@@ -1,0 +1,48 @@
+#include "viaduct/nn/experts.h"
+
+#include <ATen/ATen.h>
+
+#include "viaduct/core/error.h"
+#include "viaduct/nn/linear.h"
+
+namespace viaduct::nn {
+
+GroupedLinear::GroupedLinear(int64_t num_experts, int64_t in, int64_t out, bool bias, ContextPtr context)
+    : context_(std::move(context)) {
+  for (int64_t i = 0; i < num_experts; ++i) {
+    weights_.push_back(register_parameter(fmt::format("weight{}", i), at::empty({out, in}, context_->options())));
+    if (bias)
+      biases_.push_back(register_parameter(fmt::format("bias{}", i), at::empty({out}, context_->options())));
+  }
+}
+
+at::Tensor GroupedLinear::forward(const at::Tensor& rows, const std::vector<int64_t>& rows_per_expert,
+                                  bool with_bias) const {
+  if (with_bias || biases_.empty())
+    return context_->kernels->grouped_linear(rows, rows_per_expert, weights_, biases_);
+  std::vector<at::Tensor> zeros;
+  for (const at::Tensor& bias : biases_) zeros.push_back(bias - bias.detach());
+  return context_->kernels->grouped_linear(rows, rows_per_expert, weights_, zeros);
+}
+
+Experts::Experts(const models::MlpSpec& mlp, const models::MoeSpec& moe, ContextPtr context)
+    : context_(std::move(context)),
+      mlp_(mlp),
+      num_local_(divided(moe.num_experts, context_->mesh->ep.size(), "experts")) {
+  const int64_t width = moe.latent_size.value_or(context_->arch.hidden_size);
+  const int64_t ffn = divided(mlp.ffn_hidden_size, context_->mesh->etp.size(), "rows of an expert");
+  linear_fc1_ = register_module(
+      "linear_fc1",
+      std::make_shared<GroupedLinear>(num_local_, width, ffn * (mlp.gated ? 2 : 1), mlp.bias, context_));
+  linear_fc2_ =
+      register_module("linear_fc2", std::make_shared<GroupedLinear>(num_local_, ffn, width, mlp.bias, context_));
+}
+
+at::Tensor Experts::forward(const at::Tensor& rows, const std::vector<int64_t>& rows_per_expert) const {
+  const at::Tensor inner =
+      context_->kernels->activation(linear_fc1_->forward(rows, rows_per_expert, /*with_bias=*/true), mlp_);
+  // The parts are summed, so one of them has the bias. All of them see all rows, and with them its whole gradient.
+  return linear_fc2_->forward(inner, rows_per_expert, /*with_bias=*/context_->mesh->etp.rank() == 0);
+}
+
+}  // namespace viaduct::nn
