@@ -72,12 +72,20 @@ void GptModel::make_rotary(const at::Tensor& tokens, ForwardPass& pass) const {
     pass.query_scale = llama_4_query_scale(context_->arch.rope, pass.positions);
 }
 
-at::Tensor GptModel::forward(const at::Tensor& tokens, const at::Tensor& hidden, ForwardPass& pass) const {
+at::Tensor GptModel::forward_hidden(const at::Tensor& tokens, const at::Tensor& hidden, ForwardPass& pass) const {
   VIADUCT_CHECK(!pass.cache || !context_->sequence_parallel(), "a cache under sequence parallelism");
   VIADUCT_CHECK_EQ(hidden.defined(), !embedding_, "hidden states from the chunk before");
   make_rotary(tokens, pass);
-  const at::Tensor entered = embedding_ ? embedding_->forward(tokens, pass.training) : hidden;
-  const at::Tensor left = decoder_->forward(entered, pass);
+  return decoder_->forward(embedding_ ? embedding_->forward(tokens, pass.training) : hidden, pass);
+}
+
+at::Tensor GptModel::output(const at::Tensor& hidden) const {
+  VIADUCT_CHECK(output_layer_, "a chunk without an output layer");
+  return output_layer_->forward(hidden);
+}
+
+at::Tensor GptModel::forward(const at::Tensor& tokens, const at::Tensor& hidden, ForwardPass& pass) const {
+  const at::Tensor left = forward_hidden(tokens, hidden, pass);
   return output_layer_ ? output_layer_->forward(left) : left;
 }
 

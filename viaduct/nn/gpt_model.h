@@ -42,8 +42,12 @@ class GptModel : public torch::nn::Module {
   int num_layers() const { return num_layers_; }
 
   /// `tokens` [b, s] int64 (needed by every chunk for the shape, and read by the first), `hidden` [s, b, h] from
-  /// the chunk before (undefined for the first; s / tp under sequence parallelism) -> hidden, or of the last chunk
-  /// this rank's logits [s, b, vocab / tp]; see gather_logits.
+  /// the chunk before (undefined for the first; s / tp under sequence parallelism) -> hidden states [s, b, h];
+  /// those of the last chunk are normalised.
+  at::Tensor forward_hidden(const at::Tensor& tokens, const at::Tensor& hidden, ForwardPass& pass) const;
+  /// Of the last chunk's hidden states [s, b, h] this rank's logits [s, b, vocab / tp]; see gather_logits.
+  at::Tensor output(const at::Tensor& hidden) const;
+  /// forward_hidden, and of the last chunk output().
   at::Tensor forward(const at::Tensor& tokens, const at::Tensor& hidden, ForwardPass& pass) const;
 
   /// The weights that embedding and output layer share between the first and the last stage; undefined where this
