@@ -32,8 +32,12 @@ if(EXISTS ${VIADUCT_TORCH}/torch/lib/libtorch_cuda.so)
 else()
   set(VIADUCT_TORCH_CUDA OFF)
 endif()
+# libtorch.so exports parts of std::filesystem that call what it does not have: the C++ library's own come first.
+list(PREPEND torch_libraries stdc++)
 list(TRANSFORM torch_libraries PREPEND "-l")
-target_link_libraries(viaduct_torch INTERFACE
+add_library(viaduct_torch_fmt STATIC ${CMAKE_CURRENT_LIST_DIR}/torch_fmt.cpp)
+target_include_directories(viaduct_torch_fmt SYSTEM PRIVATE ${VIADUCT_TORCH}/torch/include)
+target_link_libraries(viaduct_torch INTERFACE viaduct_torch_fmt
   "-Wl,--push-state,--no-as-needed" ${torch_libraries} "-Wl,--pop-state" Threads::Threads)
 target_link_options(viaduct_torch INTERFACE "-Wl,-rpath,${VIADUCT_TORCH}/torch/lib"
                     "-Wl,--allow-shlib-undefined")
@@ -49,5 +53,7 @@ target_precompile_headers(viaduct_torch_pch PRIVATE
 # viaduct_uses_torch(TARGET): libtorch, and the precompiled header.
 function(viaduct_uses_torch TARGET)
   target_link_libraries(${TARGET} PUBLIC viaduct_torch)
+  # The precompiled header was made with it; programs would get -fPIE.
+  target_compile_options(${TARGET} PRIVATE -fPIC)
   target_precompile_headers(${TARGET} REUSE_FROM viaduct_torch_pch)
 endfunction()

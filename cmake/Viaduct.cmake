@@ -1,18 +1,18 @@
 # The ways something is declared in this project: a layer, a program, a test binary, a Python test, a fuzz target.
 include(${CMAKE_CURRENT_LIST_DIR}/Layers.cmake)
 
-# viaduct_layer(NAME SRCS ... [DEPS layer ...] [LIBS target ...])
+# viaduct_layer(NAME SRCS ... [DEPS layer ...] [LIBS target ...] [NOT_BUILT file ...])
 # One static library for a folder of viaduct/. DEPS may only name layers before it; every header in the folder
-# belongs to it; every source file in the folder must be listed.
+# belongs to it; every source file in the folder must be listed, those that another configuration builds as NOT_BUILT.
 function(viaduct_layer NAME)
-  cmake_parse_arguments(A "" "" "SRCS;DEPS;LIBS;GENERATED" ${ARGN})
+  cmake_parse_arguments(A "" "" "SRCS;DEPS;LIBS;GENERATED;NOT_BUILT" ${ARGN})
   list(FIND VIADUCT_LAYERS ${NAME} me)
   if(me EQUAL -1)
     message(FATAL_ERROR "'${NAME}' is not in cmake/Layers.cmake")
   endif()
   file(GLOB on_disk RELATIVE ${CMAKE_CURRENT_SOURCE_DIR} CONFIGURE_DEPENDS *.cpp)
   foreach(source IN LISTS on_disk)
-    if(NOT source IN_LIST A_SRCS)
+    if(NOT source IN_LIST A_SRCS AND NOT source IN_LIST A_NOT_BUILT)
       message(WARNING "viaduct/${NAME}/${source} is on disk and in no target")
     endif()
   endforeach()
@@ -127,4 +127,31 @@ function(viaduct_fuzz NAME)
     return()
   endif()
   target_link_libraries(fuzz_${NAME} PRIVATE ${A_DEPS} viaduct_options)
+endfunction()
+
+# viaduct_dist_test(NAME SRCS ... DEPS target ... RANKS n ... [LABELS label ...] [TIMEOUT seconds])
+# A program of several processes: gtest cases that all ranks run in the same order (tests/dist/dist_main.cpp holds main,
+# tests/dist/dist_world.h the world). For each number of ranks a test NAME.n under torchrun on the loopback interface.
+# Starting costs seconds, so many cases belong into one program. Ranks wait for each other for at most a minute.
+function(viaduct_dist_test NAME)
+  cmake_parse_arguments(A "" "TIMEOUT" "SRCS;DEPS;RANKS;LABELS" ${ARGN})
+  if(NOT VIADUCT_TESTS OR VIADUCT_FUZZ)
+    return()
+  endif()
+  if(NOT A_TIMEOUT)
+    set(A_TIMEOUT 180)
+  endif()
+  add_executable(${NAME} ${A_SRCS} ${PROJECT_SOURCE_DIR}/tests/dist/dist_main.cpp)
+  target_link_libraries(${NAME} PRIVATE ${A_DEPS} viaduct::parallel viaduct_options GTest::gmock GTest::gtest)
+  target_compile_definitions(${NAME} PRIVATE VIADUCT_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
+                             VIADUCT_GOLDEN_DIR="${PROJECT_BINARY_DIR}/golden")
+  viaduct_uses_torch(${NAME})
+  foreach(ranks IN LISTS A_RANKS)
+    add_test(NAME ${NAME}.${ranks} COMMAND ${PROJECT_SOURCE_DIR}/.venv/train/bin/torchrun --no-python --standalone
+             --nproc-per-node ${ranks} $<TARGET_FILE:${NAME}> --gtest_brief=1)
+    # torchrun ends its processes when it is told to end; killed, it would leave them.
+    set_tests_properties(${NAME}.${ranks} PROPERTIES LABELS "dist;${A_LABELS}" TIMEOUT ${A_TIMEOUT}
+      TIMEOUT_SIGNAL_NAME SIGTERM TIMEOUT_SIGNAL_GRACE_PERIOD 20 PROCESSORS ${ranks}
+      ENVIRONMENT "OMP_NUM_THREADS=1;TORCH_CPP_LOG_LEVEL=ERROR")
+  endforeach()
 endfunction()

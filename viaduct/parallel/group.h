@@ -14,6 +14,16 @@ namespace viaduct::parallel {
 /// How elements of several ranks become one.
 enum class Reduce { kSum, kMax, kMin, kAverage };
 
+/// A tensor on its way to another rank. The tensor must not change before wait() or done() said that it has left.
+class Sending {
+ public:
+  virtual ~Sending() = default;
+  /// Has it left? Gloo knows only once wait() returned.
+  virtual bool done() = 0;
+  /// Returns when it has left: on CUDA, the work that the current stream is given from now on comes after it.
+  virtual void wait() = 0;
+};
+
 /// What carries tensors between the ranks of a group. Every rank calls the same functions in the same order. Errors
 /// name the group, the operation and, where it is known, the rank that is gone.
 class Communicator {
@@ -30,31 +40,38 @@ class Communicator {
                           const std::vector<int64_t>& input_rows) = 0;
   /// `tensor` of rank `root` (of the group) to all, in place.
   virtual void broadcast(at::Tensor& tensor, int root) = 0;
-  /// To and from a rank of the group; `tag` tells several tensors on the way apart.
+  /// To and from a rank of the group; `tag` tells several tensors on the way apart. Tensors with the same tag
+  /// arrive in the order in which they were sent. start_send returns at once; the receiver may come later.
   virtual void send(const at::Tensor& tensor, int to, int tag) = 0;
+  virtual std::unique_ptr<Sending> start_send(const at::Tensor& tensor, int to, int tag) = 0;
   virtual void receive(at::Tensor& tensor, int from, int tag) = 0;
+  /// Makes the line from one rank to another ready: both call it, for several lines in the same order. Without it
+  /// the first tensor of a line does so and, with NCCL, waits for the other rank.
+  virtual void connect(int from, int to, int tag) = 0;
   /// Returns when every rank is here.
   virtual void barrier() = 0;
 };
 
-/// A group of ranks. Copies share the communicator.
+/// A group of ranks. Copies are cheap and share the communicator.
 class Group {
  public:
   /// A process alone: every operation is the identity.
-  Group() = default;
+  Group();
   /// `ranks` are global and ascending, `rank` is this process' index among them. A group of one needs no
   /// communicator.
   Group(std::string name, std::vector<int> ranks, int rank, std::shared_ptr<Communicator> communicator);
 
   /// What the group is for: "tensor parallel".
-  const std::string& name() const { return name_; }
+  const std::string& name() const { return state_->name; }
   /// Number of ranks, and which of them this process is.
-  int size() const { return static_cast<int>(ranks_.size()); }
-  int rank() const { return rank_; }
+  int size() const { return static_cast<int>(state_->ranks.size()); }
+  int rank() const { return state_->rank; }
   /// The global rank of member `i`.
-  int global_rank(int i) const { return ranks_.at(static_cast<size_t>(i)); }
+  int global_rank(int i) const { return state_->ranks.at(static_cast<size_t>(i)); }
+  /// The global ranks of all members, ascending.
+  const std::vector<int>& global_ranks() const { return state_->ranks; }
   /// Is this process alone?
-  bool alone() const { return ranks_.size() == 1; }
+  bool alone() const { return state_->ranks.size() == 1; }
 
   /// The reduced tensor of all ranks, in place.
   void all_reduce(at::Tensor& tensor, Reduce reduce = Reduce::kSum) const;
@@ -67,19 +84,27 @@ class Group {
                         const std::vector<int64_t>& input_rows) const;
   /// Member `root`'s tensor to all, in place.
   void broadcast(at::Tensor& tensor, int root) const;
-  /// To and from another member.
+  /// To and from another member; see Communicator. send returns when the tensor has left, which may be only when
+  /// the other calls receive: two members that both send first wait for ever, start_send does not.
   void send(const at::Tensor& tensor, int to, int tag = 0) const;
+  std::unique_ptr<Sending> start_send(const at::Tensor& tensor, int to, int tag = 0) const;
   void receive(at::Tensor& tensor, int from, int tag = 0) const;
+  /// Makes the line between two members ready, see Communicator; nothing for those who are neither.
+  void connect(int from, int to, int tag = 0) const;
   /// Returns when every member is here.
   void barrier() const;
 
  private:
+  struct State {
+    std::string name;
+    std::vector<int> ranks;
+    int rank;
+    std::shared_ptr<Communicator> communicator;
+  };
   Communicator& communicator() const;
+  int peer(int member) const;
 
-  std::string name_ = "this process";
-  std::vector<int> ranks_{0};
-  int rank_ = 0;
-  std::shared_ptr<Communicator> communicator_;
+  std::shared_ptr<const State> state_;
 };
 
 }  // namespace viaduct::parallel

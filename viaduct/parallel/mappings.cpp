@@ -20,7 +20,8 @@ at::Tensor split(const at::Tensor& tensor, const Group& group, int64_t dim) {
   const int64_t size = tensor.size(dim);
   VIADUCT_CHECK(size % group.size() == 0, "axis {} of size {} among {} ranks", dim, size, group.size());
   const int64_t part = size / group.size();
-  return tensor.narrow(dim, group.rank() * part, part).contiguous();
+  // A copy even where the part is contiguous: a view would be bound to the input's in-place changes.
+  return tensor.narrow(dim, group.rank() * part, part).clone(at::MemoryFormat::Contiguous);
 }
 
 at::Tensor moved(const at::Tensor& tensor, const Group& group, Move move, int64_t dim) {
@@ -38,17 +39,41 @@ at::Tensor moved(const at::Tensor& tensor, const Group& group, Move move, int64_
   throw InternalError("a Move that is none");
 }
 
+// The group that a backward needs: it may run after the caller's Group is gone.
+struct KeptGroup : torch::CustomClassHolder {
+  explicit KeptGroup(Group kept) : group(std::move(kept)) {}
+  Group group;
+};
+
+void keep_group(AutogradContext* context, const Group& group) {
+  context->saved_data["group"] = at::IValue::make_capsule(c10::make_intrusive<KeptGroup>(group));
+}
+
+Group kept_group(AutogradContext* context) {
+  return static_cast<const KeptGroup&>(*context->saved_data["group"].toCapsule()).group;
+}
+
+// What the backward functions return has no history: a second derivative would silently lack their part.
+void refuse_second_derivative(const at::Tensor& gradient, const Group& group) {
+  VIADUCT_USER_CHECK(
+      !(at::GradMode::is_enabled() && gradient.requires_grad()),
+      "a second derivative through a collective of group \"{}\": gradients of gradients are not supported "
+      "across ranks; call backward without create_graph",
+      group.name());
+}
+
 struct Mapping : Function<Mapping> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& input, const Group* group, int64_t forward,
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& input, const Group& group, int64_t forward,
                             int64_t backward, int64_t dim) {
     context->saved_data["backward"] = backward;
     context->saved_data["dim"] = dim;
-    context->saved_data["group"] = reinterpret_cast<int64_t>(group);
-    const at::Tensor result = moved(input, *group, static_cast<Move>(forward), dim);
+    keep_group(context, group);
+    const at::Tensor result = moved(input, group, static_cast<Move>(forward), dim);
     return result.is_same(input) ? input.view_as(input) : result;
   }
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    const auto& group = *reinterpret_cast<const Group*>(context->saved_data["group"].toInt());
+    const Group group = kept_group(context);
+    refuse_second_derivative(gradients[0], group);
     const auto move = static_cast<Move>(context->saved_data["backward"].toInt());
     const at::Tensor gradient = moved(gradients[0], group, move, context->saved_data["dim"].toInt());
     return {gradient, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
@@ -57,19 +82,21 @@ struct Mapping : Function<Mapping> {
 
 at::Tensor mapped(const at::Tensor& input, const Group& group, Move forward, Move backward, int64_t dim) {
   if (group.alone()) return input;
-  return Mapping::apply(input, &group, static_cast<int64_t>(forward), static_cast<int64_t>(backward), dim);
+  const int64_t axis = c10::maybe_wrap_dim(dim, input.dim());
+  return Mapping::apply(input, group, static_cast<int64_t>(forward), static_cast<int64_t>(backward), axis);
 }
 
 struct AllToAll : Function<AllToAll> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& input, const Group* group,
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& input, const Group& group,
                             const std::vector<int64_t>& output_rows, const std::vector<int64_t>& input_rows) {
-    context->saved_data["group"] = reinterpret_cast<int64_t>(group);
+    keep_group(context, group);
     context->saved_data["output_rows"] = output_rows;
     context->saved_data["input_rows"] = input_rows;
-    return group->all_to_all(input, output_rows, input_rows);
+    return group.all_to_all(input, output_rows, input_rows);
   }
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    const auto& group = *reinterpret_cast<const Group*>(context->saved_data["group"].toInt());
+    const Group group = kept_group(context);
+    refuse_second_derivative(gradients[0], group);
     const std::vector<int64_t> output_rows = context->saved_data["output_rows"].toIntVector();
     const std::vector<int64_t> input_rows = context->saved_data["input_rows"].toIntVector();
     return {group.all_to_all(gradients[0], input_rows, output_rows), at::Tensor(), at::Tensor(), at::Tensor()};
@@ -105,7 +132,7 @@ at::Tensor reduce_scatter_to_region(const at::Tensor& input, const Group& group,
 at::Tensor all_to_all(const at::Tensor& input, const Group& group, const std::vector<int64_t>& output_rows,
                       const std::vector<int64_t>& input_rows) {
   if (group.alone()) return input;
-  return AllToAll::apply(input, &group, output_rows, input_rows);
+  return AllToAll::apply(input, group, output_rows, input_rows);
 }
 
 }  // namespace viaduct::parallel
