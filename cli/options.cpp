@@ -141,21 +141,29 @@ bridge::RunOptions ConversionFlags::run_options(Progress* progress) const {
   return options;
 }
 
-void MegatronFlags::add_to(CLI::App& command, bool with_iteration) {
+void LayoutFlags::add_to(CLI::App& command) {
   const auto size = [&](const char* flag, auto& value, const char* what) {
     command.add_option(flag, value, what)->check(CLI::Range(1, 1 << 20))->type_name("N")->group("Parallel layout");
   };
-  size("--tp", parallel.tp, "Tensor-parallel size of the written chunks");
+  size("--tp", parallel.tp, "Tensor-parallel size");
   size("--pp", parallel.pp, "Pipeline-parallel size");
   size("--vpp", parallel.vpp, "Virtual pipeline size (model chunks a stage)");
   size("--cp", parallel.cp, "Context-parallel size");
   size("--ep", parallel.ep, "Expert-parallel size");
   size("--etp", parallel.etp, "Tensor-parallel size of the experts");
+}
+
+void add_dtype(CLI::App& command, std::string& dtype) {
+  command.add_option("--dtype", dtype, "Cast the weights: bfloat16, float16 or float32 (default: as they are)")
+      ->type_name("TYPE");
+}
+
+void MegatronFlags::add_to(CLI::App& command, bool with_iteration) {
+  layout.add_to(command);
   command.add_option("--files", files, "Number of data files (default: one for each 4 GiB)")
       ->check(CLI::Range(1, 100000))
       ->type_name("N");
-  command.add_option("--dtype", dtype, "Cast the weights: bfloat16, float16 or float32 (default: as they are)")
-      ->type_name("TYPE");
+  add_dtype(command, dtype);
   if (with_iteration)
     command.add_option("--iteration", iteration, "Iteration folder to write (default: 0)")
         ->check(CLI::Range(int64_t{0}, int64_t{9999999}))
@@ -164,7 +172,7 @@ void MegatronFlags::add_to(CLI::App& command, bool with_iteration) {
 
 bridge::MegatronTarget MegatronFlags::target() const {
   bridge::MegatronTarget target;
-  target.parallel = parallel;
+  target.parallel = layout.parallel;
   target.dtype = parse_optional_dtype(dtype);
   target.iteration = iteration;
   target.num_files = files;

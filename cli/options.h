@@ -52,9 +52,19 @@ struct ConversionFlags {
 /// "2/4". UserError for anything that is no part of so many.
 bridge::Part parse_part(std::string_view text);
 
-/// --tp --pp --vpp --cp --ep --etp, --files, --iteration and --dtype of a Megatron target.
-struct MegatronFlags {
+/// --tp --pp --vpp --cp --ep --etp
+struct LayoutFlags {
   topology::Parallelism parallel;
+
+  void add_to(CLI::App& command);
+};
+
+/// --dtype of weights that are cast.
+void add_dtype(CLI::App& command, std::string& dtype);
+
+/// LayoutFlags, --files, --iteration and --dtype of a Megatron target.
+struct MegatronFlags {
+  LayoutFlags layout;
   int64_t iteration = 0;
   int files = 0;
   std::string dtype;

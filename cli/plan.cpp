@@ -31,7 +31,7 @@ bridge::Conversion make_plan(const bridge::Checkpoint& source, const PlanOptions
     return bridge::plan_import(source, options.target, options.megatron.target());
   }
   const topology::Parallelism one;
-  const topology::Parallelism& given = options.megatron.parallel;
+  const topology::Parallelism& given = options.megatron.layout.parallel;
   VIADUCT_USER_CHECK(given.tp == one.tp && given.pp == one.pp && given.vpp == one.vpp && given.cp == one.cp &&
                          given.ep == one.ep && given.etp == one.etp && options.megatron.files == 0,
                      "--tp, --pp, --vpp, --cp, --ep, --etp and --files belong to --to megatron");

@@ -48,6 +48,14 @@ function(viaduct_program NAME)
   endif()
 endfunction()
 
+# viaduct_train_program(NAME SRCS ... DEPS target ...): a program that uses libtorch, which it finds where the build found it.
+function(viaduct_train_program NAME)
+  cmake_parse_arguments(A "" "" "SRCS;DEPS" ${ARGN})
+  add_executable(${NAME} ${A_SRCS})
+  target_link_libraries(${NAME} PRIVATE ${A_DEPS} viaduct_options)
+  viaduct_uses_torch(${NAME})
+endfunction()
+
 # viaduct_test(NAME SRCS ... DEPS target ... LABELS label ... [TIMEOUT seconds] [GOLDEN] [TORCH])
 # TORCH: uses libtorch, and its precompiled header. GOLDEN: reads reference checkpoints, which lie in VIADUCT_GOLDEN_DIR (tests/golden/fixtures, unpacked).
 function(viaduct_test NAME)

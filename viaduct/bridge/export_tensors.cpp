@@ -6,6 +6,7 @@
 #include <string_view>
 #include <unordered_map>
 
+#include "viaduct/bridge/plan_parameters.h"
 #include "viaduct/core/error.h"
 #include "viaduct/core/strings.h"
 #include "viaduct/models/registry.h"
@@ -41,6 +42,7 @@ class ExportPlanner {
   void choose_graph();
   DType choose_dtype(DType stored, std::optional<DType> listed, size_t hf_tensor);
   ExportTensor tensor(std::string_view name, std::optional<DType> listed);
+  ExportTensor live_tensor(ExportTensor wanted, std::optional<DType> listed);
   ExportTensor kept_tensor(std::string_view name) const;
   void add_as_listed();
   void add_listed_numbers();
@@ -127,6 +129,7 @@ ExportTensor ExportPlanner::tensor(std::string_view name, std::optional<DType> l
     wanted.name = name;
     wanted.shape = graph().hf_tensors[id].shape;
     wanted.hf_tensor = static_cast<int32_t>(id);
+    if (!target_.held.empty()) return live_tensor(std::move(wanted), listed);
     wanted.numbers = source_.dtype_of(pieces_of(wanted, source_, result_.graph.get()));
     wanted.dtype = choose_dtype(wanted.numbers, listed, id);
     if (source_.world() != World::kMegatron) return wanted;
@@ -151,6 +154,47 @@ ExportTensor ExportPlanner::tensor(std::string_view name, std::optional<DType> l
       fmt::format("{}: the source listed the tensor {}, which the {} model does not have; use "
                   "--max-shard-size to cut new shards without it",
                   source_.path().string(), name, graph().arch.family));
+}
+
+// A live model's tensor has the type that its source had where the model holds the type that an import makes of that;
+// a model in another type was cast, and stays so.
+ExportTensor ExportPlanner::live_tensor(ExportTensor wanted, std::optional<DType> listed) {
+  const auto id = static_cast<size_t>(wanted.hf_tensor);
+  const Pieces pieces = pieces_of(wanted, source_, result_.graph.get());
+  const DType own = source_.dtype_of(pieces);
+  bool as_imported = true;
+  std::optional<DType> numbers;
+  for (const int32_t p : graph().parameters_of(id)) {
+    const auto parameter = static_cast<size_t>(p);
+    const DType held = target_.held.at(parameter);
+    const DType stored = source_.dtype_of(source_.parameter_pieces(parameter));
+    as_imported &= held == target_dtype(source_, graph().parameters[parameter], stored, std::nullopt);
+    numbers = numbers && *numbers != held ? DType::kF32 : held;
+  }
+  wanted.numbers = numbers.value();
+  wanted.import_add = graph().add_of_hf(id);
+  const bool of_megatron = source_.world() == World::kMegatron;
+  if (target_.dtype) {
+    wanted.dtype = *target_.dtype;
+  } else if (!as_imported) {
+    wanted.dtype = wanted.numbers;
+  } else {
+    wanted.dtype = of_megatron ? choose_dtype(wanted.numbers, listed, id) : listed.value_or(own);
+  }
+  if (!as_imported) return wanted;
+  // Where import rounds, elements that are still what it made of the source's are the source's.
+  int32_t original = layout::kNoTensor;
+  if (of_megatron) {
+    if (const auto kept = kept_.find(wanted.name); kept != kept_.end()) original = kept->second;
+  } else if ((wanted.import_add != 0 || wanted.dtype != wanted.numbers) && pieces.size() == 1) {
+    original = pieces[0].source;
+  }
+  if (original == layout::kNoTensor) return wanted;
+  const PlainTensor& stored = source_.stored().tensors[static_cast<size_t>(original)];
+  const bool plain = stored.chunks.size() == 1 && stored.chunks[0].place.strides.empty() &&
+                     !stored.chunks[0].place.is_scaled() && stored.chunks[0].place.add == 0;
+  if (plain && stored.dtype == wanted.dtype && stored.shape == wanted.shape) wanted.original = original;
+  return wanted;
 }
 
 // Every weight as numbers, in the order of the source's files.

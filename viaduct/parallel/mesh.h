@@ -14,6 +14,8 @@ class Mesh {
  public:
   /// One process, every size 1.
   Mesh();
+  /// One rank's place in a layout of these sizes. Every group is alone until it is set.
+  Mesh(const topology::Parallelism& sizes, const topology::Coordinates& place) : sizes_(sizes), place_(place) {}
 
   const topology::Parallelism& sizes() const { return sizes_; }
   const topology::Coordinates& place() const { return place_; }
