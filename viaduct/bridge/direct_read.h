@@ -10,8 +10,8 @@
 
 namespace viaduct::bridge {
 
-/// [target file]: are its bytes those of the source, in runs that are worth a read each? Only files that
-/// finish_virtual() gave one target chunk each; none where the plan reads from a store.
+/// [target file]: are its bytes those of the source, in runs that are worth a read each? Of plans whose target files are
+/// one chunk each; none where the plan reads from a store.
 std::vector<bool> direct_targets(const TransferPlan& plan);
 
 /// Makes these target files: memory[i] is file i's, of its size. Reads through the kernel's cache, so that ranks of one

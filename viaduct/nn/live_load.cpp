@@ -27,6 +27,7 @@ bridge::TransferPlan plan_load(const bridge::Checkpoint& source, const parallel:
       bridge::rank_view(source, target, grid_rank(mesh.sizes(), mesh.place()));
   std::vector<size_t> next(views.size(), 0);
   bridge::PlanBuilder builder(source.stored());
+  formats::TargetLayout memory;
   for (size_t i = 0; i < live.size(); ++i) {
     const auto chunk = static_cast<size_t>(live[i].parameter.chunk);
     const bridge::View& view = views[chunk].view;
@@ -36,9 +37,13 @@ bridge::TransferPlan plan_load(const bridge::Checkpoint& source, const parallel:
     VIADUCT_USER_CHECK(is_floating(tensor.dtype), "{}: {} holds values of type {}, which are no weights",
                        source.path().string(), tensor.name, tensor.dtype);
     report.casts += dtype != tensor.dtype;
-    bridge::add_to_plan(view, tensor, dtype, static_cast<uint32_t>(i), builder);
+    const auto number = static_cast<uint32_t>(i);
+    bridge::add_to_plan(view, tensor, dtype, number, builder);
+    memory.files.push_back({tensor.name, static_cast<uint64_t>(num_bytes(dtype, num_elements(tensor.shape)))});
+    memory.tensors.push_back({tensor.name, dtype, tensor.shape, {}});
+    memory.tensors.back().chunks.push_back({Shape::filled(tensor.shape.rank(), 0), tensor.shape, number, 0, {}});
   }
-  return builder.finish_virtual();
+  return builder.finish(std::move(memory));
 }
 
 void load(const bridge::Checkpoint& source, const parallel::Mesh& mesh, const std::vector<LiveTensor>& live,
