@@ -1,6 +1,6 @@
-// The commands of viaduct-train. Both programs know their options: `viaduct` shows and checks them and hands the command
-// over (hand_over.h), `viaduct-train` runs it. A command is a header with its options and a file with its run(); here it
-// has one line.
+// The commands of viaduct-train. Both programs know their options: `viaduct` shows and checks them and hands the
+// command over (hand_over.h), `viaduct-train` runs it. A command is a header with its options and a file with its
+// run(); here it has one line.
 #pragma once
 
 #include <tuple>
@@ -13,8 +13,8 @@ namespace viaduct::cli {
 using TrainCommands = std::tuple<  //
     RoundtripOptions>;
 
-/// Adds all of them, in their order. `run` is called with the options of the one that the command line chose and returns
-/// the exit code.
+/// Adds all of them, in their order. `run` is called with the options of the one that the command line chose and
+/// returns the exit code.
 template <class Run>
 void add_train_commands(CLI::App& program, Action& action, Run run) {
   const auto add = [&]<class Options>(const Options*) {

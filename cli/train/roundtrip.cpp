@@ -19,7 +19,8 @@ namespace viaduct::cli {
 
 namespace {
 
-// Compares what is exported with the source's own tensors, which come in the same order, and prints a line for each.
+// Compares what is exported with the source's own tensors, which come in the same order, and prints a line for
+// each.
 class Table {
  public:
   explicit Table(const bridge::Checkpoint& source) : wanted_(bridge::export_tensors(source, {})) {
@@ -30,7 +31,8 @@ class Table {
     for (const bridge::ExportTensor& tensor : wanted_.tensors) {
       width_ = std::max(width_, tensor.name.size());
       if (tensor.hf_tensor < 0) {
-        view.tensors.push_back({tensor.name, tensor.dtype, tensor.shape, {bridge::whole_piece(tensor.kept, tensor.shape)}});
+        view.tensors.push_back(
+            {tensor.name, tensor.dtype, tensor.shape, {bridge::whole_piece(tensor.kept, tensor.shape)}});
         continue;
       }
       // A copy has its original's values.
@@ -58,8 +60,8 @@ class Table {
   }
 
   bool finish(const RoundtripOptions& options, int ranks) const {
-    const std::string what = fmt::format("{} tensors, {}, through {} rank{}", grouped(tensors_), human_bytes(bytes_),
-                                         ranks, ranks == 1 ? "" : "s");
+    const std::string what = fmt::format("{} tensors, {}, through {} rank{}", grouped(tensors_),
+                                         human_bytes(bytes_), ranks, ranks == 1 ? "" : "s");
     if (different_ == 0) {
       fmt::print("equal: {}, every bit\n", what);
     } else {
@@ -82,7 +84,8 @@ int roundtrip(const RoundtripOptions& options, Ranks& ranks) {
   const nn::ModelChunks chunks =
       nn::make_parameter_chunks(*source, mesh, parse_optional_dtype(options.dtype), device);
   const nn::LoadReport loaded = nn::load_weights(*source, chunks, mesh, {.progress = ranks.progress()});
-  ranks.say(fmt::format("loaded {} of this rank in {}", human_bytes(loaded.bytes_loaded), human_seconds(loaded.seconds)));
+  ranks.say(
+      fmt::format("loaded {} of this rank in {}", human_bytes(loaded.bytes_loaded), human_seconds(loaded.seconds)));
   std::optional<Table> table;
   nn::ExportOptions export_options;
   export_options.receivers = nn::Receivers::kFirst;

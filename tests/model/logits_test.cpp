@@ -7,11 +7,13 @@
 
 #include "tests/model/loaded_model.h"
 #include "viaduct/formats/safetensors.h"
+#include "viaduct/torchx/tensor.h"
 
 namespace viaduct {
 namespace {
 
-// What the reference program left for a family: input_ids [b, s], logits [b, s, v], hidden_i [b, s, h] after layer i.
+// What the reference program left for a family: input_ids [b, s], logits [b, s, v], hidden_i [b, s, h] after layer
+// i.
 std::map<std::string, at::Tensor> read_reference(const Path& file) {
   const auto reader = formats::open_safetensors(file);
   std::map<std::string, at::Tensor> result;
@@ -24,8 +26,8 @@ std::map<std::string, at::Tensor> read_reference(const Path& file) {
   return result;
 }
 
-// 4e-6 of the largest value: some units of float32's last place, through a few layers of sums in another order. A wrong
-// eps shows as 5e-6 and more.
+// 4e-6 of the largest value: some units of float32's last place, through a few layers of sums in another order. A
+// wrong eps shows as 5e-6 and more.
 constexpr double kBound = 4e-6;
 
 double share_of_largest(const at::Tensor& ours, const at::Tensor& theirs) {
@@ -45,7 +47,8 @@ TEST_P(Logits, EqualTransformers) {
     if (module == "layer") hidden[layer] = output;
   };
   const at::Tensor logits =
-      nn::gather_logits(loaded.model->forward(reference.at("input_ids"), {}, pass), *loaded.context).transpose(0, 1);
+      nn::gather_logits(loaded.model->forward(reference.at("input_ids"), {}, pass), *loaded.context)
+          .transpose(0, 1);
   for (const auto& [layer, ours] : hidden) {
     const auto theirs = reference.find("hidden_" + std::to_string(layer));
     if (theirs == reference.end()) continue;
@@ -59,8 +62,11 @@ TEST_P(Logits, EqualTransformers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, Logits,
-                         testing::Values("llama", "llama2", "mistral", "mistral_small", "qwen2", "qwen3", "gemma",
-                                         "gemma2", "gemma3", "nemotron", "llama_nemotron"),
+                         testing::Values("llama", "llama2", "mistral", "mistral_small", "qwen2", "qwen3",
+                                         "qwen3_moe", "olmoe", "gemma", "gemma2", "gemma3", "nemotron", "gpt_oss",
+                                         "deepseek_v2", "deepseek_v2_lite", "deepseek_v3", "deepseek_v3_topk4",
+                                         "moonlight", "kimi_k2", "kimi_k2_public", "glm45", "glm45_fused",
+                                         "llama_nemotron"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

@@ -1,4 +1,5 @@
-// Runs models and writes what they compute, for model_test.py and others. Each line of standard input is a job, a JSON object:
+// Runs models and writes what they compute, for model_test.py and others. Each line of standard input is a job, a
+// JSON object:
 //
 //   model      a checkpoint: a Hugging Face folder, or a Megatron one
 //   inputs     a safetensors file with input_ids [b, s] int64
@@ -6,13 +7,13 @@
 //   dtype      "float32" (default), "bfloat16", "float64"
 //   device     "cpu" (default), "cuda"
 //   modules    true: also attention_i and mlp_i, as the residual gets them
-//   gradients  true: also loss (mean cross entropy of the next token) and gradient.NAME for every Hugging Face tensor
-//   mutate     "eps", "window", "gelu", "router", "theta", "cap", "scale": the model is built from a wrong description
+//   gradients  true: also loss (mean cross entropy of the next token) and gradient.NAME for every Hugging Face
+//   tensor mutate     "eps", "window", "gelu", "router", "theta", "cap", "scale": the model is built from a wrong
+//   description
 //
 // Each job answers with a line {"ok": true} or {"error": "..."}.
-#include <fmt/format.h>
-
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
 #include <fstream>
 #include <iostream>
@@ -97,10 +98,12 @@ void mutate(const std::string& mutation, models::ArchSpec& arch) {
     if (mutation == "window" && attention.window) ++*attention.window;
     if (mutation == "cap" && attention.logit_softcap) *attention.logit_softcap *= 1.01;
     if (mutation == "scale" && attention.query_scale_dim) *attention.query_scale_dim *= 1.01;
-    if (mutation == "gelu" && layer.mlp.activation == Activation::kGeluTanh) layer.mlp.activation = Activation::kGelu;
+    if (mutation == "gelu" && layer.mlp.activation == Activation::kGeluTanh)
+      layer.mlp.activation = Activation::kGelu;
     if (!layer.moe) continue;
     if (mutation == "scale" && layer.moe->scaling_factor) *layer.moe->scaling_factor *= 1.01;
-    // Probabilities before the choice instead of after it, or the other way round; a sigmoid's are left as they are.
+    // Probabilities before the choice instead of after it, or the other way round; a sigmoid's are left as they
+    // are.
     if (mutation == "router" && layer.moe->score == models::RouterScore::kSigmoid)
       layer.moe->normalize_top_k = !layer.moe->normalize_top_k;
     else if (mutation == "router")
@@ -108,7 +111,8 @@ void mutate(const std::string& mutation, models::ArchSpec& arch) {
   }
 }
 
-// An export of the gradients as if they were the weights: names, and pieces of fused tensors, become Hugging Face's.
+// An export of the gradients as if they were the weights: names, and pieces of fused tensors, become Hugging
+// Face's.
 Named hf_gradients(const nn::GptModel& model, const bridge::Checkpoint& source, const parallel::Mesh& mesh) {
   std::map<std::string, at::Tensor> gradients;
   for (const auto& item : model.named_parameters())

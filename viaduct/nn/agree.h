@@ -16,10 +16,10 @@ class RankFailed : public UserError {
   using UserError::UserError;
 };
 
-/// Runs `work` on this rank and waits until every rank of `group` has done so; all of them call it. Where it threw on
-/// one, every rank throws: that one its own error, the others RankFailed with the error of the lowest rank that failed;
-/// of several ranks with the same error only the lowest throws it. What is told goes through tensors on `device`, where
-/// the group's communicator works.
+/// Runs `work` on this rank and waits until every rank of `group` has done so; all of them call it. Where it threw
+/// on one, every rank throws: that one its own error, the others RankFailed with the error of the lowest rank that
+/// failed; of several ranks with the same error only the lowest throws it. What is told goes through tensors on
+/// `device`, where the group's communicator works.
 void agree(const parallel::Group& group, c10::Device device, const std::function<void()>& work);
 
 }  // namespace viaduct::nn

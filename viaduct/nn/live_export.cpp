@@ -76,8 +76,8 @@ class Finisher {
     if (wanted.original != layout::kNoTensor)
       encoder = builder.add_encoder({wanted.numbers, bridge::kNoScales, builder.chunk_of(1), wanted.import_add});
     const DType dtype = dtype_of(wanted);
-    builder.add(Shape::filled(wanted.shape.rank(), 0), wanted.shape, dtype, {bridge::whole_piece(0, wanted.shape)}, 0,
-                0, -wanted.import_add, encoder);
+    builder.add(Shape::filled(wanted.shape.rank(), 0), wanted.shape, dtype, {bridge::whole_piece(0, wanted.shape)},
+                0, 0, -wanted.import_add, encoder);
     const bridge::TransferPlan plan = builder.finish_virtual();
     at::Tensor result = at::empty(torchx::sizes_of(wanted.shape), torchx::scalar_type(dtype));
     const auto in = bridge::memory_source(files);
@@ -95,8 +95,8 @@ class Finisher {
 };
 
 void export_tensors(const ShardGather& gather, const parallel::Mesh& mesh, const bridge::WeightGraph& graph,
-                    const std::vector<ExportTensor>& tensors, const Finisher& finisher, const ReceiveTensor& receive,
-                    const ExportOptions& options) {
+                    const std::vector<ExportTensor>& tensors, const Finisher& finisher,
+                    const ReceiveTensor& receive, const ExportOptions& options) {
   const bool first_only = options.receivers == Receivers::kFirst;
   const bool receives = !first_only || mesh.world.rank() == 0;
   const auto bytes_of = [](const ExportTensor& tensor) {
@@ -153,18 +153,18 @@ void compare_replicas(const ShardGather& gather, const parallel::Mesh& mesh) {
       const bridge::RankParameter& held = ranks[member][i];
       std::string boxes;
       for (const layout::Piece& piece : held.tensor.pieces) boxes += layout::to_string(piece);
-      const int64_t hash =
-          all.const_data_ptr<int64_t>()[static_cast<int64_t>(member) * static_cast<int64_t>(most) +
-                                        static_cast<int64_t>(i)];
+      const int64_t hash = all.const_data_ptr<int64_t>()[static_cast<int64_t>(member) * static_cast<int64_t>(most) +
+                                                         static_cast<int64_t>(i)];
       const auto [first, fresh] = seen.try_emplace({held.parameter, std::move(boxes)}, std::pair(member, hash));
       if (!fresh && first->second.second != hash)
         problems.add(fmt::format("{} on ranks {} and {}", held.tensor.name,
                                  mesh.world.global_rank(static_cast<int>(first->second.first)),
                                  mesh.world.global_rank(static_cast<int>(member))));
     }
-  VIADUCT_USER_CHECK(problems.empty(),
-                     "ranks hold other bits of one and the same shard, so that it is not clear which are the model's: {}",
-                     problems.text());
+  VIADUCT_USER_CHECK(
+      problems.empty(),
+      "ranks hold other bits of one and the same shard, so that it is not clear which are the model's: {}",
+      problems.text());
 }
 
 }  // namespace
@@ -179,7 +179,8 @@ void export_hf_weights(const ModelChunks& chunks, const parallel::Mesh& mesh, co
   bridge::ExportTensors wanted;
   agree(mesh.world, gather.device(), [&] { wanted = bridge::export_tensors(source, target); });
   const bridge::WeightGraph& graph = wanted.graph ? *wanted.graph : source.graph();
-  export_tensors(gather, mesh, graph, wanted.tensors, Finisher(&source, wanted.graph.get(), options.source_dtypes), receive, options);
+  export_tensors(gather, mesh, graph, wanted.tensors, Finisher(&source, wanted.graph.get(), options.source_dtypes),
+                 receive, options);
 }
 
 void export_hf_weights(const ModelChunks& chunks, const parallel::Mesh& mesh, const bridge::WeightGraph& graph,

@@ -82,7 +82,7 @@ void load(const bridge::Checkpoint& source, const parallel::Mesh& mesh, const st
 
 std::unique_ptr<bridge::Checkpoint> open_on_all_ranks(const std::string& path_or_name, const parallel::Mesh& mesh,
                                                       const bridge::OpenOptions& options, Progress* progress,
- c10::Device device) {
+                                                      c10::Device device) {
   std::unique_ptr<bridge::Checkpoint> source;
   const bool first = mesh.world.rank() == 0;
   agree(mesh.world, device, [&] {

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <set>
 #include <unordered_map>
 
 #include "viaduct/core/error.h"
@@ -35,19 +36,43 @@ std::unordered_map<std::string, at::Tensor> tensors_of(const torch::nn::Module& 
   return tensors;
 }
 
+// Are there modules of multi-token prediction?
+bool has_mtp(const ModelChunks& chunks, const models::ArchSpec& arch) {
+  for (const auto& chunk : chunks)
+    for (const auto& item : chunk->named_parameters())
+      if (item.key().starts_with(arch.language_module + "mtp.")) return true;
+  return false;
+}
+
+// What the rank holds of the model; a model that runs without multi-token prediction has nothing of it.
+std::vector<RankParameter> wanted_parameters(const ModelChunks& chunks, const models::ArchSpec& arch,
+                                             const Parallelism& sizes, int rank) {
+  std::vector<RankParameter> wanted = bridge::rank_parameters(arch, sizes, rank);
+  if (!arch.mtp || has_mtp(chunks, arch)) return wanted;
+  models::ArchSpec without = arch;
+  without.mtp.reset();
+  std::set<std::pair<int, std::string>> runs;
+  for (RankParameter& parameter : bridge::rank_parameters(without, sizes, rank))
+    runs.emplace(parameter.chunk, std::move(parameter.name));
+  std::erase_if(wanted, [&](const RankParameter& it) { return !runs.contains({it.chunk, it.name}); });
+  return wanted;
+}
+
 }  // namespace
 
 std::vector<LiveTensor> match_modules(const ModelChunks& chunks, const models::ArchSpec& arch,
                                       const parallel::Mesh& mesh, std::string_view source,
- const KeepsItsValues& keeps) {
+                                      const KeepsItsValues& keeps) {
   const Parallelism& sizes = mesh.sizes();
-  std::vector<RankParameter> wanted = bridge::rank_parameters(arch, sizes, grid_rank(sizes, mesh.place()));
+  std::vector<RankParameter> wanted = wanted_parameters(chunks, arch, sizes, grid_rank(sizes, mesh.place()));
   ProblemList problems;
   const auto at = [&](int chunk) {
-    return sizes.vpp == 1 ? fmt::format("rank {}", mesh.rank()) : fmt::format("rank {}, chunk {}", mesh.rank(), chunk);
+    return sizes.vpp == 1 ? fmt::format("rank {}", mesh.rank())
+                          : fmt::format("rank {}, chunk {}", mesh.rank(), chunk);
   };
   if (static_cast<int>(chunks.size()) != sizes.vpp)
-    problems.add(fmt::format("rank {} has {} model chunks, and the layout has {}", mesh.rank(), chunks.size(), sizes.vpp));
+    problems.add(
+        fmt::format("rank {} has {} model chunks, and the layout has {}", mesh.rank(), chunks.size(), sizes.vpp));
   std::vector<std::unordered_map<std::string, at::Tensor>> held;
   for (const auto& chunk : chunks) held.push_back(tensors_of(*chunk));
   held.resize(static_cast<size_t>(sizes.vpp));
@@ -68,10 +93,11 @@ std::vector<LiveTensor> match_modules(const ModelChunks& chunks, const models::A
       problems.add(fmt::format("{}: {} has the shape {} in the module, and {} in the model", at(parameter.chunk),
                                parameter.name, shape, parameter.tensor.local_shape));
     if (!at::isFloatingType(tensor.scalar_type()))
-      problems.add(fmt::format("{}: {} has the type {}, which holds no weights", at(parameter.chunk), parameter.name,
-                               c10::toString(tensor.scalar_type())));
+      problems.add(fmt::format("{}: {} has the type {}, which holds no weights", at(parameter.chunk),
+                               parameter.name, c10::toString(tensor.scalar_type())));
     if (tensor.is_meta())
-      problems.add(fmt::format("{}: {} has no storage (it is on the meta device)", at(parameter.chunk), parameter.name));
+      problems.add(
+          fmt::format("{}: {} has no storage (it is on the meta device)", at(parameter.chunk), parameter.name));
     result.push_back({std::move(parameter), tensor});
   }
   // In the order of the module, for the message.
@@ -79,8 +105,8 @@ std::vector<LiveTensor> match_modules(const ModelChunks& chunks, const models::A
     const auto check = [&](const auto& items) {
       for (const auto& item : items)
         if (held[c].contains(item.key()) && !(keeps && keeps(item.key())))
-          problems.add(fmt::format("{}: {} is in the module, and no tensor of the model fills it", at(static_cast<int>(c)),
-                                   item.key()));
+          problems.add(fmt::format("{}: {} is in the module, and no tensor of the model fills it",
+                                   at(static_cast<int>(c)), item.key()));
     };
     check(chunks[c]->named_parameters());
     check(chunks[c]->named_buffers());

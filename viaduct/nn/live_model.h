@@ -1,5 +1,5 @@
-// LiveModel: the parameters that the modules of a rank hold, matched by name with those that the model has, and what
-// every other rank holds of them.
+// LiveModel: the parameters that the modules of a rank hold, matched by name with those that the model has, and
+// what every other rank holds of them.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -30,15 +30,17 @@ struct LiveTensor {
   at::Tensor tensor;  // shares the storage of the module's; outside of autograd
 };
 
-/// The rank of `mesh` as bridge::rank_parameters counts them, whatever the order in which the mesh numbers its ranks.
+/// The rank of `mesh` as bridge::rank_parameters counts them, whatever the order in which the mesh numbers its
+/// ranks.
 int grid_rank(const topology::Parallelism& sizes, const topology::Coordinates& place);
 
 /// The device that the modules' parameters are on; the CPU when there are none.
 c10::Device device_of(const ModelChunks& chunks);
 
-/// The tensors of this rank, in the order of rank_parameters. UserError that begins with `source`, where the model comes
-/// from, and lists every difference: chunks that are too many or too few, names that only the modules or only the model
-/// has, other shapes, types that hold no weights.
+/// The tensors of this rank, in the order of rank_parameters; those of multi-token prediction only where there are
+/// modules of it. UserError that begins with `source`, where the model comes
+/// from, and lists every difference: chunks that are too many or too few, names that only the modules or only the
+/// model has, other shapes, types that hold no weights.
 std::vector<LiveTensor> match_modules(const ModelChunks& chunks, const models::ArchSpec& arch,
                                       const parallel::Mesh& mesh, std::string_view source,
                                       const KeepsItsValues& keeps = nullptr);

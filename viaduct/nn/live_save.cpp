@@ -136,7 +136,8 @@ struct Writing {
 
 void stream(const ShardGather& gather, const parallel::Mesh& mesh, const bridge::Conversion& conversion,
             const SaveOptions& options, Writing& writing) {
-  const bridge::WeightGraph& graph = conversion.target_graph ? *conversion.target_graph : conversion.source->graph();
+  const bridge::WeightGraph& graph =
+      conversion.target_graph ? *conversion.target_graph : conversion.source->graph();
   const std::vector<bridge::TargetChunk>& chunks = conversion.plan.targets;
   for (size_t next = 0; next < chunks.size() || next == 0;) {
     const size_t begin = next;
@@ -171,8 +172,9 @@ bridge::ConversionReport save_hf_pretrained(const ModelChunks& chunks, const par
   bridge::Conversion conversion;
   Writing writing;
   agree(mesh.world, gather.device(), [&] {
-    VIADUCT_USER_CHECK(target.quantize == bridge::HfTarget::Quantize::kNo,
-                       "a live model is written as numbers: write it so, and then convert the folder with --quantize");
+    VIADUCT_USER_CHECK(
+        target.quantize == bridge::HfTarget::Quantize::kNo,
+        "a live model is written as numbers: write it so, and then convert the folder with --quantize");
     bridge::HfTarget live = target;
     live.held = gather.held();
     conversion = bridge::plan_export(source, folder, live);

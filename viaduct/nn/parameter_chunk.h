@@ -1,5 +1,5 @@
-// ParameterChunk: a model chunk without a forward pass. It holds the parameters of a rank under their names, for what only
-// moves weights, and for models whose layers are not built here.
+// ParameterChunk: a model chunk without a forward pass. It holds the parameters of a rank under their names, for
+// what only moves weights, and for models whose layers are not built here.
 #pragma once
 
 #include <torch/nn/module.h>
@@ -24,8 +24,8 @@ class ParameterChunk : public torch::nn::Module {
   std::map<std::string, std::shared_ptr<ParameterChunk>> chunks_;
 };
 
-/// The chunks of this rank, with no certain values, of the types that an import of `source` stores (with `dtype` as its
-/// cast).
+/// The chunks of this rank, with no certain values, of the types that an import of `source` stores (with `dtype` as
+/// its cast).
 ModelChunks make_parameter_chunks(const bridge::Checkpoint& source, const parallel::Mesh& mesh,
                                   std::optional<DType> dtype = std::nullopt,
                                   c10::Device device = c10::DeviceType::CPU);

@@ -15,7 +15,8 @@ using models::LayerSpec;
 // The numbers that the tensor-parallel ranks must be able to share in a layer.
 void check_layer(const LayerSpec& layer, int tp, std::vector<std::string>& problems) {
   const auto add = [&](std::string problem) {
-    if (std::find(problems.begin(), problems.end(), problem) == problems.end()) problems.push_back(std::move(problem));
+    if (std::find(problems.begin(), problems.end(), problem) == problems.end())
+      problems.push_back(std::move(problem));
   };
   if (layer.mixer != models::Mixer::kAttention) return;
   const int64_t heads = layer.attention.num_heads, groups = layer.attention.num_query_groups;

@@ -19,7 +19,7 @@ using topology::Parallelism;
 
 namespace {
 
-constexpr int64_t kAlignment = 16;                  // of a segment: any element type's
+constexpr int64_t kAlignment = 16;                     // of a segment: any element type's
 constexpr int64_t kMessageBytes = int64_t{256} << 20;  // that go in one collective
 
 at::Tensor view_of(const at::Tensor& tensor, const Box& box) {
@@ -61,7 +61,8 @@ ShardGather::ShardGather(const ModelChunks& chunks, const parallel::Mesh& mesh, 
 void ShardGather::exchange_places() {
   const Parallelism& s = mesh_.sizes();
   const Coordinates& c = mesh_.place();
-  const std::vector<int64_t> mine{s.tp, s.pp, s.vpp, s.cp, s.ep, s.etp, s.dp, c.tp, c.cp, c.dp, c.pp, c.etp, c.ep, c.edp};
+  const std::vector<int64_t> mine{s.tp, s.pp, s.vpp, s.cp, s.ep,  s.etp, s.dp,
+                                  c.tp, c.cp, c.dp,  c.pp, c.etp, c.ep,  c.edp};
   const auto width = static_cast<int64_t>(mine.size());
   const at::Tensor all = mesh_.world.all_gather(at::tensor(mine, at::kLong).view({1, width}).to(device_), 0).cpu();
   for (int member = 0; member < mesh_.world.size(); ++member) {
@@ -154,8 +155,7 @@ std::vector<std::pair<int, ShardGather::Message>> ShardGather::plan(std::span<co
       const auto holder = static_cast<size_t>(source.rank);
       Message& message = messages[holders_[holder]];
       const int32_t parameter = ids_[holder][static_cast<size_t>(source.tensor)];
-      const int64_t size =
-          num_bytes(held_[static_cast<size_t>(parameter)], num_elements(piece.to.size));
+      const int64_t size = num_bytes(held_[static_cast<size_t>(parameter)], num_elements(piece.to.size));
       message.segments.push_back({w, source.tensor, parameter, message.size, std::move(piece)});
       message.size += (size + kAlignment - 1) / kAlignment * kAlignment;
     }

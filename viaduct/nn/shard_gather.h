@@ -32,8 +32,8 @@ class ShardGather {
   /// The model's parameters, and the types in which all ranks hold them.
   const std::vector<models::Parameter>& parameters() const { return parameters_; }
   const std::vector<DType>& held() const { return held_; }
-  /// The type in which a Hugging Face tensor of a graph of these parameters is put together: that of its parameters, or
-  /// float32 where they differ.
+  /// The type in which a Hugging Face tensor of a graph of these parameters is put together: that of its
+  /// parameters, or float32 where they differ.
   DType numbers_of(const bridge::WeightGraph& graph, size_t hf_tensor) const;
   /// The device of the modules.
   c10::Device device() const { return device_; }
@@ -42,8 +42,8 @@ class ShardGather {
   /// [member of the world][tensor in the order of rank_parameters]: of every rank; for comparing replicas.
   std::vector<std::vector<bridge::RankParameter>> all_ranks() const;
 
-  /// The tensors, whole, on the ranks that receive; elsewhere undefined tensors. Each rank that holds a part packs all of
-  /// its parts into one message. `first_only`: member 0 of the world alone receives.
+  /// The tensors, whole, on the ranks that receive; elsewhere undefined tensors. Each rank that holds a part packs
+  /// all of its parts into one message. `first_only`: member 0 of the world alone receives.
   std::vector<at::Tensor> gather(std::span<const WantedTensor> wanted, bool first_only) const;
 
  private:

@@ -79,7 +79,8 @@ class TensorSink : public bridge::ByteSink {
   static void copy_bytes(const at::Tensor& tensor, uint64_t offset, const at::Tensor& bytes) {
     const auto size = static_cast<int64_t>(tensor.element_size());
     const auto begin = static_cast<int64_t>(offset), count = bytes.numel();
-    VIADUCT_CHECK(begin % size == 0 && count % size == 0, "bytes {} to {} are no whole elements", begin, begin + count);
+    VIADUCT_CHECK(begin % size == 0 && count % size == 0, "bytes {} to {} are no whole elements", begin,
+                  begin + count);
     copy_range(tensor, begin / size, (begin + count) / size, bytes.view(tensor.scalar_type()));
   }
 
@@ -101,9 +102,9 @@ class TensorSink : public bridge::ByteSink {
     std::unique_lock lock(mutex_);
     if (slots_.empty() && made_ < max_slots_) {
       ++made_;
-      return {at::empty({static_cast<int64_t>(bridge::kBlockBytes)},
-                        at::TensorOptions(at::kByte).pinned_memory(true)),
-              std::nullopt};
+      return {
+          at::empty({static_cast<int64_t>(bridge::kBlockBytes)}, at::TensorOptions(at::kByte).pinned_memory(true)),
+          std::nullopt};
     }
     free_.wait(lock, [&] { return !slots_.empty(); });
     Slot slot = std::move(slots_.front());  // the one that was sent first

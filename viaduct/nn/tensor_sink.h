@@ -11,9 +11,9 @@
 
 namespace viaduct::nn {
 
-/// Target file i is the elements of tensors[i], row-major, whatever the tensor's strides. Ranges are whole elements.
-/// What goes to a device is staged in at most `staging_bytes` of pinned memory (at least one range's), so that copies run
-/// while others are read.
+/// Target file i is the elements of tensors[i], row-major, whatever the tensor's strides. Ranges are whole
+/// elements. What goes to a device is staged in at most `staging_bytes` of pinned memory (at least one range's), so
+/// that copies run while others are read.
 std::unique_ptr<bridge::ByteSink> tensor_sink(std::vector<at::Tensor> tensors, uint64_t staging_bytes = 32u << 20);
 
 }  // namespace viaduct::nn
