@@ -6,12 +6,15 @@
 #include <tuple>
 
 #include "cli/command.h"
+#include "cli/train/chat.h"
+#include "cli/train/compare.h"
+#include "cli/train/generate.h"
+#include "cli/train/logprobs.h"
 #include "cli/train/roundtrip.h"
 
 namespace viaduct::cli {
 
-using TrainCommands = std::tuple<  //
-    RoundtripOptions>;
+using TrainCommands = std::tuple<GenerateFlags, ChatFlags, CompareFlags, LogprobsFlags, RoundtripOptions>;
 
 /// Adds all of them, in their order. `run` is called with the options of the one that the command line chose and
 /// returns the exit code.

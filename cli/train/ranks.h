@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "cli/progress_display.h"
@@ -29,6 +30,10 @@ class Ranks {
   Progress* progress() { return progress_.get(); }
   /// A line on stderr, from the first rank.
   void say(const std::string& line) const;
+  /// What `read` gives on the first rank, on all.
+  std::optional<std::string> shared_line(const std::function<std::optional<std::string>()>& read) const;
+  /// The first rank's exit code, on all.
+  int shared_code(int code) const;
 
  private:
   parallel::ProcessWorld world_;

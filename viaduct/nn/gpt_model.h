@@ -70,8 +70,4 @@ class GptModel : public torch::nn::Module {
 /// A rank's chunks, first to last.
 std::vector<std::shared_ptr<GptModel>> make_model(const ContextPtr& context);
 
-/// UserError that lists everything by which the ranks' layout does not fit the model: heads, groups, experts,
-/// layers, MLP sizes, and parts that this program cannot run yet.
-void check_model_layout(const models::ArchSpec& arch, const topology::Parallelism& parallel);
-
 }  // namespace viaduct::nn

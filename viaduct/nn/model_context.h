@@ -31,7 +31,7 @@ struct ModelContext {
 using ContextPtr = std::shared_ptr<const ModelContext>;
 
 /// A context for `arch` with the reference kernels that config.attention_backend allows. UserError for settings
-/// that do not fit the model or the ranks (see check_model_layout in gpt_model.h) and for what this program cannot
+/// that do not fit the model or the ranks (see check_runs in live.h) and for what this program cannot
 /// run.
 ContextPtr make_context(models::ArchSpec arch, config::ModelConfig config,
                         std::shared_ptr<const parallel::Mesh> mesh, c10::ScalarType dtype, c10::Device device);
