@@ -5,10 +5,11 @@ include(CMakePackageConfigHelpers)
 set(package ${CMAKE_INSTALL_LIBDIR}/cmake/Viaduct)
 install(TARGETS viaduct RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT program)
 foreach(layer IN LISTS VIADUCT_LAYERS)
+  # The training side is not installed: text/ carries crates, the layers from torchx/ on libtorch.
   if(layer STREQUAL torchx)
-    break()  # what uses libtorch is not carried to other machines
+    break()
   endif()
-  if(TARGET viaduct_${layer})
+  if(TARGET viaduct_${layer} AND NOT layer STREQUAL "text")
     set_target_properties(viaduct_${layer} PROPERTIES EXPORT_NAME ${layer})
     list(APPEND libraries viaduct_${layer})
   endif()
