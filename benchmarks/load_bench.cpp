@@ -1,6 +1,6 @@
-// Loading a model into live tensors against reading its files: load_bench MODEL [TIMES]. Prints the best of each and the
-// ratio. `read`: every file through one buffer, as cat does; `copy`: into memory of the model's size, new each time, which
-// is what loading cannot do without.
+// Loading a model into live tensors against reading its files: load_bench MODEL [TIMES]. Prints the best of each
+// and the ratio. `read`: every file through one buffer, as cat does; `copy`: into memory of the model's size, new
+// each time, which is what loading cannot do without.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
@@ -78,10 +78,11 @@ int main(int argc, char** argv) {
       load = std::min(load, seconds([&] { nn::load_weights(*source, chunks, mesh); }));
     }
     const auto rate = [&](double time) { return static_cast<double>(bytes) / time / 1e9; };
-    fmt::print("{}: {:.2f} GB: read {:.3f} s ({:.2f} GB/s), copy {:.3f} s ({:.2f} GB/s), load {:.3f} s ({:.2f} GB/s); "
-               "load/read {:.2f}, load/copy {:.2f}, peak memory {} MiB\n",
-               cold ? "cold" : "warm", static_cast<double>(bytes) / 1e9, read, rate(read), copy, rate(copy), load,
-               rate(load), load / read, load / copy, peak_resident_memory() >> 20);
+    fmt::print(
+        "{}: {:.2f} GB: read {:.3f} s ({:.2f} GB/s), copy {:.3f} s ({:.2f} GB/s), load {:.3f} s ({:.2f} GB/s); "
+        "load/read {:.2f}, load/copy {:.2f}, peak memory {} MiB\n",
+        cold ? "cold" : "warm", static_cast<double>(bytes) / 1e9, read, rate(read), copy, rate(copy), load,
+        rate(load), load / read, load / copy, peak_resident_memory() >> 20);
   }
   return 0;
 }

@@ -20,10 +20,11 @@ void hand_over(int argc, char** argv) {
   arguments.push_back(nullptr);
   ::execv(program.c_str(), arguments.data());
   const int error = errno;
-  VIADUCT_USER_CHECK(error != ENOENT,
-                     "`viaduct {}` is run by viaduct-train, the program with the model in it, which is not beside {}. "
-                     "Build it: tools/setup train, then tools/build dev viaduct viaduct-train",
-                     argv[1], here.string());
+  VIADUCT_USER_CHECK(
+      error != ENOENT,
+      "`viaduct {}` is run by viaduct-train, the program with the model in it, which is not beside {}. "
+      "Build it: tools/setup train, then tools/build dev viaduct viaduct-train",
+      argv[1], here.string());
   throw_system(fmt::format("cannot run {}", program), error);
 }
 

@@ -63,8 +63,7 @@ int usage_error(CLI::App& program, const CLI::ParseError& error, int argc, char*
 
 constexpr const char* kFullOutput = "cannot write to the standard output";
 
-int run(int argc, char** argv, const ProgramText& text,
-        const std::function<void(CLI::App&, Action&)>& declare) {
+int run(int argc, char** argv, const ProgramText& text, const std::function<void(CLI::App&, Action&)>& declare) {
   CLI::App program(text.description, "viaduct");
   Action action;
   program.set_version_flag("--version", text.version);

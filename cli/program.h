@@ -15,8 +15,8 @@ struct ProgramText {
   std::string version;  // what --version prints
 };
 
-/// Reads the command line, runs the subcommand that it chooses of those that `declare` adds, and returns the exit code.
-/// Errors go to stderr.
+/// Reads the command line, runs the subcommand that it chooses of those that `declare` adds, and returns the exit
+/// code. Errors go to stderr.
 int run_program(int argc, char** argv, const ProgramText& text,
                 const std::function<void(CLI::App& program, Action& action)>& declare);
 

@@ -2,7 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <map>
+#include <optional>
 
 #include "cli/command.h"
 #include "cli/interrupt.h"
@@ -10,6 +12,7 @@
 #include "cli/train/ranks.h"
 #include "viaduct/bridge/export_tensors.h"
 #include "viaduct/bridge/weight_stream.h"
+#include "viaduct/core/file.h"
 #include "viaduct/core/strings.h"
 #include "viaduct/nn/live.h"
 #include "viaduct/nn/parameter_chunk.h"
@@ -77,7 +80,15 @@ class Table {
   uint64_t tensors_ = 0, bytes_ = 0, different_ = 0;
 };
 
+// The most that a rank's memory has grown beyond what it was; of all ranks, known to the first.
+uint64_t most_grown(uint64_t before, const parallel::Mesh& mesh, c10::Device device) {
+  at::Tensor grown = at::full({1}, static_cast<int64_t>(peak_resident_memory() - before), at::kLong).to(device);
+  mesh.world.all_reduce(grown, parallel::Reduce::kMax);
+  return static_cast<uint64_t>(grown.item<int64_t>());
+}
+
 int roundtrip(const RoundtripOptions& options, Ranks& ranks) {
+  const uint64_t before = peak_resident_memory();
   const parallel::Mesh& mesh = ranks.mesh();
   const c10::Device device = ranks.device();
   const auto source = nn::open_on_all_ranks(options.model, mesh, {}, ranks.progress(), device);
@@ -86,6 +97,7 @@ int roundtrip(const RoundtripOptions& options, Ranks& ranks) {
   const nn::LoadReport loaded = nn::load_weights(*source, chunks, mesh, {.progress = ranks.progress()});
   ranks.say(
       fmt::format("loaded {} of this rank in {}", human_bytes(loaded.bytes_loaded), human_seconds(loaded.seconds)));
+  const uint64_t grown = most_grown(before, mesh, device);
   std::optional<Table> table;
   nn::ExportOptions export_options;
   export_options.receivers = nn::Receivers::kFirst;
@@ -97,6 +109,8 @@ int roundtrip(const RoundtripOptions& options, Ranks& ranks) {
   nn::export_hf_weights(
       chunks, mesh, *source, [&](const std::string& name, const at::Tensor& tensor) { table->add(name, tensor); },
       export_options);
+  ranks.say(fmt::format("memory of a rank grew by {} at most while it loaded, {} with the export",
+                        human_bytes(grown), human_bytes(most_grown(before, mesh, device))));
   at::Tensor equal = at::ones({1}, at::kLong);
   if (table) equal[0] = table->finish(options, mesh.world.size()) ? 1 : 0;
   equal = equal.to(device);

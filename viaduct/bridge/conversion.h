@@ -42,8 +42,9 @@ struct HfTarget {
   std::optional<DType> dtype;              // cast every floating weight; none: the source record's, else as stored
   std::optional<uint64_t> max_shard_size;  // none: the source's own shards, else 5 GB
   bool weights_only = false;               // safetensors and their index, no config and no tokenizer
-  /// [parameter of the graph]: of a live model that takes the source's place, the type in which it holds the parameter.
-  /// What is written is then what an export of a checkpoint of that model would be. Empty: the source's own weights.
+  /// [parameter of the graph]: of a live model that takes the source's place, the type in which it holds the
+  /// parameter. What is written is then what an export of a checkpoint of that model would be. Empty: the source's
+  /// own weights.
   std::vector<DType> held;
 };
 

@@ -84,7 +84,8 @@ uint64_t read_directly(const TransferPlan& plan, const std::vector<bool>& files,
       for_each_move(plan, chunk, begin, std::min(begin + kTaskBytes, chunk.num_bytes()), [&](const Move& move) {
         if (move.fill) return;
         task.source = std::min(task.source, {move.file, move.source_base + static_cast<uint64_t>(move.source)});
-        if (!times.contains(move.file)) times[move.file] = std::filesystem::last_write_time(plan.source_files[move.file]);
+        if (!times.contains(move.file))
+          times[move.file] = std::filesystem::last_write_time(plan.source_files[move.file]);
       });
       tasks.push_back(task);
     }

@@ -156,8 +156,8 @@ ExportTensor ExportPlanner::tensor(std::string_view name, std::optional<DType> l
                   source_.path().string(), name, graph().arch.family));
 }
 
-// A live model's tensor has the type that its source had where the model holds the type that an import makes of that;
-// a model in another type was cast, and stays so.
+// A live model's tensor has the type that its source had where the model holds the type that an import makes of
+// that; a model in another type was cast, and stays so.
 ExportTensor ExportPlanner::live_tensor(ExportTensor wanted, std::optional<DType> listed) {
   const auto id = static_cast<size_t>(wanted.hf_tensor);
   const Pieces pieces = pieces_of(wanted, source_, result_.graph.get());

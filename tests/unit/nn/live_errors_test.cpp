@@ -77,7 +77,8 @@ TEST(LiveErrors, WhatKeepsItsValuesIsNamed) {
   const parallel::Mesh mesh;
   const ModelChunks chunks = plain_chunks(*source, mesh);
   dynamic_cast<ParameterChunk&>(*chunks[0]).put("decoder.adapter.weight", at::full({2}, 3.0, at::kFloat));
-  load_weights(*source, chunks, mesh, {.keeps = [](std::string_view name) { return name.ends_with("adapter.weight"); }});
+  load_weights(*source, chunks, mesh,
+               {.keeps = [](std::string_view name) { return name.ends_with("adapter.weight"); }});
   EXPECT_EQ(parameter(*chunks[0], "decoder.adapter.weight").sum().item<float>(), 6);
 }
 
@@ -139,12 +140,12 @@ TEST(LiveErrors, AReceiverThatThrowsEndsAll) {
         const ModelChunks chunks = plain_chunks(*source, mesh);
         load_weights(*source, chunks, mesh);
         int count = 0;
-        export_hf_weights(
-            chunks, mesh, *source,
-            [&](const std::string& name, const at::Tensor&) {
-              if (mesh.rank() == 1 && ++count == 3) throw UserError(fmt::format("no room for {}", name));
-            },
-            {.bucket = 1});
+        export_hf_weights(chunks, mesh, *source,
+                          [&](const std::string& name, const at::Tensor&) {
+                            if (mesh.rank() == 1 && ++count == 3)
+                              throw UserError(fmt::format("no room for {}", name));
+                          },
+                          {.bucket = 1});
       },
       topology::RankOrder::kPipelineLast, &errors);
   EXPECT_THAT(text_of(errors[0]), HasSubstr("rank 1: no room for"));

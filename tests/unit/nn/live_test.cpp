@@ -1,4 +1,6 @@
 // Every reference model loaded into and exported from live modules, under many layouts: each rank is a thread.
+#include "viaduct/nn/live.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -14,7 +16,6 @@
 #include "viaduct/bridge/rank_view.h"
 #include "viaduct/bridge/verify.h"
 #include "viaduct/bridge/weight_stream.h"
-#include "viaduct/nn/live.h"
 
 namespace viaduct::nn {
 namespace {
@@ -69,7 +70,8 @@ std::vector<std::byte> bytes_of(const at::Tensor& tensor) {
 std::map<std::string, at::Tensor> tensors_of(const ModelChunks& chunks) {
   std::map<std::string, at::Tensor> tensors;
   for (size_t c = 0; c < chunks.size(); ++c) {
-    for (const auto& item : chunks[c]->named_parameters()) tensors[fmt::format("{}:{}", c, item.key())] = item.value();
+    for (const auto& item : chunks[c]->named_parameters())
+      tensors[fmt::format("{}:{}", c, item.key())] = item.value();
     for (const auto& item : chunks[c]->named_buffers()) tensors[fmt::format("{}:{}", c, item.key())] = item.value();
   }
   return tensors;
@@ -111,8 +113,8 @@ void for_each_family(const std::function<void(const std::string& family)>& test)
   }
 }
 
-// The bytes of every rank are those of its view, which other tests hold against the reference programs; no byte of a
-// module keeps its own value.
+// The bytes of every rank are those of its view, which other tests hold against the reference programs; no byte of
+// a module keeps its own value.
 void loads_what_every_rank_holds(const std::string& family) {
   const auto source = bridge::open_checkpoint(hf_folder(family));
   for (const NamedLayout& layout : kLayouts) {
@@ -124,7 +126,8 @@ void loads_what_every_rank_holds(const std::string& family) {
       const std::map<std::string, at::Tensor> loaded = tensors_of(chunks);
       EXPECT_EQ(report.tensors, loaded.size());
       EXPECT_EQ(report.casts, 0u);
-      const auto views = bridge::rank_view(*source, {.parallel = mesh.sizes()}, grid_rank(mesh.sizes(), mesh.place()));
+      const auto views =
+          bridge::rank_view(*source, {.parallel = mesh.sizes()}, grid_rank(mesh.sizes(), mesh.place()));
       size_t seen = 0;
       for (size_t c = 0; c < views.size(); ++c) {
         bridge::WeightStream stream(views[c].view);
@@ -144,8 +147,9 @@ void loads_the_references_parameters(const std::string& family) {
   if (!std::filesystem::exists(hf_folder(family).parent_path() / "megatron")) return;
   const bridge::GoldenModel golden = bridge::read_golden_model(family);
   for (const Path& path : {golden.hf_folder, golden.iteration}) {
-    const auto source = bridge::open_checkpoint(
-        path, path == golden.iteration ? bridge::OpenOptions{.reference = golden.hf_folder} : bridge::OpenOptions{});
+    const auto source =
+        bridge::open_checkpoint(path, path == golden.iteration ? bridge::OpenOptions{.reference = golden.hf_folder}
+                                                               : bridge::OpenOptions{});
     const parallel::Mesh mesh;
     const ModelChunks chunks = plain_chunks(*source, mesh);
     load_weights(*source, chunks, mesh);
@@ -244,7 +248,8 @@ void saves_what_the_torch_free_export_writes(const std::string& family) {
   const auto imported = bridge::open_checkpoint(scratch / "megatron");
   bridge::run(bridge::plan_export(*imported, scratch / "expected", {}), {});
   std::map<std::string, std::string> expected = files_below(scratch / "expected");
-  const Parallelism sizes = fits(*source, {.tp = 2, .ep = 2}) ? Parallelism{.tp = 2, .ep = 2} : Parallelism{.tp = 2};
+  const Parallelism sizes =
+      fits(*source, {.tp = 2, .ep = 2}) ? Parallelism{.tp = 2, .ep = 2} : Parallelism{.tp = 2};
   for (const Checkpoint* from : {source.get(), imported.get()}) {
     if (!fits(*source, sizes)) continue;
     const Path folder = scratch / "live";

@@ -1,5 +1,5 @@
-// The ranks of a parallel layout as threads of this process, for tests: a Communicator between threads, and the mesh of
-// every rank.
+// The ranks of a parallel layout as threads of this process, for tests: a Communicator between threads, and the
+// mesh of every rank.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -30,10 +30,12 @@ class RankGone : public UserError {
 /// What the ranks of one group share.
 class ThreadGroup {
  public:
-  explicit ThreadGroup(int size) : size_(size), tensors_(static_cast<size_t>(size)), rows_(static_cast<size_t>(size)) {}
+  explicit ThreadGroup(int size)
+      : size_(size), tensors_(static_cast<size_t>(size)), rows_(static_cast<size_t>(size)) {}
 
   int size() const { return size_; }
-  /// Rank `rank` shows a tensor to the others; `look` runs when all have, and no one goes on before all have looked.
+  /// Rank `rank` shows a tensor to the others; `look` runs when all have, and no one goes on before all have
+  /// looked.
   template <class Look>
   void meet(int rank, const at::Tensor& tensor, const std::vector<int64_t>& rows, Look&& look) {
     tensors_[static_cast<size_t>(rank)] = tensor;
@@ -167,8 +169,9 @@ class ThreadCommunicator : public Communicator {
   int rank_;
 };
 
-/// Runs `work` on every rank of the layout, each a thread, and throws the error of the lowest rank that had one of its own.
-/// A rank that throws ends the others at their next meeting (RankGone). [rank]: what it threw goes to `errors`, if given, instead.
+/// Runs `work` on every rank of the layout, each a thread, and throws the error of the lowest rank that had one of
+/// its own. A rank that throws ends the others at their next meeting (RankGone). [rank]: what it threw goes to
+/// `errors`, if given, instead.
 inline void run_ranks(const topology::Parallelism& sizes, const std::function<void(const Mesh&)>& work,
                       topology::RankOrder order = topology::RankOrder::kPipelineLast,
                       std::vector<std::exception_ptr>* errors = nullptr) {
