@@ -18,18 +18,13 @@
 #include <fstream>
 #include <iostream>
 
-#include "viaduct/bridge/checkpoint.h"
-#include "viaduct/bridge/provider.h"
+#include "tests/model/loaded_model.h"
 #include "viaduct/core/error.h"
 #include "viaduct/core/json.h"
 #include "viaduct/formats/safetensors.h"
 #include "viaduct/formats/safetensors_writer.h"
 #include "viaduct/nn/cross_entropy.h"
 #include "viaduct/nn/embedding.h"
-#include "viaduct/nn/gpt_model.h"
-#include "viaduct/nn/live.h"
-#include "viaduct/nn/parameter_chunk.h"
-#include "viaduct/torchx/tensor.h"
 
 namespace viaduct {
 namespace {
@@ -111,42 +106,55 @@ void mutate(const std::string& mutation, models::ArchSpec& arch) {
   }
 }
 
-// An export of the gradients as if they were the weights: names, and pieces of fused tensors, become Hugging
-// Face's.
-Named hf_gradients(const nn::GptModel& model, const bridge::Checkpoint& source, const parallel::Mesh& mesh) {
+at::Tensor box_of(at::Tensor tensor, const layout::Box& box) {
+  for (int axis = 0; axis < box.rank(); ++axis) {
+    const int64_t begin = box.offset[axis], end = begin + (box.size[axis] - 1) * box.stride[axis] + 1;
+    tensor = tensor.slice(axis, begin, end, box.stride[axis]);
+  }
+  return tensor;
+}
+
+// The axes of a piece's source in the order of its target.
+at::Tensor as_target(const at::Tensor& source, const layout::Piece& piece) {
+  std::vector<int64_t> order;
+  for (int axis = 0; axis < piece.to.rank(); ++axis)
+    if (piece.axes[axis] >= 0) order.push_back(piece.axes[axis]);
+  for (int64_t axis = 0; axis < source.dim(); ++axis)
+    if (std::ranges::find(order, axis) == order.end()) order.push_back(axis);
+  return source.permute(order).reshape(torchx::sizes_of(piece.to.size));
+}
+
+// Gradients under the names, and in the pieces, that the weights have in Hugging Face's form.
+Named hf_gradients(const nn::GptModel& model, const bridge::WeightGraph& graph) {
   std::map<std::string, at::Tensor> gradients;
   for (const auto& item : model.named_parameters())
     gradients[item.key()] = item.value().grad().defined() ? item.value().grad() : at::zeros_like(item.value());
-  if (source.arch().embedding.output_is_copy) {  // one tensor there
+  if (graph.arch.embedding.output_is_copy) {  // one tensor there
     at::Tensor& embedding = gradients.at("embedding.word_embeddings.weight");
     embedding = embedding + gradients.at("output_layer.weight");
     gradients.at("output_layer.weight") = embedding;
   }
-  const auto chunk = std::make_shared<nn::ParameterChunk>();
-  for (const bridge::RankParameter& parameter : bridge::rank_parameters(source.arch(), mesh.sizes(), 0)) {
-    const auto found = gradients.find(parameter.name);
-    // What the model lacks (multi-token prediction), or does not train (expert bias), has none.
-    chunk->put(parameter.name, found != gradients.end()
-                                   ? found->second.detach().clone()
-                                   : at::zeros(torchx::sizes_of(parameter.tensor.local_shape), at::kFloat));
-  }
   Named result;
-  nn::export_hf_weights(
-      {chunk}, mesh, source.graph(),
-      [&](const std::string& name, const at::Tensor& tensor) { result.emplace_back("gradient." + name, tensor); },
-      {.dtype = torchx::dtype_of(at::kFloat)});
+  for (size_t i = 0; i < graph.hf_tensors.size(); ++i) {
+    at::Tensor tensor = at::zeros(torchx::sizes_of(graph.hf_tensors[i].shape), model.context().options());
+    bool whole = true;
+    for (const layout::Piece& piece : graph.to_hf(i)) {
+      if (piece.is_fill() || piece.is_drop()) continue;
+      const auto found = gradients.find(graph.parameters[static_cast<size_t>(piece.source)].name);
+      // What the model lacks (multi-token prediction), or does not train (expert bias), has none.
+      whole &= found != gradients.end();
+      if (whole) box_of(tensor, piece.to).copy_(as_target(box_of(found->second, piece.from), piece));
+    }
+    if (whole) result.emplace_back("gradient." + graph.hf_tensors[i].name, tensor);
+  }
   return result;
 }
 
 void run(const Job& job) {
-  const auto source = bridge::open_checkpoint(job.model);
-  const auto mesh = std::make_shared<const parallel::Mesh>();
-  models::ArchSpec arch = source->arch();
-  mutate(job.mutation, arch);
-  const nn::ContextPtr context =
-      nn::make_context(std::move(arch), bridge::provider_in_layout(*source, {}), mesh, job.dtype, job.device);
-  const auto model = std::make_shared<nn::GptModel>(context);
-  nn::load_weights(*source, {model}, *mesh);
+  const test::LoadedModel loaded(job.model, job.dtype, job.device,
+                                 [&](models::ArchSpec& arch) { mutate(job.mutation, arch); });
+  const nn::ContextPtr& context = loaded.context;
+  const auto& model = loaded.model;
 
   const at::Tensor ids = read_ids(job.inputs).to(job.device);
   Named results;
@@ -167,7 +175,7 @@ void run(const Job& job) {
         nn::vocab_parallel_cross_entropy(logits.narrow(0, 0, predicted), labels, *context).mean();
     loss.backward();
     results.emplace_back("loss", loss);
-    for (auto& gradient : hf_gradients(*model, *source, *mesh)) results.push_back(std::move(gradient));
+    for (auto& gradient : hf_gradients(*model, loaded.checkpoint->graph())) results.push_back(std::move(gradient));
   }
   write(job.out, results);
 }
