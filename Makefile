@@ -2,7 +2,9 @@
 # programs (tools/setup says what). Everything made stays in build/, bin/, .venv/ and .cache/.
 #
 #   make build   the converter, at bin/viaduct
+#   make build-train  and what runs models, at bin/viaduct-train
 #   make demo    a real model to Megatron and back, bit for bit
+#   make demo-chat  that model answers, on the CPU (also gets libtorch, 5 GB, and Rust)
 #   make test    every test; what CI runs
 #   make check   format, layering, build and tests of what you are working on
 #   make docs    the C++ API and the guides, at build/docs/api/index.html
@@ -14,7 +16,7 @@ CMAKE := .venv/build/bin/cmake
 export PATH := $(CURDIR)/.venv/build/bin:$(PATH)
 JOBS ?= $(shell nproc)
 
-.PHONY: build release demo docs test check bench clean setup-converter setup-test
+.PHONY: build build-train release demo demo-chat docs test check bench clean setup-converter setup-test
 .DEFAULT_GOAL := build
 
 setup-converter:
@@ -31,6 +33,16 @@ release: build
 
 demo: build
 	@tools/demo
+
+# The program that runs models lies beside the converter, which hands its commands over.
+build-train: build
+	@tools/setup train
+	@tools/build train viaduct-train
+	@cp -f build/train/bin/viaduct-train bin/.viaduct-train.new && mv -f bin/.viaduct-train.new bin/viaduct-train
+	@echo "build: bin/viaduct-train"
+
+demo-chat: build-train
+	@tools/demo_chat
 
 docs:
 	@tools/setup docs
