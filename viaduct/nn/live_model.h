@@ -37,16 +37,10 @@ int grid_rank(const topology::Parallelism& sizes, const topology::Coordinates& p
 /// The device that the modules' parameters are on; the CPU when there are none.
 c10::Device device_of(const ModelChunks& chunks);
 
-<<<<<<< HEAD
 /// The tensors of this rank, in the order of rank_parameters; those of multi-token prediction only where there are
-/// modules of it. UserError that begins with `source`, where the model comes
-/// from, and lists every difference: chunks that are too many or too few, names that only the modules or only the
-/// model has, other shapes, types that hold no weights.
-=======
-/// The tensors of this rank, in the order of rank_parameters. UserError that begins with `source`, where the model
-/// comes from, and lists every difference: chunks that are too many or too few, names that only the modules or only
-/// the model has, other shapes, types that hold no weights.
->>>>>>> 3639caa (Formatting; the memory of ranks in roundtrip)
+/// modules of it. UserError that begins with `source`, where the model comes from, and lists every difference: chunks
+/// that are too many or too few, names that only the modules or only the model has, other shapes, types that hold no
+/// weights.
 std::vector<LiveTensor> match_modules(const ModelChunks& chunks, const models::ArchSpec& arch,
                                       const parallel::Mesh& mesh, std::string_view source,
                                       const KeepsItsValues& keeps = nullptr);
