@@ -25,6 +25,7 @@
 #include "viaduct/formats/safetensors_writer.h"
 #include "viaduct/nn/cross_entropy.h"
 #include "viaduct/nn/embedding.h"
+#include "viaduct/torchx/tensor.h"
 
 namespace viaduct {
 namespace {

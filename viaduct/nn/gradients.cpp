@@ -9,6 +9,7 @@
 #include "viaduct/core/error.h"
 #include "viaduct/models/parameters.h"
 #include "viaduct/nn/gpt_model.h"
+#include "viaduct/nn/live_model.h"
 
 namespace viaduct::nn {
 
@@ -22,9 +23,10 @@ struct Kind {
 
 std::unordered_map<std::string, Kind> kinds_of(const ModelContext& context, int chunk) {
   std::unordered_map<std::string, Kind> kinds;
+  const topology::Parallelism& sizes = context.mesh->sizes();
   const std::vector<models::Parameter> parameters = models::megatron_parameters(context.arch);
   for (const bridge::RankParameter& held :
-       bridge::rank_parameters(context.arch, context.mesh->sizes(), context.mesh->rank())) {
+       bridge::rank_parameters(context.arch, sizes, grid_rank(sizes, context.mesh->place()))) {
     if (held.chunk != chunk) continue;
     const models::Parameter& parameter = parameters[static_cast<size_t>(held.parameter)];
     kinds[held.name] = {parameter.split.is_replicated() && parameter.expert < 0, parameter.expert >= 0};

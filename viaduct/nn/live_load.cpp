@@ -31,8 +31,9 @@ bridge::TransferPlan plan_load(const bridge::Checkpoint& source, const parallel:
   for (size_t i = 0; i < live.size(); ++i) {
     const auto chunk = static_cast<size_t>(live[i].parameter.chunk);
     const bridge::View& view = views[chunk].view;
-    const bridge::ViewTensor& tensor = view.tensors.at(next[chunk]++);
-    VIADUCT_CHECK(tensor.name == live[i].parameter.name, "{} and {}", tensor.name, live[i].parameter.name);
+    // Both are in the model's order; of the view's, those of modules that do not run are passed over.
+    while (view.tensors.at(next[chunk]).name != live[i].parameter.name) ++next[chunk];
+    const bridge::ViewTensor& tensor = view.tensors[next[chunk]++];
     const DType dtype = torchx::dtype_of(live[i].tensor.scalar_type());
     VIADUCT_USER_CHECK(is_floating(tensor.dtype), "{}: {} holds values of type {}, which are no weights",
                        source.path().string(), tensor.name, tensor.dtype);
