@@ -102,11 +102,11 @@ def theirs(tokenizer, request, template):
     return {"text": text, "ids": out["input_ids"], "mask": out.get("assistant_masks", [0] * len(out["input_ids"]))}
 
 
-def compare(name, tokenizer, probe, count, seed, template=None):
-    """Compares `count` conversations; returns counts."""
+def compare(name, tokenizer, probe, count, seed, template=None, **always):
+    """Compares `count` conversations, each with `always`; returns counts."""
     wrong = {"text": 0, "ids": 0, "mask": 0, "refused": 0}
     both_refuse = marked = 0
-    asked = list(requests(count, seed))
+    asked = [dict(r, **always) for r in requests(count, seed)]
     answers = probe.ask(chat=[dict(r, template=template) if template is not None else r for r in asked])
     for request, ours in zip(asked, answers):
         wanted = theirs(tokenizer, request, template)
@@ -139,12 +139,12 @@ def main(more):
         tokenizer = AutoTokenizer.from_pretrained(folder)
         probe.ask(open=str(folder))
         if tokenizer.chat_template:
-            bad, compared = compare(name, tokenizer, probe, 400, 1)
+            bad, compared = compare(name, tokenizer, probe, 250, 1)
             failed += bad or compared < 40
         for file in ("generation", "instructions", "python"):
             if file == "python" and name != "qwen3":
                 continue
-            bad, compared = compare(f"{file} with {name}", tokenizer, probe, 200, 2, (HERE / f"templates/{file}.jinja").read_text())
+            bad, compared = compare(f"{file} with {name}", tokenizer, probe, 100, 2, (HERE / f"templates/{file}.jinja").read_text())
             failed += bad or compared < 40
         if name == "qwen3":
             for folder_of_more in more:
@@ -157,7 +157,8 @@ def main(more):
     tokenizer = AutoTokenizer.from_pretrained(several)
     probe.ask(open=str(several))
     for template in (None, "rag", "tool_use", "default"):
-        failed += compare(f"several, {template}", tokenizer, probe, 100, 4, template)[0]
+        failed += compare(f"several, {template}", tokenizer, probe, 100, 4, template, tools=TOOLS,
+                          documents=[{"title": "Täler", "text": "  tief \n"}, {"title": "", "text": "x"}])[0]
     assert not failed
 
 

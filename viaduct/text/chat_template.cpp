@@ -1,47 +1,16 @@
 #include "viaduct/text/chat_template.h"
 
-#include <algorithm>
-#include <array>
 #include <ctime>
 #include <regex>
 
 #include "viaduct/core/error.h"
+#include "viaduct/text/python_text.h"
 
 namespace viaduct::text {
 namespace {
 
 constexpr std::string_view kContinueTag = "CONTINUE_FINAL_MESSAGE_TAG ";
 constexpr std::string_view kBareTag = kContinueTag.substr(0, kContinueTag.size() - 1);
-
-// White space of Python's str.strip, in UTF-8.
-constexpr std::array<std::string_view, 29> kSpaces = {
-    " ",      "\n",     "\t",     "\r",     "\v",     "\f",     "\x1c",   "\x1d",   "\x1e",   "\x1f",
-    "\u0085", "\u00a0", "\u1680", "\u2000", "\u2001", "\u2002", "\u2003", "\u2004", "\u2005", "\u2006",
-    "\u2007", "\u2008", "\u2009", "\u200a", "\u2028", "\u2029", "\u202f", "\u205f", "\u3000"};
-
-std::string_view strip_end(std::string_view text) {
-  for (bool found = true; found;) {
-    found = false;
-    for (const std::string_view space : kSpaces) {
-      if (!text.ends_with(space)) continue;
-      text.remove_suffix(space.size());
-      found = true;
-    }
-  }
-  return text;
-}
-
-std::string_view strip(std::string_view text) {
-  for (bool found = true; found;) {
-    found = false;
-    for (const std::string_view space : kSpaces) {
-      if (!text.starts_with(space)) continue;
-      text.remove_prefix(space.size());
-      found = true;
-    }
-  }
-  return strip_end(text);
-}
 
 // Puts a tag behind the text that is to be continued, and returns that text.
 std::string mark_final_message(Json& messages, const std::string& field, const std::string& origin) {

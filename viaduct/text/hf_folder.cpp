@@ -247,6 +247,12 @@ std::unique_ptr<Tokenizer> open_hf_tokenizer(const HfFolder& folder, const Path&
     if (has_added_tokens(folder)) settings.set("forget_added", true);
   }
   std::vector<Json> add = configured_tokens(folder, tokens);
+  for (Json& added : add) {
+    // A token with a role is special even where the list of added tokens says otherwise.
+    const std::string& text = added.at("content").as_string();
+    for (const SpecialToken& token : tokens)
+      if (!token.role.empty() && token.text == text) added.set("special_if_new", true);
+  }
   for (const SpecialToken& token : tokens) {
     Json added = token.added;
     added.set("special", token.role.empty() ? added.at("special").as_bool() : true);

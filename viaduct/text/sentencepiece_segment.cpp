@@ -106,11 +106,12 @@ std::vector<Segment> SentencePieceSegmentation::unigram(std::string_view text) c
       if (piece.type == Type::kUnused) continue;
       const size_t length = end - begin;
       // A symbol of the user's beats every other way.
-      const double score = piece.type == Type::kUserDefined ? static_cast<float>(length) * highest_score_ - 0.1
-                                                            : static_cast<double>(piece.score);
-      const double candidate = score + before;
+      const float score = piece.type == Type::kUserDefined
+                              ? static_cast<float>(static_cast<float>(length) * highest_score_ - 0.1)
+                              : piece.score;
+      const float candidate = score + before;
       if (best[end].from < 0 || candidate > best[end].score)
-        best[end] = {static_cast<float>(candidate), static_cast<int64_t>(begin), id};
+        best[end] = {candidate, static_cast<int64_t>(begin), id};
       if (length == character) has_character = true;
     }
     if (!has_character) {

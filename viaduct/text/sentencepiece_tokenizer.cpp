@@ -5,6 +5,7 @@
 
 #include "viaduct/core/error.h"
 #include "viaduct/core/strings.h"
+#include "viaduct/text/python_text.h"
 
 namespace viaduct::text {
 namespace {
@@ -28,12 +29,6 @@ std::string text_of_bytes(std::string_view bytes) {
     }
   }
   return out;
-}
-
-std::string strip_spaces(const std::string& text) {
-  constexpr std::string_view kSpaces = " \t\n\v\f\r";
-  const size_t begin = text.find_first_not_of(kSpaces);
-  return begin == std::string::npos ? "" : text.substr(begin, text.find_last_not_of(kSpaces) + 1 - begin);
 }
 
 // For each byte of a text, and its end: how many characters begin before it.
@@ -134,7 +129,9 @@ std::vector<SentencePieceTokenizer::Part> SentencePieceTokenizer::parts(std::str
 void SentencePieceTokenizer::encode_part(std::string_view text, size_t begin, size_t end, Encoding& out) const {
   const NormalizedText normalized =
       normalization_.normalize(text.substr(begin, end - begin), begin == 0 || options_.legacy);
-  const bool behind_special = options_.legacy && !out.ids.empty() && special_texts_.contains(out.ids.back());
+  // Megatron looks for it between two special tokens, not behind the last.
+  const bool behind_special =
+      options_.legacy && end < text.size() && !out.ids.empty() && special_texts_.contains(out.ids.back());
   bool first = true, after_unknown = false;
   for (const Segment& segment : segmentation_.segment(normalized.text)) {
     const auto offset = static_cast<size_t>(segment.text.data() - normalized.text.data());
@@ -259,7 +256,8 @@ std::string SentencePieceTokenizer::decode(std::span<const int32_t> ids, bool sk
     out += decode_pieces(ids.subspan(begin, i - begin), false) + " " + special->second + " ";
     begin = i + 1;
   }
-  return strip_spaces(out + decode_pieces(ids.subspan(begin), false));
+  out += decode_pieces(ids.subspan(begin), false);
+  return std::string(strip(out));
 }
 
 }  // namespace viaduct::text

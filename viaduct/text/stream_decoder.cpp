@@ -32,15 +32,15 @@ std::string StreamDecoder::push(int32_t id) {
   std::string piece(settled.substr(written_.size()));
   const bool complete = settled.size() == text.size();
   written_.assign(settled);
-  if (complete && window_.size() > 2 * kContext) {
-    // Context must have a text of its own, or a decoder that strips the beginning of a text would strip here.
-    std::vector<int32_t> context(window_.end() - kContext, window_.end());
+  // Context must have a text of its own, or a decoder that strips the beginning of a text would strip here; and it
+  // must not begin inside a character. One of a few lengths will do.
+  for (size_t size = kContext; complete && window_.size() > 2 * kContext && size < kContext + 4; ++size) {
+    std::vector<int32_t> context(window_.end() - static_cast<std::ptrdiff_t>(size), window_.end());
     std::string context_text = tokenizer_.decode(context, skip_special_tokens_);
     const bool inside = tokenizer_.is_byte(context.front()) || context_text.starts_with(kReplacement);
-    if (!context_text.empty() && !inside && text.ends_with(context_text)) {
-      window_ = std::move(context);
-      written_ = std::move(context_text);
-    }
+    if (context_text.empty() || inside || !text.ends_with(context_text)) continue;
+    window_ = std::move(context);
+    written_ = std::move(context_text);
   }
   return piece;
 }

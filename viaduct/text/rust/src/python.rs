@@ -145,13 +145,8 @@ fn json_string(text: &str, ensure_ascii: bool, out: &mut String) {
             '\u{c}' => out.push_str("\\f"),
             c if (c as u32) < 0x20 => out.push_str(&format!("\\u{:04x}", c as u32)),
             c if ensure_ascii && c as u32 > 0x7E => {
-                let mut units = [0; 2];
-                if c == '\u{7f}' {
-                    out.push(c);
-                } else {
-                    for unit in c.encode_utf16(&mut units) {
-                        out.push_str(&format!("\\u{unit:04x}"));
-                    }
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    out.push_str(&format!("\\u{unit:04x}"));
                 }
             }
             c => out.push(c),

@@ -47,7 +47,6 @@ fn set_model_fields(model: &mut ModelWrapper, fields: &Value) {
 
 /// The tokens in front of and behind every text.
 fn surrounding(tokenizer: &Tokenizer, template: &Value) -> Result<PostProcessorWrapper, String> {
-    let mut single = String::new();
     let mut special = Vec::new();
     let mut id_of = |key: &str| -> Result<Option<String>, String> {
         let Some(token) = template.get(key).and_then(Value::as_str) else { return Ok(None) };
@@ -68,7 +67,6 @@ fn surrounding(tokenizer: &Tokenizer, template: &Value) -> Result<PostProcessorW
         .iter()
         .map(|(token, id)| (token.clone(), json!({"id": token, "ids": [id], "tokens": [token]})))
         .collect();
-    single.clear();
     let made: TemplateProcessing = serde_json::from_value(
         json!({"type": "TemplateProcessing", "single": parts, "pair": pair, "special_tokens": tokens}),
     )
@@ -118,7 +116,12 @@ impl HfTokenizer {
         );
         let mut added = Vec::new();
         for value in settings.get("add").and_then(Value::as_array).into_iter().flatten() {
-            let token = added_token(value)?;
+            let mut token = added_token(value)?;
+            if value.get("special_if_new").and_then(Value::as_bool).unwrap_or(false)
+                && !tokenizer.get_added_tokens_decoder().values().any(|t| *t == token)
+            {
+                token.special = true;
+            }
             let only_new = value.get("unless_added").and_then(Value::as_bool).unwrap_or(false);
             let there = || {
                 let content = token.content.as_str();
