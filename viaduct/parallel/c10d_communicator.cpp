@@ -234,7 +234,7 @@ Connections::Connections(const BackendFactory& factory, c10::intrusive_ptr<c10d:
 // NCCL would wait for a rank that is gone until its timeout; Gloo sees that the connection is closed.
 void Connections::keep_for_abort(const c10::intrusive_ptr<c10d::Backend>& backend) {
   if (!device_.is_cpu())
-    watch_->on_failure([backend = c10::weak_intrusive_ptr<c10d::Backend>(backend)] {
+    watch_->on_failure([backend = c10::weak_intrusive_ptr<c10d::Backend>(backend)](const std::string&) {
       if (const auto alive = backend.lock()) alive->abort();
     });
 }

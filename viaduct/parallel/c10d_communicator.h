@@ -21,6 +21,8 @@ class Connections {
   Connections(const BackendFactory& factory, c10::intrusive_ptr<c10d::Store> store, std::vector<int> ranks,
               int rank, at::Device device, std::shared_ptr<RankWatch> watch);
 
+  /// The global ranks, this process' number among them and how many there are, where tensors must be, and who
+  /// watches.
   const std::vector<int>& ranks() const { return ranks_; }
   int rank() const { return rank_; }
   int size() const { return static_cast<int>(ranks_.size()); }
@@ -38,6 +40,7 @@ class Connections {
     int peer;
     int tag;
   };
+  /// The line from member `from` to member `to`, one of which this process is.
   Line line(int from, int to, int tag);
 
  private:

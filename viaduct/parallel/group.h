@@ -43,7 +43,9 @@ class Communicator {
   /// To and from a rank of the group; `tag` tells several tensors on the way apart. Tensors with the same tag
   /// arrive in the order in which they were sent. start_send returns at once; the receiver may come later.
   virtual void send(const at::Tensor& tensor, int to, int tag) = 0;
+  /// As send, but returns at once.
   virtual std::unique_ptr<Sending> start_send(const at::Tensor& tensor, int to, int tag) = 0;
+  /// Returns when the tensor is there.
   virtual void receive(at::Tensor& tensor, int from, int tag) = 0;
   /// Makes the line from one rank to another ready: both call it, for several lines in the same order. Without it
   /// the first tensor of a line does so and, with NCCL, waits for the other rank.
@@ -63,8 +65,9 @@ class Group {
 
   /// What the group is for: "tensor parallel".
   const std::string& name() const { return state_->name; }
-  /// Number of ranks, and which of them this process is.
+  /// Number of ranks.
   int size() const { return static_cast<int>(state_->ranks.size()); }
+  /// Which of them this process is.
   int rank() const { return state_->rank; }
   /// The global rank of member `i`.
   int global_rank(int i) const { return state_->ranks.at(static_cast<size_t>(i)); }
@@ -87,7 +90,9 @@ class Group {
   /// To and from another member; see Communicator. send returns when the tensor has left, which may be only when
   /// the other calls receive: two members that both send first wait for ever, start_send does not.
   void send(const at::Tensor& tensor, int to, int tag = 0) const;
+  /// As send, but returns at once.
   std::unique_ptr<Sending> start_send(const at::Tensor& tensor, int to, int tag = 0) const;
+  /// Returns when the tensor is there.
   void receive(at::Tensor& tensor, int from, int tag = 0) const;
   /// Makes the line between two members ready, see Communicator; nothing for those who are neither.
   void connect(int from, int to, int tag = 0) const;

@@ -17,11 +17,14 @@ class Mesh {
   /// One rank's place in a layout of these sizes. Every group is alone until it is set.
   Mesh(const topology::Parallelism& sizes, const topology::Coordinates& place) : sizes_(sizes), place_(place) {}
 
+  /// The layout, and where this process is in it.
   const topology::Parallelism& sizes() const { return sizes_; }
   const topology::Coordinates& place() const { return place_; }
   /// This process' global rank.
   int rank() const { return world.global_rank(world.rank()); }
+  /// Is this the first pipeline stage?
   bool first_stage() const { return pp.rank() == 0; }
+  /// Is this the last one?
   bool last_stage() const { return pp.rank() == pp.size() - 1; }
 
   Group world;

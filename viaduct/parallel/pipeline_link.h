@@ -24,11 +24,13 @@ class PipelineLink {
   /// Collective among the stages. `hidden`: the element type (upstream's pipeline_dtype) and device of all tensors.
   PipelineLink(const Group& stages, const at::TensorOptions& hidden);
 
-  /// Hidden states [s, b, h] to the next stage, and from the one before.
+  /// Hidden states [s, b, h] to the next stage.
   void send_forward(const at::Tensor& hidden);
+  /// Those of the stage before.
   at::Tensor receive_forward(const std::vector<int64_t>& sizes);
-  /// Gradients of what was received to the stage before, and of what was sent from the next one.
+  /// The gradient of what was received, to the stage before.
   void send_backward(const at::Tensor& gradient);
+  /// The gradient of what was sent to the next stage.
   at::Tensor receive_backward(const std::vector<int64_t>& sizes);
   /// Waits for everything sent.
   void finish();

@@ -70,8 +70,16 @@ class Driver {
                     "chunk {} of stage {} returned another size than that of hidden states", step.chunk,
                     stages_.rank());
       link_.send_forward(output);
+      let_go(output);
     }
     if (!shape_.forward_only) kept_[{step.chunk, step.microbatch}] = {input, output};
+  }
+
+  // Once it is sent, backward needs the history of an output, not its numbers (upstream's
+  // deallocate_pipeline_outputs).
+  static void let_go(const at::Tensor& output) {
+    if (output.requires_grad() && !output.is_leaf() && !output.is_view())
+      output.set_data(at::empty({1}, output.options()));
   }
 
   void backward(const PipelineStep& step) {

@@ -53,6 +53,17 @@ RankWatch::RankWatch(c10::intrusive_ptr<c10d::Store> store, int rank, int world_
 RankWatch::~RankWatch() { stop(); }
 
 void RankWatch::meet(std::chrono::milliseconds timeout) {
+  try {
+    meet_in_store(timeout);
+  } catch (const c10::Error& error) {
+    throw RankError(fmt::format("rank {} did not meet the others: the store of {} is gone ({})", rank_, store_host_,
+                                first_line(error)));
+  }
+  neighbour_changed_ = Clock::now();
+  thread_ = std::thread([this] { run(); });
+}
+
+void RankWatch::meet_in_store(std::chrono::milliseconds timeout) {
   const std::string sizes =
       store_->compareSet("world_size", "", fmt::format("{} as rank {} says", world_size_, rank_));
   VIADUCT_USER_CHECK(
@@ -75,8 +86,6 @@ void RankWatch::meet(std::chrono::milliseconds timeout) {
     throw RankError(fmt::format("rank {} of {} waited {} s for rank{} {}, which did not start", rank_, world_size_,
                                 seconds(timeout), missing.size() == 1 ? "" : "s", fmt::join(missing, ", ")));
   }
-  neighbour_changed_ = Clock::now();
-  thread_ = std::thread([this] { run(); });
 }
 
 void RankWatch::doing(std::string activity) {
@@ -90,7 +99,7 @@ void RankWatch::check(std::string_view activity) const {
   throw RankError(fmt::format("rank {} stops before {}: {}", rank_, activity, failure_));
 }
 
-void RankWatch::on_failure(std::function<void()> action) {
+void RankWatch::on_failure(std::function<void(const std::string&)> action) {
   const std::lock_guard lock(mutex_);
   actions_.push_back(std::move(action));
 }
@@ -106,7 +115,7 @@ void RankWatch::run() {
     try {
       beat();
     } catch (const c10::Error& error) {
-      set_failure(fmt::format("the store of {} is gone ({})", store_host_, first_line(error)));
+      act_on(fmt::format("the store of {} is gone ({})", store_host_, first_line(error)));
     }
     if (failed_) return;
     lock.lock();
@@ -122,7 +131,7 @@ void RankWatch::beat() {
   }
   store_->set(key("beat", rank_), sign);
   look_at_neighbour();
-  if (const std::string failure = read("failure"); !failure.empty()) set_failure(failure);
+  if (const std::string failure = read("failure"); !failure.empty()) act_on(failure);
 }
 
 // Every rank is looked at by one other, however many there are.
@@ -141,17 +150,23 @@ void RankWatch::look_at_neighbour() {
                                  seconds(times_.silence), activity_of(sign)));
 }
 
-// The watch goes on no further: this rank ends, and its last sign stays.
-void RankWatch::set_failure(const std::string& failure) {
-  std::vector<std::function<void()>> actions;
+// The watch goes on no further: this rank ends, and its last sign stays. False when something was wrong already.
+bool RankWatch::set_failure(const std::string& failure) {
+  const std::lock_guard lock(mutex_);
+  if (failed_) return false;
+  failure_ = failure;
+  failed_ = true;
+  return true;
+}
+
+void RankWatch::act_on(const std::string& failure) {
+  if (!set_failure(failure)) return;
+  std::vector<std::function<void(const std::string&)>> actions;
   {
     const std::lock_guard lock(mutex_);
-    if (failed_) return;
-    failure_ = failure;
-    failed_ = true;
     actions.swap(actions_);
   }
-  for (const auto& action : actions) action();
+  for (const auto& action : actions) action(failure);
 }
 
 // Who among `ranks` is to blame; empty when all of them live.

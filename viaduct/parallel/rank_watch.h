@@ -58,8 +58,9 @@ class RankWatch {
   /// An operation among `ranks` failed with `cause`: finds out who is to blame (up to WatchTimes::suspect), tells
   /// the others and throws a RankError.
   [[noreturn]] void fail(const std::string& activity, const std::vector<int>& ranks, const std::string& cause);
-  /// `action` is called, once, by the watch's thread when a rank is found to be gone: for what would wait for ever.
-  void on_failure(std::function<void()> action);
+  /// `action` is called, once and with what is wrong, by the watch's thread when it learns that a rank is gone: for
+  /// what would wait for ever. In the order of the calls.
+  void on_failure(std::function<void(const std::string& failure)> action);
 
   /// This rank ends: `reason` is empty, or why it failed. Stops the signs of life.
   void end(const std::string& reason);
@@ -68,11 +69,12 @@ class RankWatch {
   bool wait_for_ends(std::chrono::milliseconds timeout);
 
  private:
-  struct Sign;
+  void meet_in_store(std::chrono::milliseconds timeout);
   void run();
   void beat();
   void look_at_neighbour();
-  void set_failure(const std::string& failure);
+  bool set_failure(const std::string& failure);
+  void act_on(const std::string& failure);
   std::string read(const std::string& key);
   std::string who(int rank);
   std::string blame(const std::vector<int>& ranks);
@@ -87,7 +89,7 @@ class RankWatch {
   mutable std::mutex mutex_;  // of what follows
   std::string activity_;
   std::string failure_;
-  std::vector<std::function<void()>> actions_;
+  std::vector<std::function<void(const std::string&)>> actions_;
   std::condition_variable wake_;
   bool stopping_ = false;
 

@@ -17,8 +17,9 @@ namespace viaduct::parallel {
 inline constexpr std::string_view kDataParallelRng = "data-parallel-rng";
 inline constexpr std::string_view kModelParallelRng = "model-parallel-rng";
 inline constexpr std::string_view kExpertParallelRng = "expert-parallel-rng";
-/// Our names of what runs outside of a fork: the device's own generator and, beside a CUDA device, the CPU's.
+/// Our name of what runs outside of a fork: the device's own generator.
 inline constexpr std::string_view kDefaultRng = "default-rng";
+/// And, beside a CUDA device, the CPU's.
 inline constexpr std::string_view kCpuRng = "cpu-rng";
 
 /// The seed of each state for a rank. With p = seed + 100 * pp rank (+ 10 * dp rank if

@@ -82,6 +82,7 @@ ProcessWorld::ProcessWorld(const WorldOptions& options)
   store_ = std::make_unique<Store>(launch_, options.timeout);
   watch_ = std::make_shared<RankWatch>(store_->another(), launch_.rank, launch_.world_size, store_->host(),
                                        options.watch);
+  if (options.on_failure && !device_.is_cpu()) watch_->on_failure(options.on_failure);
   watch_->meet(options.timeout);
 }
 

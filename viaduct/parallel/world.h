@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -25,6 +26,10 @@ struct WorldOptions {
   /// How long ranks wait for each other, at the start and in an operation (upstream's distributed_timeout_minutes).
   std::chrono::milliseconds timeout = std::chrono::minutes(10);
   WatchTimes watch;
+  /// On CUDA only: called by another thread, with the reason, when a rank is gone and this one may wait for it on
+  /// the device. Then NCCL's operations are given up, upon which NCCL's own watchdog may end the process before an
+  /// error is thrown: what prints errors prints the reason here.
+  std::function<void(const std::string& reason)> on_failure;
   /// For the launcher's variables.
   Environment environment = environment_variable;
 };
@@ -40,6 +45,7 @@ class ProcessWorld {
   ProcessWorld(const ProcessWorld&) = delete;
   ProcessWorld& operator=(const ProcessWorld&) = delete;
 
+  /// What the launcher said, this process' rank among how many, and the device of its tensors.
   const Launch& launch() const { return launch_; }
   int rank() const { return launch_.rank; }
   int size() const { return launch_.world_size; }

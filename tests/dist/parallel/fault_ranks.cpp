@@ -1,6 +1,7 @@
-// One rank of fault_test.py: fault_ranks WHAT HOW VICTIM TIMEOUT_SECONDS. All ranks do WHAT (all_reduce, pipeline) without
-// end; rank VICTIM comes to harm after a while: HOW is "killed", "throws" (an error of its own), "hangs" (lives, but does
-// not come), "stopped" (no sign of life any more). "starts": prints how long joining the others took, and ends.
+// One rank of fault_test.py: fault_ranks WHAT HOW VICTIM TIMEOUT_SECONDS. All ranks do WHAT (all_reduce, pipeline)
+// without end; rank VICTIM comes to harm after a while: HOW is "killed", "throws" (an error of its own), "hangs"
+// (lives, but does not come), "stopped" (no sign of life any more). "starts": prints how long joining the others
+// took, and ends.
 #include <ATen/ATen.h>
 #include <signal.h>
 #include <unistd.h>

@@ -1,6 +1,7 @@
 // The lines of a fixture made by make_fixtures.py, in words.
 #pragma once
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -11,7 +12,7 @@
 namespace viaduct::parallel {
 
 inline std::vector<std::vector<std::string>> fixture_words(const std::string& name) {
-  std::ifstream file(std::string(VIADUCT_SOURCE_DIR) + "/tests/golden/fixtures/parallel/" + name);
+  std::ifstream file(fmt::format("{}/tests/golden/fixtures/parallel/{}", VIADUCT_SOURCE_DIR, name));
   std::vector<std::vector<std::string>> lines;
   for (std::string line; std::getline(file, line);) {
     if (line.empty() || line[0] == '#') continue;

@@ -75,8 +75,10 @@ TEST(Launch, HalfSetVariablesAreNamed) {
   for (const std::string name : {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"})
     EXPECT_THAT(error_of(without(kTorchrun, name)),
                 AllOf(HasSubstr("torchrun's environment has no " + name), HasSubstr("start with torchrun")));
-  EXPECT_THAT(error_of({{"MASTER_ADDR", "node1"}}), HasSubstr("MASTER_ADDR or MASTER_PORT is set, but neither RANK"));
-  EXPECT_THAT(error_of({{"OMPI_COMM_WORLD_RANK", "0"}}), HasSubstr("mpirun's environment has no OMPI_COMM_WORLD_SIZE"));
+  EXPECT_THAT(error_of({{"MASTER_ADDR", "node1"}}),
+              HasSubstr("MASTER_ADDR or MASTER_PORT is set, but neither RANK"));
+  EXPECT_THAT(error_of({{"OMPI_COMM_WORLD_RANK", "0"}}),
+              HasSubstr("mpirun's environment has no OMPI_COMM_WORLD_SIZE"));
   EXPECT_THAT(error_of({{"PMI_RANK", "0"}}), HasSubstr("has no PMI_SIZE"));
   EXPECT_THAT(error_of({{"SLURM_STEP_NODELIST", "a"}, {"SLURM_PROCID", "0"}}),
               HasSubstr("Slurm's environment has no SLURM_NTASKS: start with srun"));
@@ -84,11 +86,14 @@ TEST(Launch, HalfSetVariablesAreNamed) {
 
 TEST(Launch, ContradictionsAreNamedWithTheNumbers) {
   EXPECT_THAT(error_of(with(kTorchrun, {{"RANK", "8"}})), HasSubstr("RANK is 8, but WORLD_SIZE is 8"));
-  EXPECT_THAT(error_of(with(kTorchrun, {{"LOCAL_RANK", "4"}})), HasSubstr("LOCAL_RANK is 4, but LOCAL_WORLD_SIZE is 4"));
-  EXPECT_THAT(error_of(with(kTorchrun, {{"WORLD_SIZE", "0"}})), HasSubstr("WORLD_SIZE is 0; it must be between 1 and"));
+  EXPECT_THAT(error_of(with(kTorchrun, {{"LOCAL_RANK", "4"}})),
+              HasSubstr("LOCAL_RANK is 4, but LOCAL_WORLD_SIZE is 4"));
+  EXPECT_THAT(error_of(with(kTorchrun, {{"WORLD_SIZE", "0"}})),
+              HasSubstr("WORLD_SIZE is 0; it must be between 1 and"));
   EXPECT_THAT(error_of(with(kTorchrun, {{"RANK", "1x"}})), HasSubstr("RANK is \"1x\", not a number"));
   EXPECT_THAT(error_of(with(kTorchrun, {{"RANK", ""}})), HasSubstr("has no RANK"));
-  EXPECT_THAT(error_of(with(kTorchrun, {{"MASTER_PORT", "70000"}})), HasSubstr("MASTER_PORT is 70000; it must be between"));
+  EXPECT_THAT(error_of(with(kTorchrun, {{"MASTER_PORT", "70000"}})),
+              HasSubstr("MASTER_PORT is 70000; it must be between"));
 }
 
 const Variables kSlurm{{"SLURM_PROCID", "3"},         {"SLURM_NTASKS", "8"},

@@ -12,8 +12,8 @@ namespace {
 std::string show(const std::vector<PipelineStep>& steps) {
   std::string text;
   for (const PipelineStep& step : steps)
-    text += (text.empty() ? "" : " ") + std::string(step.forward ? "F" : "B") + std::to_string(step.chunk) + "." +
-            std::to_string(step.microbatch);
+    text +=
+        fmt::format("{}{}{}.{}", text.empty() ? "" : " ", step.forward ? "F" : "B", step.chunk, step.microbatch);
   return text;
 }
 
@@ -46,10 +46,12 @@ TEST(PipelineSteps, NeverWaitInACircle) {
         for (bool moved = true; moved;) {
           moved = false;
           for (int rank = 0; rank < stages; ++rank)
-            for (auto& next = at[static_cast<size_t>(rank)]; next < steps[static_cast<size_t>(rank)].size(); ++next) {
+            for (auto& next = at[static_cast<size_t>(rank)]; next < steps[static_cast<size_t>(rank)].size();
+                 ++next) {
               const PipelineStep step = steps[static_cast<size_t>(rank)][next];
               const int position = step.chunk * stages + rank;
-              const bool ready = step.forward ? position == 0 || done.contains({true, position - 1, step.microbatch})
+              const bool ready = step.forward
+                                     ? position == 0 || done.contains({true, position - 1, step.microbatch})
                                  : position == last ? done.contains({true, position, step.microbatch})
                                                     : done.contains({false, position + 1, step.microbatch});
               if (!ready) break;

@@ -24,19 +24,16 @@ TEST(Rng, SeedsAreThoseOfMegatronCore) {
   for (const auto& words : fixture_words("rng_seeds.txt")) {
     // seed tp pp ep etp name value
     const auto number = [&](size_t i) { return std::stoi(words[i]); };
-    const auto seeds = rng_seeds(std::stoull(words[0]), {.tp = number(1),
-                                                         .cp = 0,
-                                                         .dp = 3,
-                                                         .pp = number(2),
-                                                         .etp = number(4),
-                                                         .ep = number(3),
-                                                         .edp = 0});
+    const auto seeds = rng_seeds(
+        std::stoull(words[0]),
+        {.tp = number(1), .cp = 0, .dp = 3, .pp = number(2), .etp = number(4), .ep = number(3), .edp = 0});
     ASSERT_TRUE(seeds.contains(words[5])) << words[5];
     EXPECT_EQ(seeds.at(words[5]), std::stoull(words[6])) << words[5];
     ++compared;
   }
   EXPECT_EQ(compared, 4 * 6);
-  EXPECT_EQ(rng_seeds(7, {.tp = 0, .cp = 0, .dp = 3, .pp = 1, .etp = 0, .ep = 0, .edp = 0}, true).at("default-rng"), 137);
+  EXPECT_EQ(rng_seeds(7, {.tp = 0, .cp = 0, .dp = 3, .pp = 1, .etp = 0, .ep = 0, .edp = 0}, true).at("default-rng"),
+            137);
 }
 
 TEST(Rng, StatesDrawWhatTheirSeedsDraw) {
