@@ -55,7 +55,8 @@ class AllToAllDispatcher : public TokenDispatcher {
   at::Tensor forward(const at::Tensor& tokens_th, const Routing& routing, const Experts& experts) const override {
     const Kernels& kernels = *context_->kernels;
     const parallel::Group &ep = context_->mesh->ep, &etp = context_->mesh->etp;
-    const TokenOrder order = order_by_expert(routing.experts_tk, routing.kept_tk, 0, num_experts_);
+    const TokenOrder order =
+        order_by_expert(routing.experts_tk, routing.kept_tk, 0, num_experts_, routing.padded_rows);
     at::Tensor rows = kernels.permute(tokens_th, order);
     if (ep.alone() && etp.alone())
       return kernels.unpermute(experts.forward(rows, order.rows_per_expert), order, routing.weights_tk);

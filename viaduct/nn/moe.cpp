@@ -34,7 +34,7 @@ at::Tensor MoeLayer::routed(const at::Tensor& tokens_th, const Routing& routing)
   const at::Tensor kept_tk =
       routing.kept_tk.defined() ? routing.kept_tk : at::ones_like(routing.experts_tk, at::kBool);
   const Routing own{of_rank(routing.experts_tk), of_rank(routing.weights_tk),
-                    fill > 0 || routing.kept_tk.defined() ? of_rank(kept_tk) : at::Tensor()};
+                    fill > 0 || routing.kept_tk.defined() ? of_rank(kept_tk) : at::Tensor(), routing.padded_rows};
   const at::Tensor result = dispatcher_->forward(of_rank(tokens_th), own, *experts_);
   return parallel::gather_from_region(result, tp, 0).narrow(0, 0, tokens);
 }

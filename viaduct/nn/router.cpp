@@ -1,10 +1,14 @@
 #include "viaduct/nn/router.h"
 
 #include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "viaduct/core/error.h"
+#include "viaduct/nn/expert_capacity.h"
+#include "viaduct/nn/router_losses.h"
 
 namespace viaduct::nn {
 
@@ -25,6 +29,17 @@ at::Tensor limited_to_groups(const at::Tensor& scores_te, const MoeSpec& moe, do
   const at::Tensor open_tg = at::zeros_like(rating_tg, rating_tg.options().dtype(at::kBool)).scatter(1, best_tg, 1);
   return scores_tgi.masked_fill(open_tg.logical_not().unsqueeze(-1), outside).view({tokens, groups * size});
 }
+
+// Logits of nobody's choice, to measure speed with evenly used experts; the gradient goes on to the router's own.
+struct RandomLogits : torch::autograd::Function<RandomLogits> {
+  static at::Tensor forward(torch::autograd::AutogradContext*, const at::Tensor& logits) {
+    return at::randn_like(logits);
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext*,
+                                                 const torch::autograd::variable_list& gradients) {
+    return gradients;
+  }
+};
 
 // What the configuration has them computed in.
 c10::ScalarType logits_dtype(const MoeSpec& moe, const ModelContext& context) {
@@ -56,13 +71,16 @@ Routing choose_experts(const at::Tensor& logits_te, const MoeSpec& moe, const at
     weights = weights.softmax(-1);
   }
   if (moe.scaling_factor) weights = weights * *moe.scaling_factor;
-  return {experts, weights.to(logits_te.scalar_type()), {}};
+  return {experts, weights.to(logits_te.scalar_type()), {}, {}};
 }
 
 Router::Router(const MoeSpec& moe, int layer, ContextPtr context)
     : context_(std::move(context)), moe_(moe), layer_(layer), dtype_(logits_dtype(moe, *context_)) {
   VIADUCT_USER_CHECK(!moe.expert_bias || moe.score == RouterScore::kSigmoid,
                      "an expert bias goes with sigmoid scores, not with softmax");
+  losses_ = std::make_unique<RouterLosses>(moe, layer, context_);
+  if (const auto capacity = ExpertCapacity::of(context_->config))
+    capacity_ = std::make_unique<ExpertCapacity>(*capacity);
   const at::TensorOptions options = context_->options();
   weight_ = register_parameter("weight", at::empty({moe.num_experts, context_->arch.hidden_size}, options));
   if (moe.router_bias) bias_ = register_parameter("bias", at::empty({moe.num_experts}, options));
@@ -72,13 +90,47 @@ Router::Router(const MoeSpec& moe, int layer, ContextPtr context)
   local_tokens_per_expert_ = at::zeros({moe.num_experts}, counts);
 }
 
-at::Tensor Router::logits(const at::Tensor& x_sbh, const ForwardPass&) const {
+Router::~Router() = default;
+
+at::Tensor Router::logits(const at::Tensor& x_sbh, const ForwardPass& pass) const {
+  at::Tensor x = x_sbh;
+  if (pass.training && context_->config.moe_input_jitter_eps) {
+    const double eps = *context_->config.moe_input_jitter_eps;
+    x = x * at::empty_like(x).uniform_(1.0 - eps, 1.0 + eps);
+  }
   const at::Tensor bias = bias_.defined() ? bias_.to(dtype_) : bias_;
-  return context_->kernels->linear(x_sbh.to(dtype_), weight_.to(dtype_), bias).view({-1, moe_.num_experts});
+  const at::Tensor logits_te =
+      context_->kernels->linear(x.to(dtype_), weight_.to(dtype_), bias).reshape({-1, moe_.num_experts});
+  return context_->config.moe_router_force_load_balancing ? RandomLogits::apply(logits_te) : logits_te;
+}
+
+at::Tensor Router::valid_tokens(const at::Tensor& x_sbh, const ForwardPass& pass) const {
+  if (!pass.training || !pass.key_valid.defined()) return {};
+  const at::Tensor valid_sb = pass.key_valid.t();
+  const int64_t positions = x_sbh.size(0);
+  const int part = context_->sequence_parallel() ? context_->mesh->tp.rank() : 0;
+  VIADUCT_CHECK(positions * (part + 1) <= valid_sb.size(0), "{} positions, {} of them marked", positions,
+                valid_sb.size(0));
+  return valid_sb.narrow(0, positions * part, positions).reshape(-1);
+}
+
+void Router::count(const Routing& routing, const at::Tensor& valid_t) const {
+  at::Tensor counted_tk = at::ones_like(routing.experts_tk, local_tokens_per_expert_.options());
+  if (routing.kept_tk.defined()) counted_tk = counted_tk * routing.kept_tk;
+  if (valid_t.defined()) counted_tk = counted_tk * valid_t.unsqueeze(-1);
+  at::Tensor total = local_tokens_per_expert_;
+  total.index_add_(0, routing.experts_tk.reshape(-1), counted_tk.reshape(-1));
 }
 
 Routing Router::forward(const at::Tensor& x_sbh, ForwardPass& pass) const {
-  return choose_experts(logits(x_sbh, pass), moe_, expert_bias_);
+  const at::Tensor valid_t = valid_tokens(x_sbh, pass);
+  const at::Tensor logits_te = losses_->attach_z_loss(logits(x_sbh, pass), valid_t, pass);
+  Routing routing = choose_experts(logits_te, moe_, expert_bias_);
+  if (!pass.training) return routing;
+  if (capacity_) routing = limit_to_capacity(routing, moe_.num_experts, *capacity_);
+  routing.weights_tk = losses_->attach_balancing(routing.weights_tk, logits_te, x_sbh.size(1), valid_t, pass);
+  if (expert_bias_.defined() && at::GradMode::is_enabled()) count(routing, valid_t);
+  return routing;
 }
 
 }  // namespace viaduct::nn

@@ -4,16 +4,23 @@
 #include <ATen/core/Tensor.h>
 #include <torch/nn/module.h>
 
+#include <memory>
+#include <optional>
+
 #include "viaduct/nn/forward_pass.h"
 #include "viaduct/nn/model_context.h"
 
 namespace viaduct::nn {
 
+class RouterLosses;
+struct ExpertCapacity;
+
 /// The chosen experts of t tokens, k each.
 struct Routing {
-  at::Tensor experts_tk;  // int64
-  at::Tensor weights_tk;  // of the experts' outputs; 0 where not kept
-  at::Tensor kept_tk;     // bool: false where an expert was full; undefined: all are kept
+  at::Tensor experts_tk;               // int64
+  at::Tensor weights_tk;               // of the experts' outputs; 0 where not kept
+  at::Tensor kept_tk;                  // bool: false where an expert was full; undefined: all are kept
+  std::optional<int64_t> padded_rows;  // rows that each expert gets, zeros behind the tokens'; none: the tokens'
 };
 
 /// What transformers' routers make of logits [t, experts]: the scores, the groups that the choice is limited to
@@ -28,6 +35,7 @@ class Router : public torch::nn::Module {
  public:
   /// `layer` counts over the whole model. UserError for settings that no router here has.
   Router(const models::MoeSpec& moe, int layer, ContextPtr context);
+  ~Router() override;
 
   /// x [s, b, h] -> the routing of its s * b tokens. In training with the capacity limit, the auxiliary losses (see
   /// router_losses.h) and the jitter that the configuration asks for.
@@ -38,9 +46,13 @@ class Router : public torch::nn::Module {
   const at::Tensor& local_tokens_per_expert() const { return local_tokens_per_expert_; }
   /// The buffer; undefined without one.
   const at::Tensor& expert_bias() const { return expert_bias_; }
+  /// For what training resets each step.
+  const RouterLosses& losses() const { return *losses_; }
 
  private:
   at::Tensor logits(const at::Tensor& x_sbh, const ForwardPass& pass) const;
+  at::Tensor valid_tokens(const at::Tensor& x_sbh, const ForwardPass& pass) const;
+  void count(const Routing& routing, const at::Tensor& valid_t) const;
 
   ContextPtr context_;
   models::MoeSpec moe_;
@@ -50,6 +62,8 @@ class Router : public torch::nn::Module {
   at::Tensor bias_;
   at::Tensor expert_bias_;
   at::Tensor local_tokens_per_expert_;
+  std::unique_ptr<RouterLosses> losses_;
+  std::unique_ptr<ExpertCapacity> capacity_;  // null: none
 };
 
 }  // namespace viaduct::nn

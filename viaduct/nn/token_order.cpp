@@ -13,15 +13,23 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
+// A zero row behind the others, which rows that are padding take for their own.
+at::Tensor with_zero_row(const at::Tensor& rows) { return at::constant_pad_nd(rows, {0, 0, 0, 1}); }
+
 at::Tensor gathered(const at::Tensor& tokens_th, const TokenOrder& order) {
-  return tokens_th.index_select(0, at::floor_divide(order.slots_n, order.choices));
+  return (order.padded ? with_zero_row(tokens_th) : tokens_th)
+      .index_select(0, at::floor_divide(order.slots_n, order.choices));
 }
 
 at::Tensor spread(const at::Tensor& rows_nh, const TokenOrder& order) {
   const int64_t slots = order.tokens * order.choices, width = rows_nh.size(1);
-  const at::Tensor result =
-      order.complete() ? rows_nh.index_select(0, order.rows_of_slots)
-                       : at::zeros({slots, width}, rows_nh.options()).index_copy_(0, order.slots_n, rows_nh);
+  at::Tensor result;
+  if (order.complete()) {
+    result = rows_nh.index_select(0, order.rows_of_slots);
+  } else {
+    result = at::zeros({slots + 1, width}, rows_nh.options()).index_copy_(0, order.slots_n, rows_nh);
+    result = result.narrow(0, 0, slots);
+  }
   return result.view({order.tokens, order.choices, width});
 }
 
@@ -30,15 +38,18 @@ void save(AutogradContext* context, const TokenOrder& order) {
   context->save_for_backward({order.slots_n, order.rows_of_slots});
   context->saved_data["tokens"] = order.tokens;
   context->saved_data["choices"] = order.choices;
+  context->saved_data["padded"] = order.padded;
 }
 
 TokenOrder saved(const AutogradContext* context) {
   const variable_list tensors = context->get_saved_variables();
-  return {context->saved_data.at("tokens").toInt(),
-          context->saved_data.at("choices").toInt(),
-          tensors[0],
-          tensors[1],
-          {}};
+  TokenOrder order;
+  order.tokens = context->saved_data.at("tokens").toInt();
+  order.choices = context->saved_data.at("choices").toInt();
+  order.padded = context->saved_data.at("padded").toBool();
+  order.slots_n = tensors[0];
+  order.rows_of_slots = tensors[1];
+  return order;
 }
 
 struct Permute : Function<Permute> {
@@ -57,15 +68,28 @@ struct Unpermute : Function<Unpermute> {
     return spread(rows_nh, order);
   }
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const TokenOrder order = saved(context);
     const at::Tensor slots = gradients[0].flatten(0, 1);
-    return {slots.index_select(0, context->get_saved_variables()[0]), at::Tensor()};
+    return {(order.padded ? with_zero_row(slots) : slots).index_select(0, order.slots_n), at::Tensor()};
   }
 };
+
+// Slots in the order of experts, where each expert has `rows` of which counts[i] are filled.
+at::Tensor padded(const at::Tensor& slots_n, const std::vector<int64_t>& counts, int64_t rows, int64_t padding) {
+  std::vector<at::Tensor> parts;
+  int64_t begin = 0;
+  for (const int64_t count : counts) {
+    VIADUCT_CHECK_LE(count, rows, "rows of a padded expert");
+    parts.push_back(at::constant_pad_nd(slots_n.narrow(0, begin, count), {0, rows - count}, padding));
+    begin += count;
+  }
+  return at::cat(parts);
+}
 
 }  // namespace
 
 TokenOrder order_by_expert(const at::Tensor& experts_tk, const at::Tensor& kept_tk, int64_t first_expert,
-                           int64_t num_experts) {
+                           int64_t num_experts, std::optional<int64_t> padded_rows) {
   at::Tensor experts = experts_tk.reshape(-1) - first_expert;
   // What has no row here goes behind the last expert.
   at::Tensor elsewhere = (experts < 0).logical_or(experts >= num_experts);
@@ -79,11 +103,17 @@ TokenOrder order_by_expert(const at::Tensor& experts_tk, const at::Tensor& kept_
   order.choices = experts_tk.size(1);
   order.rows_per_expert.assign(count, count + num_experts);
   const int64_t slots = order.tokens * order.choices;
-  order.slots_n =
-      experts.argsort(/*stable=*/true, /*dim=*/0, /*descending=*/false).narrow(0, 0, slots - count[num_experts]);
-  if (count[num_experts] == 0)
+  order.slots_n = experts.argsort(/*stable=*/true, /*dim=*/0, /*descending=*/false);
+  if (padded_rows) {
+    order.slots_n = padded(order.slots_n, order.rows_per_expert, *padded_rows, slots);
+    order.rows_per_expert.assign(order.rows_per_expert.size(), *padded_rows);
+    order.padded = true;
+  } else if (const int64_t without_row = count[num_experts]; without_row > 0) {
+    order.slots_n = order.slots_n.narrow(0, 0, slots - without_row);
+  } else {
     order.rows_of_slots =
         at::empty_like(order.slots_n).index_copy_(0, order.slots_n, at::arange(slots, order.slots_n.options()));
+  }
   return order;
 }
 

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace viaduct::nn {
@@ -13,7 +14,8 @@ namespace viaduct::nn {
 struct TokenOrder {
   int64_t tokens = 0;
   int64_t choices = 0;       // k
-  at::Tensor slots_n;        // int64: the slot of each row
+  bool padded = false;       // do rows follow an expert's that are nobody's?
+  at::Tensor slots_n;        // int64: the slot of each row; tokens * k for a row that is nobody's
   at::Tensor rows_of_slots;  // [tokens * k] int64: the other way; only where every slot has a row
   std::vector<int64_t> rows_per_expert;
 
@@ -22,9 +24,10 @@ struct TokenOrder {
 };
 
 /// The order of `experts_tk` (int64) for the experts first_expert ... first_expert + num_experts - 1. Choices of
-/// other experts, and those that `kept_tk` (bool; undefined: all) leaves out, have no row.
+/// other experts, and those that `kept_tk` (bool; undefined: all) leaves out, have no row. With `padded_rows` every
+/// expert has so many, at least as many as there are for it.
 TokenOrder order_by_expert(const at::Tensor& experts_tk, const at::Tensor& kept_tk, int64_t first_expert,
-                           int64_t num_experts);
+                           int64_t num_experts, std::optional<int64_t> padded_rows = std::nullopt);
 
 /// tokens_th -> rows_nh. Differentiable; the gradient of a token is the sum over its choices in their order, the
 /// same at each run.

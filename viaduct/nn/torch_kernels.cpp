@@ -28,6 +28,28 @@ at::Tensor activated(const at::Tensor& x, Activation activation) {
   throw InternalError("an activation that is none");
 }
 
+// Straight into one result, and nothing for experts without rows: most of them when one token is generated. (Where
+// there are gradients those have some too: zeros.)
+at::Tensor grouped_product(const at::Tensor& x, const std::vector<int64_t>& rows_per_expert,
+                           const std::vector<at::Tensor>& weights, const std::vector<at::Tensor>& biases) {
+  const at::Tensor result = at::empty({x.size(0), weights.at(0).size(0)}, x.options());
+  int64_t begin = 0;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const int64_t count = rows_per_expert[i];
+    if (count == 0) continue;
+    const at::Tensor rows = x.narrow(0, begin, count);
+    at::Tensor to = result.narrow(0, begin, count);
+    if (biases.empty()) {
+      at::mm_out(to, rows, weights[i].t());
+    } else {
+      at::addmm_out(to, biases[i], rows, weights[i].t());
+    }
+    begin += count;
+  }
+  VIADUCT_CHECK_EQ(begin, x.size(0), "rows of all experts");
+  return result;
+}
+
 class TorchKernels : public Kernels {
  public:
   explicit TorchKernels(AttentionBackend attention) : attention_(attention) {}
@@ -54,6 +76,7 @@ class TorchKernels : public Kernels {
                             const std::vector<at::Tensor>& weights,
                             const std::vector<at::Tensor>& biases) const override {
     VIADUCT_CHECK_EQ(rows_per_expert.size(), weights.size(), "experts");
+    if (!at::GradMode::is_enabled()) return grouped_product(x, rows_per_expert, weights, biases);
     std::vector<at::Tensor> results;
     int64_t begin = 0;
     for (size_t i = 0; i < weights.size(); ++i) {
