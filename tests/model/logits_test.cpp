@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 
+#include "tests/model/golden_dir.h"
 #include "tests/model/loaded_model.h"
 #include "viaduct/formats/safetensors.h"
 #include "viaduct/torchx/tensor.h"
@@ -37,18 +38,20 @@ double share_of_largest(const at::Tensor& ours, const at::Tensor& theirs) {
 class Logits : public testing::TestWithParam<std::string> {};
 
 TEST_P(Logits, EqualTransformers) {
-  const Path golden = Path(VIADUCT_GOLDEN_DIR);
+  const Path golden = test::golden_dir();
+  const c10::Device device = test::device();
   const auto reference = read_reference(golden / "logits" / (GetParam() + ".safetensors"));
-  const test::LoadedModel loaded(golden / "families" / GetParam() / "hf", at::kFloat, at::kCPU);
+  const test::LoadedModel loaded(golden / "families" / GetParam() / "hf", at::kFloat, device);
   at::NoGradGuard no_grad;
   nn::ForwardPass pass;
   std::map<int, at::Tensor> hidden;
   pass.observe = [&](int layer, std::string_view module, const at::Tensor& output) {
-    if (module == "layer") hidden[layer] = output;
+    if (module == "layer") hidden[layer] = output.cpu();
   };
   const at::Tensor logits =
-      nn::gather_logits(loaded.model->forward(reference.at("input_ids"), {}, pass), *loaded.context)
-          .transpose(0, 1);
+      nn::gather_logits(loaded.model->forward(reference.at("input_ids").to(device), {}, pass), *loaded.context)
+          .transpose(0, 1)
+          .cpu();
   for (const auto& [layer, ours] : hidden) {
     const auto theirs = reference.find("hidden_" + std::to_string(layer));
     if (theirs == reference.end()) continue;

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "tests/dist/dist_world.h"
+#include "tests/model/golden_dir.h"
 #include "viaduct/bridge/checkpoint.h"
 #include "viaduct/bridge/provider.h"
 #include "viaduct/bridge/rank_layout.h"
@@ -38,6 +39,17 @@ std::string name_of(const Layout& layout) {
 }
 
 std::vector<Layout> layouts_of(int ranks) {
+  if (ranks == 2)
+    return {
+        {{.tp = 2}},
+        {{.tp = 2}, true},
+        {{.pp = 2}},
+        {{.dp = 2}},
+        {{.pp = 2, .vpp = 2}},
+        {{.ep = 2, .dp = 2}},
+        {{.tp = 2, .ep = 2}, true, "allgather"},
+        {{.tp = 2, .ep = 1, .etp = 2}, true},
+    };
   if (ranks == 4)
     return {
         {{.tp = 2, .dp = 2}},
@@ -87,7 +99,8 @@ Outcome compute(const bridge::Checkpoint& source, const Layout& layout, std::sha
   config::ModelConfig config = bridge::provider_in_layout(source, {});
   config.sequence_parallel = layout.sequence_parallel;
   config.moe_token_dispatcher_type = layout.dispatcher;
-  const nn::ContextPtr context = nn::make_context(source.arch(), config, mesh, type, at::kCPU);
+  const c10::Device device = test::world().device();
+  const nn::ContextPtr context = nn::make_context(source.arch(), config, mesh, type, device);
   Outcome outcome;
   outcome.chunks = nn::make_model(context);
   const nn::ModelChunks modules(outcome.chunks.begin(), outcome.chunks.end());
@@ -96,7 +109,8 @@ Outcome compute(const bridge::Checkpoint& source, const Layout& layout, std::sha
   const int dp = mesh->dp.size();
   const int64_t own = kSequences / dp, size = 2;
   const auto microbatches = static_cast<int>(own / size);
-  const at::Tensor ids = tokens_of(source.arch().embedding.vocab_size).narrow(0, mesh->dp.rank() * own, own);
+  const at::Tensor ids =
+      tokens_of(source.arch().embedding.vocab_size).narrow(0, mesh->dp.rank() * own, own).to(device);
   const auto microbatch = [&](int i) { return ids.narrow(0, i * size, size); };
   parallel::PipelineModel model;
   model.hidden = context->options();
@@ -114,7 +128,7 @@ Outcome compute(const bridge::Checkpoint& source, const Layout& layout, std::sha
     return nn::vocab_parallel_cross_entropy(output, labels, *context).mean() / microbatches;
   };
   const parallel::PipelineShape shape{mesh->pp.size(), mesh->sizes().vpp, microbatches};
-  at::Tensor loss = at::zeros({1}, at::kDouble);
+  at::Tensor loss = at::zeros({1}, at::TensorOptions(at::kDouble).device(device));
   for (const at::Tensor& part : parallel::run_pipeline(mesh->pp, shape, model)) loss += part.to(at::kDouble);
   mesh->pp.broadcast(loss, mesh->pp.size() - 1);
   mesh->dp.all_reduce(loss, parallel::Reduce::kAverage);
@@ -148,7 +162,7 @@ struct Bounds {
 constexpr Bounds kFloat{at::kFloat, 1e-6, 1e-5}, kDouble{at::kDouble, 1e-12, 1e-11};
 
 void compare(const std::string& family, const Bounds& bounds, std::map<std::string, int>& counts) {
-  const auto source = bridge::open_checkpoint(Path(VIADUCT_GOLDEN_DIR) / "families" / family / "hf");
+  const auto source = bridge::open_checkpoint(test::golden_dir() / "families" / family / "hf");
   const auto alone = std::make_shared<parallel::Mesh>();
   const Outcome whole = compute(*source, {}, alone, bounds.type);
   std::map<std::string, at::Tensor> expected;
@@ -185,8 +199,8 @@ void compare(const std::string& family, const Bounds& bounds, std::map<std::stri
       ASSERT_NE(theirs, expected.end()) << held.tensor.name;
       const at::Tensor reference = cut(theirs->second, held.tensor);
       ASSERT_TRUE(found->grad().defined()) << held.name;
-      const double norm = std::max(reference.norm().item<double>(),
-                                   average * std::sqrt(static_cast<double>(reference.numel())));
+      const double norm =
+          std::max(reference.norm().item<double>(), average * std::sqrt(static_cast<double>(reference.numel())));
       EXPECT_LE((found->grad() - reference).norm().item<double>(), bounds.gradient * norm)
           << where << " rank " << rank << ": " << held.name;
       ++compared;
@@ -201,8 +215,8 @@ class Layouts : public testing::TestWithParam<std::string> {};
 TEST_P(Layouts, EqualOneProcess) {
   std::map<std::string, int> counts;
   compare(GetParam(), kDouble, counts);
-  // What a layout forgets or counts twice shows in float64 at once; that float32 stays within its bound is shown on one
-  // family of each kind of layer.
+  // What a layout forgets or counts twice shows in float64 at once; that float32 stays within its bound is shown on
+  // one family of each kind of layer.
   static const std::set<std::string> kInFloat = {"llama", "qwen3_moe", "gpt_oss", "deepseek_v3"};
   if (kInFloat.contains(GetParam())) compare(GetParam(), kFloat, counts);
   EXPECT_GE(counts["layouts"], 2) << "layouts that fit";
