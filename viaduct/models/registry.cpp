@@ -15,13 +15,30 @@ namespace viaduct::models {
 #include "generated/families.inc"
 #undef VIADUCT_FAMILY
 
-const std::vector<Family>& families() {
-  static const std::vector<Family> kFamilies = {
+namespace {
+
+std::vector<Family>& all_families() {
+  static std::vector<Family> families = {
 #define VIADUCT_FAMILY(name) name##_family(),
 #include "generated/families.inc"
 #undef VIADUCT_FAMILY
   };
-  return kFamilies;
+  return families;
+}
+
+}  // namespace
+
+const std::vector<Family>& families() { return all_families(); }
+
+void register_family(Family family) {
+  for (const Family& known : families())
+    VIADUCT_USER_CHECK(known.name != family.name && known.architecture != family.architecture,
+                       "the model family \"{}\" ({}) cannot be registered: there is \"{}\" ({})", family.name,
+                       family.architecture, known.name, known.architecture);
+  VIADUCT_USER_CHECK(
+      family.read_config && family.write_config && family.set_provider && family.recognises && family.read_provider,
+      "the model family \"{}\" lacks one of its functions", family.name);
+  all_families().push_back(std::move(family));
 }
 
 const Family& family_named(std::string_view name) {

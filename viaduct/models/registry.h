@@ -9,8 +9,12 @@
 
 namespace viaduct::models {
 
-/// All families, in the order of the list.
+/// All families, in the order of the list; behind them those that a program registered.
 const std::vector<Family>& families();
+/// Adds a family of one's own, at the program's start: references to families are invalid afterwards. Its texts
+/// must outlive the program's work. UserError when a family has its name or its architecture already, or when one
+/// of the functions that are always set is missing.
+void register_family(Family family);
 
 /// By the registry's name; UserError with the nearest name when there is none.
 const Family& family_named(std::string_view name);
