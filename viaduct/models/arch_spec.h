@@ -197,6 +197,7 @@ struct EmbeddingSpec {
   bool tied = false;            // the output layer uses the embedding's weight
   bool output_is_copy = false;  // Hugging Face ties them, Megatron's model has two weights of equal bits (OLMoE)
   bool scaled_by_sqrt_hidden = false;  // Gemma
+  bool learned_positions = false;      // one vector for each of max_positions is added (GPT-3)
 };
 
 /// A model as plain data. Families make it (read_arch in registry.h), and nothing in it depends on a parallel

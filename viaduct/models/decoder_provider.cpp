@@ -127,7 +127,8 @@ void set_rope(const RopeSpec& rope, ModelConfig& provider) {
 
 RopeSpec read_rope(const ModelConfig& provider) {
   RopeSpec rope;
-  rope.enabled = provider.position_embedding_type != "none";
+  rope.enabled =
+      provider.position_embedding_type != "none" && provider.position_embedding_type != "learned_absolute";
   if (const auto* base = std::get_if<Number>(&provider.rotary_base)) rope.theta = *base;
   rope.rotary_percent = provider.rotary_percent;
   if (provider.position_embedding_type == "mrope")
@@ -201,6 +202,7 @@ void set_decoder_provider(const ArchSpec& arch, ModelConfig& provider) {
     set_latent_attention(arch, *attention.mla, provider);
   } else {
     set_rope(arch.rope, provider);
+    if (arch.embedding.learned_positions) provider.position_embedding_type = "learned_absolute";
   }
   provider.attention_output_gate = attention.output_gate;
   if (attention.sinks) provider.softmax_type = "learnable";
@@ -238,6 +240,7 @@ ArchSpec read_decoder_provider(const ModelConfig& provider) {
   VIADUCT_USER_CHECK(provider.vocab_size, "run_config.yaml: model.vocab_size is not set");
   arch.embedding.vocab_size = *provider.vocab_size;
   arch.embedding.tied = provider.share_embeddings_and_output_weights;
+  arch.embedding.learned_positions = provider.position_embedding_type == "learned_absolute";
   arch.init_std = provider.init_method_std;
   arch.attention_dropout = provider.attention_dropout;
   const int64_t ffn = provider.ffn_hidden_size.value_or(4 * provider.hidden_size);
@@ -250,7 +253,7 @@ ArchSpec read_decoder_provider(const ModelConfig& provider) {
                      attention.num_heads);
   attention.num_query_groups = provider.num_query_groups.value_or(attention.num_heads);
   attention.head_dim = provider.kv_channels.value_or(arch.hidden_size / attention.num_heads);
-  attention.qkv_bias = provider.add_qkv_bias;
+  attention.qkv_bias = provider.add_qkv_bias || provider.add_bias_linear;
   attention.output_bias = provider.add_bias_linear;
   attention.qk_norm = provider.qk_layernorm ? QkNorm::kPerHead : QkNorm::kNone;
   attention.output_gate = provider.attention_output_gate;

@@ -63,6 +63,8 @@ void add_language(ParameterBuilder& builder) {
   builder.enter({.prefix = module, .place = Place::kFirstStage});
   const Shape vocabulary = {arch.embedding.vocab_size, arch.hidden_size};
   builder.add_plain("embedding.word_embeddings.weight", vocabulary, Split::along(0)).vocabulary = true;
+  if (arch.embedding.learned_positions)
+    builder.add_plain("embedding.position_embeddings.weight", {arch.max_positions, arch.hidden_size});
   for (int32_t i = 0; i < arch.num_layers(); ++i) {
     builder.enter({.prefix = fmt::format("{}decoder.layers.{}.", module, i), .place = Place::kLayer, .layer = i});
     add_layer(builder, arch.layers[static_cast<size_t>(i)]);

@@ -6,6 +6,7 @@
 
 #include "viaduct/bridge/model_layout.h"
 #include "viaduct/core/error.h"
+#include "viaduct/nn/linear.h"
 #include "viaduct/parallel/mappings.h"
 
 namespace viaduct::nn {
@@ -35,19 +36,37 @@ at::Tensor VocabParallelEmbedding::forward(const at::Tensor& tokens) const {
                                        : parallel::reduce_from_region(own, tp);
 }
 
-LanguageEmbedding::LanguageEmbedding(ContextPtr context) : context_(std::move(context)) {
-  word_embeddings_ = register_module("word_embeddings", std::make_shared<VocabParallelEmbedding>(context_));
+PositionEmbedding::PositionEmbedding(ContextPtr context) : context_(std::move(context)) {
+  const models::ArchSpec& arch = context_->arch;
+  weight_ = register_parameter("weight", at::empty({arch.max_positions, arch.hidden_size}, context_->options()));
 }
 
-at::Tensor LanguageEmbedding::forward(const at::Tensor& tokens, bool training) const {
+at::Tensor PositionEmbedding::forward(const at::Tensor& positions) const {
+  at::Tensor own = positions.dim() == 1 ? positions.unsqueeze(1) : positions;
+  if (context_->sequence_parallel()) {
+    const parallel::Group& tp = context_->mesh->tp;
+    const int64_t part = divided(own.size(0), tp.size(), "positions");
+    own = own.narrow(0, tp.rank() * part, part);
+  }
+  return at::embedding(weight_, own);
+}
+
+LanguageEmbedding::LanguageEmbedding(ContextPtr context) : context_(std::move(context)) {
+  word_embeddings_ = register_module("word_embeddings", std::make_shared<VocabParallelEmbedding>(context_));
+  if (context_->arch.embedding.learned_positions)
+    position_embeddings_ = register_module("position_embeddings", std::make_shared<PositionEmbedding>(context_));
+}
+
+at::Tensor LanguageEmbedding::forward(const at::Tensor& tokens, const ForwardPass& pass) const {
   at::Tensor hidden = word_embeddings_->forward(tokens);
+  if (position_embeddings_) hidden = hidden + position_embeddings_->forward(pass.positions);
   if (context_->arch.embedding.scaled_by_sqrt_hidden) {
     // The factor is rounded to the model's type, as the models were trained.
     const double factor = std::sqrt(static_cast<double>(context_->arch.hidden_size));
     hidden = hidden * at::scalar_tensor(factor, hidden.options());
   }
   const double dropout = context_->config.hidden_dropout;
-  return training && dropout > 0.0 ? at::dropout(hidden, dropout, /*train=*/true) : hidden;
+  return pass.training && dropout > 0.0 ? at::dropout(hidden, dropout, /*train=*/true) : hidden;
 }
 
 OutputLayer::OutputLayer(ContextPtr context, const at::Tensor& tied) : context_(std::move(context)) {

@@ -3,6 +3,7 @@
 
 #include <torch/nn/module.h>
 
+#include "viaduct/nn/forward_pass.h"
 #include "viaduct/nn/model_context.h"
 
 namespace viaduct::nn {
@@ -29,17 +30,31 @@ class VocabParallelEmbedding : public torch::nn::Module {
   at::Tensor weight_;
 };
 
-/// The "embedding" module: word_embeddings, and what happens to them before the first layer.
+/// position_embeddings: weight [max_positions, h], whole on every rank.
+class PositionEmbedding : public torch::nn::Module {
+ public:
+  explicit PositionEmbedding(ContextPtr context);
+  /// positions [s] or [s, b] -> [s, 1 or b, h]; under sequence parallelism this rank's positions.
+  at::Tensor forward(const at::Tensor& positions) const;
+
+ private:
+  ContextPtr context_;
+  at::Tensor weight_;
+};
+
+/// The "embedding" module: word_embeddings, position_embeddings where the model learns them, and what happens to
+/// them before the first layer.
 class LanguageEmbedding : public torch::nn::Module {
  public:
   explicit LanguageEmbedding(ContextPtr context);
-  /// tokens [b, s] -> [s, b, h].
-  at::Tensor forward(const at::Tensor& tokens, bool training) const;
+  /// tokens [b, s] -> [s, b, h]; pass.positions count for learned positions.
+  at::Tensor forward(const at::Tensor& tokens, const ForwardPass& pass) const;
   const at::Tensor& word_embeddings() const { return word_embeddings_->weight(); }
 
  private:
   ContextPtr context_;
   std::shared_ptr<VocabParallelEmbedding> word_embeddings_;
+  std::shared_ptr<PositionEmbedding> position_embeddings_;
 };
 
 /// The "output_layer" module: weight [rows, h] of its own, or the embedding's where the model ties them and both

@@ -62,10 +62,10 @@ GptModel::GptModel(ContextPtr context, int chunk) : context_(std::move(context))
   if (arch.rope.local_theta) local_rope_.emplace(arch.rope, head_dim, context_->device, /*local=*/true);
 }
 
-void GptModel::make_rotary(const at::Tensor& tokens, ForwardPass& pass) const {
-  if (!rope_ || pass.rotary.cos.defined()) return;
+void GptModel::place_tokens(const at::Tensor& tokens, ForwardPass& pass) const {
   if (!pass.positions.defined())
     pass.positions = at::arange(tokens.size(1), at::TensorOptions().dtype(at::kLong).device(context_->device));
+  if (!rope_ || pass.rotary.cos.defined()) return;
   pass.rotary = rope_->tables(pass.positions);
   if (local_rope_) pass.local_rotary = local_rope_->tables(pass.positions);
   if (context_->arch.rope.llama_4_scaling_beta)
@@ -75,8 +75,8 @@ void GptModel::make_rotary(const at::Tensor& tokens, ForwardPass& pass) const {
 at::Tensor GptModel::forward_hidden(const at::Tensor& tokens, const at::Tensor& hidden, ForwardPass& pass) const {
   VIADUCT_CHECK(!pass.cache || !context_->sequence_parallel(), "a cache under sequence parallelism");
   VIADUCT_CHECK_EQ(hidden.defined(), !embedding_, "hidden states from the chunk before");
-  make_rotary(tokens, pass);
-  return decoder_->forward(embedding_ ? embedding_->forward(tokens, pass.training) : hidden, pass);
+  place_tokens(tokens, pass);
+  return decoder_->forward(embedding_ ? embedding_->forward(tokens, pass) : hidden, pass);
 }
 
 at::Tensor GptModel::output(const at::Tensor& hidden) const {

@@ -55,7 +55,8 @@ class GptModel : public torch::nn::Module {
   at::Tensor shared_embedding() const;
 
  private:
-  void make_rotary(const at::Tensor& tokens, ForwardPass& pass) const;
+  // Positions and rotary tables of the pass, unless they are there.
+  void place_tokens(const at::Tensor& tokens, ForwardPass& pass) const;
 
   ContextPtr context_;
   int first_layer_ = 0;
