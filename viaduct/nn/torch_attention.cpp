@@ -86,6 +86,12 @@ at::Tensor fused(const AttentionCall& call) {
   return merged_heads(at::scaled_dot_product_attention(query, key, value, mask, call.dropout, causal, call.scale));
 }
 
+// On a CPU in half precision scores are rounded as transformers' eager attention rounds them, so that routers
+// behind it choose the same experts; there the fused kernel saves memory alone.
+bool rounds_scores(const AttentionCall& call) {
+  return call.query_sbnd.is_cpu() && at::isReducedFloatingType(call.query_sbnd.scalar_type());
+}
+
 }  // namespace
 
 at::Tensor torch_attention(const AttentionCall& call, AttentionBackend backend) {
@@ -95,7 +101,7 @@ at::Tensor torch_attention(const AttentionCall& call, AttentionBackend backend) 
   switch (backend) {
     case AttentionBackend::kUnfused:
     case AttentionBackend::kLocal: return unfused(call);
-    case AttentionBackend::kAuto: return fusable ? fused(call) : unfused(call);
+    case AttentionBackend::kAuto: return fusable && !rounds_scores(call) ? fused(call) : unfused(call);
     case AttentionBackend::kFlash:
     case AttentionBackend::kFused:
       VIADUCT_USER_CHECK(fusable,

@@ -57,9 +57,11 @@ class TorchKernels : public Kernels {
   at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps,
                       bool zero_centered) const override {
     const at::Tensor wide = widened(x);
-    const at::Tensor scale = at::rsqrt(wide.square().mean(-1, /*keepdim=*/true) + eps);
-    const at::Tensor gamma = zero_centered ? widened(weight) + 1.0 : widened(weight);
-    return (wide * scale * gamma).to(x.scalar_type());
+    const at::Tensor normed = wide * at::rsqrt(wide.square().mean(-1, /*keepdim=*/true) + eps);
+    if (zero_centered) return (normed * (widened(weight) + 1.0)).to(x.scalar_type());
+    // Rounded before the weight multiplies it, as transformers does: a router's choice between experts that are
+    // nearly equal then falls as it does there.
+    return normed.to(x.scalar_type()) * weight.to(x.scalar_type());
   }
 
   at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double eps,
