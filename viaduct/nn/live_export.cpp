@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 
 #include "viaduct/bridge/export_tensors.h"
 #include "viaduct/bridge/plan_builder.h"
@@ -32,12 +33,17 @@ class Finisher {
     return numbers.to(torchx::scalar_type(dtype_of(wanted)));
   }
 
-  // What is no weight.
+  // What is no weight, and weights that the model runs without.
   at::Tensor read(const ExportTensor& wanted, c10::Device device) const {
-    const bridge::View view{&source_->stored(), {}};
-    const bridge::ViewTensor tensor{
-        wanted.name, wanted.dtype, wanted.shape, {bridge::whole_piece(wanted.kept, wanted.shape)}};
-    const bridge::LoadedTensor loaded = bridge::load_tensor(view, tensor, wanted.dtype);
+    bridge::ViewTensor tensor{wanted.name, wanted.dtype, wanted.shape, {}};
+    if (wanted.hf_tensor < 0) {
+      tensor.pieces = {bridge::whole_piece(wanted.kept, wanted.shape)};
+    } else {
+      tensor = of_source(static_cast<size_t>(wanted.hf_tensor));
+    }
+    const DType dtype = wanted.hf_tensor < 0 ? wanted.dtype : dtype_of(wanted);
+    if (dtype != tensor.dtype) tensor.original = layout::kNoTensor;  // originals are of its own type
+    const bridge::LoadedTensor loaded = bridge::load_tensor({&source_->stored(), {}}, tensor, dtype);
     at::Tensor result = at::empty(torchx::sizes_of(loaded.shape), torchx::scalar_type(loaded.dtype));
     std::copy(loaded.bytes.bytes().begin(), loaded.bytes.bytes().end(), torchx::bytes_of(result).begin());
     return result.to(device);
@@ -47,6 +53,12 @@ class Finisher {
   DType dtype_of(const ExportTensor& wanted) const {
     if (!source_dtypes_) return wanted.dtype;
     return source_->dtype_of(bridge::pieces_of(wanted, *source_, graph_));
+  }
+
+  // As the source's own export has it.
+  const bridge::ViewTensor& of_source(size_t hf_tensor) const {
+    if (!view_) view_ = bridge::hf_view(*source_, graph_);
+    return view_->tensors.at(hf_tensor);
   }
 
   // By the plan that a file would be exported with.
@@ -92,6 +104,7 @@ class Finisher {
   const bridge::Checkpoint* source_;
   const bridge::WeightGraph* graph_;
   bool source_dtypes_;
+  mutable std::optional<bridge::View> view_;  // made when it is first asked for
 };
 
 void export_tensors(const ShardGather& gather, const parallel::Mesh& mesh, const bridge::WeightGraph& graph,
@@ -101,6 +114,10 @@ void export_tensors(const ShardGather& gather, const parallel::Mesh& mesh, const
   const bool receives = !first_only || mesh.world.rank() == 0;
   const auto bytes_of = [](const ExportTensor& tensor) {
     return static_cast<uint64_t>(num_bytes(tensor.dtype, num_elements(tensor.shape)));
+  };
+  // Of those that the ranks do not hold the source's are read.
+  const auto is_live = [&](const ExportTensor& tensor) {
+    return tensor.hf_tensor >= 0 && gather.holds(graph, static_cast<size_t>(tensor.hf_tensor));
   };
   if (options.progress) {
     uint64_t total = 0;
@@ -114,14 +131,14 @@ void export_tensors(const ShardGather& gather, const parallel::Mesh& mesh, const
       const ExportTensor& tensor = tensors[next];
       if (next != begin && size + bytes_of(tensor) > options.bucket) break;
       size += bytes_of(tensor);
-      if (tensor.hf_tensor >= 0)
+      if (is_live(tensor))
         wanted.push_back({tensor.shape, tensor.numbers, graph.to_hf(static_cast<size_t>(tensor.hf_tensor))});
     }
     std::vector<at::Tensor> numbers = gather.gather(wanted, first_only);
     // A receiver that fails ends the others before they wait for it.
     agree(mesh.world, gather.device(), [&] {
       for (size_t i = begin, n = 0; i < next; ++i) {
-        at::Tensor held = tensors[i].hf_tensor >= 0 ? std::exchange(numbers[n++], {}) : at::Tensor();
+        at::Tensor held = is_live(tensors[i]) ? std::exchange(numbers[n++], {}) : at::Tensor();
         if (receives)
           receive(tensors[i].name, held.defined() ? finisher.finish(tensors[i], std::move(held))
                                                   : finisher.read(tensors[i], gather.device()));
@@ -175,7 +192,7 @@ void export_hf_weights(const ModelChunks& chunks, const parallel::Mesh& mesh, co
   if (options.check_replicas) compare_replicas(gather, mesh);
   bridge::HfTarget target;
   target.dtype = options.dtype;
-  target.held = gather.held();
+  target.held = gather.held_or_imported(source);
   bridge::ExportTensors wanted;
   agree(mesh.world, gather.device(), [&] { wanted = bridge::export_tensors(source, target); });
   const bridge::WeightGraph& graph = wanted.graph ? *wanted.graph : source.graph();
@@ -194,6 +211,11 @@ void export_hf_weights(const ModelChunks& chunks, const parallel::Mesh& mesh, co
     tensor.name = graph.hf_tensors[i].name;
     tensor.shape = graph.hf_tensors[i].shape;
     tensor.hf_tensor = static_cast<int32_t>(i);
+    VIADUCT_USER_CHECK(
+        gather.holds(graph, i),
+        "{} is a tensor of the {} model, and no rank holds what it is made of: give the checkpoint that "
+        "the model was loaded from, which has it",
+        tensor.name, graph.arch.family);
     tensor.numbers = gather.numbers_of(graph, i);
     tensor.dtype = options.dtype.value_or(tensor.numbers);
     tensor.import_add = graph.add_of_hf(i);

@@ -87,6 +87,11 @@ class FolderWriter {
         const layout::Box box = layout::Box::whole(chunk.size);
         part_.regions.push_back({box, box, layout::AxisMap::identity(chunk.size.rank())});
       } else {
+        // Of a Hugging Face source they are its own values, not an import's.
+        if (conversion_.source->world() == bridge::World::kHuggingFace) {
+          chunk.add = 0;
+          chunk.encoder = bridge::kNoEncoder;
+        }
         part_.transfers.insert(part_.transfers.end(), whole.transfers.begin() + chunk.first_transfer,
                                whole.transfers.begin() + chunk.first_transfer + chunk.num_transfers);
       }
@@ -139,13 +144,17 @@ void stream(const ShardGather& gather, const parallel::Mesh& mesh, const bridge:
   const bridge::WeightGraph& graph =
       conversion.target_graph ? *conversion.target_graph : conversion.source->graph();
   const std::vector<bridge::TargetChunk>& chunks = conversion.plan.targets;
+  const auto is_live = [&](size_t chunk) {
+    const int32_t hf_tensor = conversion.made_of[chunk];
+    return hf_tensor >= 0 && gather.holds(graph, static_cast<size_t>(hf_tensor));
+  };
   for (size_t next = 0; next < chunks.size() || next == 0;) {
     const size_t begin = next;
     std::vector<WantedTensor> wanted;
     for (uint64_t size = 0; next < chunks.size(); ++next) {
       if (next != begin && size + chunks[next].num_bytes() > options.bucket) break;
       size += chunks[next].num_bytes();
-      if (conversion.made_of[next] < 0) continue;
+      if (!is_live(next)) continue;
       const auto id = static_cast<size_t>(conversion.made_of[next]);
       wanted.push_back({chunks[next].size, gather.numbers_of(graph, id), graph.to_hf(id)});
     }
@@ -154,7 +163,7 @@ void stream(const ShardGather& gather, const parallel::Mesh& mesh, const bridge:
       if (mesh.world.rank() != 0) return;
       std::vector<at::Tensor> numbers(next - begin);
       for (size_t i = begin, n = 0; i < next; ++i)
-        if (conversion.made_of[i] >= 0) numbers[i - begin] = std::exchange(made[n++], {}).cpu();
+        if (is_live(i)) numbers[i - begin] = std::exchange(made[n++], {}).cpu();
       writing.writer->write(begin, next, numbers);
     });
     if (chunks.empty()) break;
@@ -176,7 +185,7 @@ bridge::ConversionReport save_hf_pretrained(const ModelChunks& chunks, const par
         target.quantize == bridge::HfTarget::Quantize::kNo,
         "a live model is written as numbers: write it so, and then convert the folder with --quantize");
     bridge::HfTarget live = target;
-    live.held = gather.held();
+    live.held = gather.held_or_imported(source);
     conversion = bridge::plan_export(source, folder, live);
     VIADUCT_USER_CHECK(conversion.proof.holds(), "the plan is not complete, nothing was written:\n  {}",
                        fmt::join(conversion.proof.problems, "\n  "));

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 
+#include "viaduct/bridge/plan_parameters.h"
 #include "viaduct/core/error.h"
 #include "viaduct/nn/agree.h"
 #include "viaduct/torchx/tensor.h"
@@ -55,6 +56,7 @@ ShardGather::ShardGather(const ModelChunks& chunks, const parallel::Mesh& mesh, 
     : mesh_(mesh), arch_(arch), device_(device_of(chunks)), parameters_(models::megatron_parameters(arch)) {
   agree(mesh.world, device_, [&] { live_ = match_modules(chunks, arch, mesh, source); });
   exchange_places();
+  exchange_tensors();
   exchange_types();
 }
 
@@ -73,19 +75,52 @@ void ShardGather::exchange_places() {
     const auto at = [&](int i) { return static_cast<int>(row[i]); };
     places_.push_back({at(7), at(8), at(9), at(10), at(11), at(12), at(13)});
   }
-  // The other ranks hold replicas.
+}
+
+// A rank may hold less than the layout has for it: a model that runs without multi-token prediction.
+void ShardGather::exchange_tensors() {
+  const std::vector<bridge::RankParameter> mine =
+      bridge::rank_parameters(arch_, mesh_.sizes(), grid_rank(mesh_.sizes(), mesh_.place()));
+  at::Tensor most = at::full({1}, static_cast<int64_t>(mine.size()), at::kLong).to(device_);
+  mesh_.world.all_reduce(most, parallel::Reduce::kMax);
+  const int64_t width = most.item<int64_t>();
+  at::Tensor present = at::zeros({1, width}, at::kByte);
+  size_t next = 0;  // of live_, which is in the same order
+  for (size_t i = 0; i < mine.size() && next < live_.size(); ++i) {
+    const bridge::RankParameter& held = live_[next].parameter;
+    if (mine[i].chunk != held.chunk || mine[i].name != held.name) continue;
+    present.mutable_data_ptr<uint8_t>()[i] = 1;
+    ++next;
+  }
+  VIADUCT_CHECK_EQ(next, live_.size(), "tensors of modules in the order of the model");
+  const at::Tensor all = mesh_.world.all_gather(present.to(device_), 0).cpu();
+  for (int member = 0; member < mesh_.world.size(); ++member) {
+    const uint8_t* row = all.const_data_ptr<uint8_t>() + member * width;
+    present_.emplace_back(row, row + width);
+  }
+  // The ranks that are left out hold replicas.
   for (int member = 0; member < mesh_.world.size(); ++member) {
     const Coordinates& place = places_[static_cast<size_t>(member)];
     if (place.edp != 0 && (place.dp != 0 || place.cp != 0)) continue;
     holders_.push_back(member);
     layout::RankTensors& tensors = tensors_.emplace_back();
     std::vector<int32_t>& ids = ids_.emplace_back();
-    for (bridge::RankParameter& each : bridge::rank_parameters(arch_, s, grid_rank(s, place))) {
+    for (bridge::RankParameter& each : held_by(member)) {
       tensors.push_back(std::move(each.tensor));
       ids.push_back(each.parameter);
     }
   }
   planner_.emplace(tensors_);
+}
+
+std::vector<bridge::RankParameter> ShardGather::held_by(int member) const {
+  const auto id = static_cast<size_t>(member);
+  std::vector<bridge::RankParameter> all =
+      bridge::rank_parameters(arch_, mesh_.sizes(), grid_rank(mesh_.sizes(), places_[id]));
+  std::vector<bridge::RankParameter> held;
+  for (size_t i = 0; i < all.size(); ++i)
+    if (present_[id][i]) held.push_back(std::move(all[i]));
+  return held;
 }
 
 void ShardGather::exchange_types() {
@@ -102,7 +137,10 @@ void ShardGather::exchange_types() {
   codes = codes.cpu();
   const int64_t* const found = codes.const_data_ptr<int64_t>();
   for (int64_t p = 0; p < count; ++p) {
-    VIADUCT_CHECK(found[p] >= 0, "no rank holds {}", parameters_[static_cast<size_t>(p)].name);
+    if (found[p] < 0) {
+      held_.emplace_back();
+      continue;
+    }
     const auto one = static_cast<DType>(found[p]), other = static_cast<DType>(-found[count + p]);
     VIADUCT_USER_CHECK(one == other, "{} has the type {} on one rank and {} on another",
                        parameters_[static_cast<size_t>(p)].name, one, other);
@@ -110,10 +148,25 @@ void ShardGather::exchange_types() {
   }
 }
 
+std::vector<DType> ShardGather::held_or_imported(const bridge::Checkpoint& source) const {
+  std::vector<DType> types;
+  for (size_t p = 0; p < parameters_.size(); ++p)
+    types.push_back(held_[p] ? *held_[p]
+                             : bridge::target_dtype(source, parameters_[p],
+                                                    source.dtype_of(source.parameter_pieces(p)), std::nullopt));
+  return types;
+}
+
+bool ShardGather::holds(const bridge::WeightGraph& graph, size_t hf_tensor) const {
+  const std::vector<int32_t> parameters = graph.parameters_of(hf_tensor);
+  return std::ranges::all_of(parameters,
+                             [&](int32_t parameter) { return held_[static_cast<size_t>(parameter)].has_value(); });
+}
+
 DType ShardGather::numbers_of(const bridge::WeightGraph& graph, size_t hf_tensor) const {
   std::optional<DType> numbers;
   for (const int32_t parameter : graph.parameters_of(hf_tensor)) {
-    const DType held = held_[static_cast<size_t>(parameter)];
+    const DType held = held_[static_cast<size_t>(parameter)].value();
     numbers = numbers && *numbers != held ? DType::kF32 : held;
   }
   return numbers.value();
@@ -121,8 +174,7 @@ DType ShardGather::numbers_of(const bridge::WeightGraph& graph, size_t hf_tensor
 
 std::vector<std::vector<bridge::RankParameter>> ShardGather::all_ranks() const {
   std::vector<std::vector<bridge::RankParameter>> result;
-  for (const Coordinates& place : places_)
-    result.push_back(bridge::rank_parameters(arch_, mesh_.sizes(), grid_rank(mesh_.sizes(), place)));
+  for (int member = 0; member < mesh_.world.size(); ++member) result.push_back(held_by(member));
   return result;
 }
 
@@ -155,7 +207,7 @@ std::vector<std::pair<int, ShardGather::Message>> ShardGather::plan(std::span<co
       const auto holder = static_cast<size_t>(source.rank);
       Message& message = messages[holders_[holder]];
       const int32_t parameter = ids_[holder][static_cast<size_t>(source.tensor)];
-      const int64_t size = num_bytes(held_[static_cast<size_t>(parameter)], num_elements(piece.to.size));
+      const int64_t size = num_bytes(held_[static_cast<size_t>(parameter)].value(), num_elements(piece.to.size));
       message.segments.push_back({w, source.tensor, parameter, message.size, std::move(piece)});
       message.size += (size + kAlignment - 1) / kAlignment * kAlignment;
     }
@@ -173,7 +225,7 @@ void ShardGather::pack(const Message& message, at::Tensor& bytes) const {
 
 void ShardGather::unpack(const Message& message, const at::Tensor& bytes, std::vector<at::Tensor>& result) const {
   for (const Segment& segment : message.segments) {
-    const DType held = held_[static_cast<size_t>(segment.parameter)];
+    const DType held = held_[static_cast<size_t>(segment.parameter)].value();
     const Shape& shape = segment.piece.to.size;
     const at::Tensor from = bytes.narrow(0, segment.offset, num_bytes(held, num_elements(shape)))
                                 .view(torchx::scalar_type(held))

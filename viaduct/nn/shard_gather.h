@@ -29,9 +29,14 @@ class ShardGather {
   ShardGather(const ModelChunks& chunks, const parallel::Mesh& mesh, const models::ArchSpec& arch,
               std::string_view source);
 
-  /// The model's parameters, and the types in which all ranks hold them.
+  /// The model's parameters, and the types in which all ranks hold them: none for what no rank holds (multi-token
+  /// prediction, of a model that runs without it).
   const std::vector<models::Parameter>& parameters() const { return parameters_; }
-  const std::vector<DType>& held() const { return held_; }
+  const std::vector<std::optional<DType>>& held() const { return held_; }
+  /// The same, with the types that an import of `source` stores for what no rank holds.
+  std::vector<DType> held_or_imported(const bridge::Checkpoint& source) const;
+  /// Do the ranks hold what a Hugging Face tensor of a graph of these parameters is made of?
+  bool holds(const bridge::WeightGraph& graph, size_t hf_tensor) const;
   /// The type in which a Hugging Face tensor of a graph of these parameters is put together: that of its
   /// parameters, or float32 where they differ.
   DType numbers_of(const bridge::WeightGraph& graph, size_t hf_tensor) const;
@@ -39,7 +44,7 @@ class ShardGather {
   c10::Device device() const { return device_; }
   /// This rank's tensors.
   const std::vector<LiveTensor>& live() const { return live_; }
-  /// [member of the world][tensor in the order of rank_parameters]: of every rank; for comparing replicas.
+  /// [member of the world]: what it holds, in the order of rank_parameters; for comparing replicas.
   std::vector<std::vector<bridge::RankParameter>> all_ranks() const;
 
   /// The tensors, whole, on the ranks that receive; elsewhere undefined tensors. Each rank that holds a part packs
@@ -61,7 +66,10 @@ class ShardGather {
   };
 
   void exchange_places();
+  void exchange_tensors();
   void exchange_types();
+  /// What a member of the world holds of its part of the model.
+  std::vector<bridge::RankParameter> held_by(int member) const;
   /// [member of the world]: what it sends.
   std::vector<std::pair<int, Message>> plan(std::span<const WantedTensor> wanted) const;
   void pack(const Message& message, at::Tensor& bytes) const;
@@ -72,9 +80,10 @@ class ShardGather {
   const models::ArchSpec& arch_;
   c10::Device device_;
   std::vector<models::Parameter> parameters_;
-  std::vector<DType> held_;
+  std::vector<std::optional<DType>> held_;
   std::vector<LiveTensor> live_;
   std::vector<topology::Coordinates> places_;  // [member of the world]
+  std::vector<std::vector<bool>> present_;     // [member of the world][of rank_parameters]: does it hold that?
   std::vector<int> holders_;                   // members of the world that together hold one whole model
   std::vector<layout::RankTensors> tensors_;   // beside holders_, in the order of rank_parameters
   std::vector<std::vector<int32_t>> ids_;      // beside tensors_: the parameters

@@ -145,6 +145,62 @@ TEST(LiveSources, TypesOfExports) {
   while (const auto tensor = numbers.next()) EXPECT_TRUE(equal(plain.at(tensor->name), *tensor)) << tensor->name;
 }
 
+// The rank's chunk of a model that runs without multi-token prediction.
+ModelChunks chunks_without_mtp(const bridge::Checkpoint& source, const parallel::Mesh& mesh) {
+  const ModelChunks all = plain_chunks(source, mesh);
+  models::ArchSpec without = source.arch();
+  without.mtp.reset();
+  auto module = std::make_shared<ParameterChunk>();
+  const auto parameters = all[0]->named_parameters(), buffers = all[0]->named_buffers();
+  const int rank = grid_rank(mesh.sizes(), mesh.place());
+  for (const bridge::RankParameter& each : bridge::rank_parameters(without, mesh.sizes(), rank))
+    module->put(each.name, (parameters.contains(each.name) ? parameters : buffers)[each.name].detach());
+  return {module};
+}
+
+// What such a model does not hold comes from the source, all else from the model, in export and in saved folders.
+TEST(LiveSources, ModelsThatRunWithoutMultiTokenPrediction) {
+  const auto source = bridge::open_checkpoint(golden("families/deepseek_v3/hf"));
+  ASSERT_TRUE(source->arch().mtp);
+  const bridge::WeightGraph& graph = source->graph();
+  std::map<std::string, bridge::LoadedTensor> original;
+  bridge::WeightStream numbers(bridge::hf_view(*source));
+  while (auto tensor = numbers.next()) original[tensor->name] = std::move(*tensor);
+  const Path folder = Path(testing::TempDir()) / "live_without_mtp";
+  std::filesystem::remove_all(folder);
+  std::map<std::string, at::Tensor> exported;
+  run_ranks({.tp = 2, .pp = 2}, [&](const parallel::Mesh& mesh) {
+    const ModelChunks chunks = chunks_without_mtp(*source, mesh);
+    load_weights(*source, chunks, mesh);
+    for (const at::Tensor& tensor : chunks[0]->parameters()) tensor.detach().neg_();
+    for (const at::Tensor& tensor : chunks[0]->buffers()) tensor.detach().neg_();
+    export_hf_weights(chunks, mesh, *source,
+                      [&](const std::string& name, const at::Tensor& tensor) {
+                        if (mesh.rank() == 0) exported[name] = tensor;
+                      },
+                      {.check_replicas = true});
+    save_hf_pretrained(chunks, mesh, *source, folder);
+    EXPECT_THROW(export_hf_weights(chunks, mesh, graph, [](const std::string&, const at::Tensor&) {}), UserError);
+  });
+  const auto saved = bridge::open_checkpoint(folder);
+  bridge::WeightStream again(bridge::hf_view(*saved));
+  size_t kept = 0, trained = 0;
+  while (const auto tensor = again.next()) {
+    const auto id = static_cast<size_t>(graph.hf_ids.at(tensor->name));
+    const bridge::LoadedTensor& before = original.at(tensor->name);
+    at::Tensor expected =
+        at::from_blob(before.bytes.data(), torchx::sizes_of(before.shape), torchx::scalar_type(before.dtype));
+    const std::string& parameter = graph.parameters[static_cast<size_t>(graph.parameters_of(id)[0])].name;
+    const bool of_mtp = parameter.find("mtp.") != std::string::npos;
+    ++(of_mtp ? kept : trained);
+    if (!of_mtp) expected = expected.neg();
+    EXPECT_TRUE(equal(expected, *tensor)) << tensor->name << " saved";
+    EXPECT_TRUE(equal(exported.at(tensor->name), *tensor)) << tensor->name << " exported";
+  }
+  EXPECT_GT(kept, 5u);
+  EXPECT_GT(trained, 20u);
+}
+
 // A layout that numbers its ranks with data parallel last is found out from the ranks' places.
 TEST(LiveSources, RanksInAnotherOrder) {
   const auto source = bridge::open_checkpoint(golden("families/qwen3_moe/hf"));
