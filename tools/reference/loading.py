@@ -88,8 +88,9 @@ def load(folder, dtype=torch.float32):
             notes.append("DeciLMForCausalLM is no class of transformers: its Llama layers, put together by tools/reference/decilm.py")
             return decilm.build(config, read_tensors(source), dtype).eval(), notes
         kind = getattr(transformers, name, transformers.AutoModelForCausalLM)
-        model, info = kind.from_pretrained(source, dtype=dtype, attn_implementation="eager", output_loading_info=True,
-                                           experts_implementation="eager")
+        # Experts one by one; in half precision as transformers does by default: its loop would round after each expert.
+        experts = {"experts_implementation": "eager"} if dtype in (torch.float32, torch.float64) else {}
+        model, info = kind.from_pretrained(source, dtype=dtype, attn_implementation="eager", output_loading_info=True, **experts)
     for what in ("missing_keys", "mismatched_keys", "error_msgs"):
         if info.get(what):
             raise SystemExit(f"reference_logits: {folder}: {what.replace('_', ' ')}: {sorted(map(str, info[what]))[:5]}")
