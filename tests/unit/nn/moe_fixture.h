@@ -49,7 +49,8 @@ inline Fixture read_fixture(const std::string& name) {
 /// The family's toy with the fixture's keys.
 inline models::ArchSpec arch_of(const std::string& family, const std::string& keys) {
   Json config = Json::parse(std::string(models::family_named(family).toy_config), "toy");
-  for (const auto& [key, value] : Json::parse(keys, "fixture").members())
+  const Json changed = Json::parse(keys, "fixture");
+  for (const auto& [key, value] : changed.members())
     if (key != "layers_block_type") config.set(key, value);
   return models::family_named(family).read_config(models::HfConfig(config, "fixture"));
 }
