@@ -16,6 +16,7 @@ class PieceTrie {
   using Node = uint32_t;
   static constexpr Node kNowhere = UINT32_MAX;
 
+  /// An empty set.
   PieceTrie() : values_(1, -1) {}
   /// Adds a text that is not empty; `value` must not be negative. The last value of a text counts.
   void add(std::string_view text, int32_t value);
