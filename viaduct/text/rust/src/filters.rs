@@ -9,11 +9,11 @@ use crate::methods;
 use crate::python;
 
 /// No text that a template makes may be longer (bytes).
-pub const LONGEST: usize = 64 << 20;
+pub const LONGEST: usize = 16 << 20;
 /// No list may be longer (items).
 const LONGEST_LIST: usize = 1 << 20;
 /// What one rendering may spend outside of the instructions that minijinja counts: bytes and items that were touched.
-const BUDGET: u64 = 4 << 30;
+const BUDGET: u64 = 1 << 30;
 
 thread_local! {
     static SPENT: Cell<u64> = const { Cell::new(0) };
@@ -59,6 +59,14 @@ fn size_of(value: &Value) -> usize {
         Some(text) => text.len(),
         None => value.len().unwrap_or(1),
     }
+}
+
+/// All of a value may be looked at. (A list of constants is repeated before any of this sees it.)
+fn checked_look(value: &Value) -> Result<(), Error> {
+    if value.as_str().is_some() {
+        return charge(size_of(value));
+    }
+    checked_list(size_of(value))
 }
 
 fn text_of(value: &Value) -> Result<String, Error> {
@@ -246,6 +254,7 @@ fn join(value: &Value, separator: Option<Value>, attribute: Option<Value>, kwarg
     if value.is_undefined() {
         return Ok(out);
     }
+    checked_look(value)?;
     for (i, item) in value.try_iter()?.enumerate() {
         let item = match &attribute {
             Some(name) => item.get_item(name)?,
@@ -433,7 +442,7 @@ pub const PAID: [(&str, &str); 26] = [
 
 fn paid(name: &'static str) -> impl Fn(&State, &Value, Rest<Value>) -> Result<Value, Error> + Send + Sync + 'static {
     move |state, value, args| {
-        charge(size_of(value))?;
+        checked_look(value)?;
         if matches!(name, "batch" | "slice") && args.first().and_then(number_of).is_none_or(|n| n > 100_000) {
             return Err(bad(format!("{name}: a number up to 100000 is needed")));
         }
@@ -447,7 +456,8 @@ fn paid(name: &'static str) -> impl Fn(&State, &Value, Rest<Value>) -> Result<Va
 }
 
 fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
-    charge(size_of(value) + args.iter().map(size_of).sum::<usize>())?;
+    checked_look(value)?;
+    args.iter().try_for_each(checked_look)?;
     if name == "format" {
         checked_format(value.as_str().unwrap_or_default())?;
     }

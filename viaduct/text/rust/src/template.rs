@@ -11,9 +11,9 @@ use crate::{filters, generation, json};
 /// No template is longer (bytes).
 const LONGEST_SOURCE: usize = 1 << 20;
 /// Instructions that one rendering may take.
-const MOST_INSTRUCTIONS: u64 = 20_000_000;
+const MOST_INSTRUCTIONS: u64 = 5_000_000;
 /// Bytes that the plain text of a template may come to, which nothing else counts.
-const MOST_PLAIN_TEXT: u64 = 4 << 30;
+const MOST_PLAIN_TEXT: u64 = 1 << 30;
 
 thread_local! {
     static NOW: Cell<i64> = const { Cell::new(0) };
