@@ -89,6 +89,8 @@ TEST(MoeLayout, HoldsWhatBridgeSays) {
     while (!arch.layers[layer].moe) ++layer;
     const std::string prefix = "decoder.layers." + std::to_string(layer) + ".mlp.";
     for (const Layout& layout : kLayouts) {
+      // This toy's linear attention has two key heads.
+      if (std::string(family) == "qwen3_next" && layout.sizes.tp > 2) continue;
       parallel::run_ranks(layout.sizes, [&](const Mesh& mesh) {
         const MoeLayer moe(arch.layers[layer], 0, context_of(arch, at::kFloat, {}, shared(mesh)));
         std::map<std::string, std::vector<int64_t>> held, expected;
