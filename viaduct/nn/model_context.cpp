@@ -15,6 +15,8 @@ ContextPtr make_context(models::ArchSpec arch, config::ModelConfig config,
       !arch.vision, "the {} model has a vision tower, which this program can convert but not run yet", arch.family);
   VIADUCT_USER_CHECK(!config.fp32_residual_connection,
                      "model.fp32_residual_connection=true is not part of this program's model yet");
+  VIADUCT_USER_CHECK(!config.moe_router_force_biased,
+                     "model.moe_router_force_biased is not part of this program's model yet");
   arch.mtp.reset();  // its heads are not part of the model that runs
   auto kernels = torch_kernels(attention_backend(config::attention_backend_name(config.attention_backend)));
   return std::make_shared<const ModelContext>(
