@@ -1,5 +1,5 @@
-// The compiled part of the fmt that libtorch's headers bring, another version than this project's own: what includes
-// them sees it first. Both can be in one program, their names differ.
+// The compiled part of the fmt that libtorch's headers bring, another version than this project's own: what
+// includes them sees it first. Both can be in one program, their names differ.
 #include <fmt/format-inl.h>
 
 #include <locale>

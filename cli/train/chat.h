@@ -22,7 +22,7 @@ struct ChatFlags {
         .add_option("MODEL", model, "Hugging Face folder or hub name (org/name), GGUF file or Megatron checkpoint")
         ->required();
     command.add_option("--system", system, "What the model is told first")->type_name("TEXT");
-    command.add_option("--message,-m", messages, "Say this and end after the answer; several are said in turn")
+    command.add_option("--message", messages, "Say this and end after the answer; several are said in turn")
         ->type_name("TEXT");
     command.add_option("--template", template_name, "Which of the model's chat templates")->type_name("NAME");
     sampling.add_to(command);

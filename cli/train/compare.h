@@ -26,7 +26,7 @@ struct CompareFlags {
         .add_option("--reference-logits", reference,
                     "Compare with these too: what tools/reference_logits made with transformers")
         ->type_name("FILE");
-    command.add_option("--prompt,-p", prompt, "The text to compute (default: a pangram)")->type_name("TEXT");
+    command.add_option("--prompt", prompt, "The text to compute (default: a pangram)")->type_name("TEXT");
     command.add_option("--ids", ids, "Token ids instead, separated by commas: needs no tokenizer")
         ->type_name("LIST");
     command

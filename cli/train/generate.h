@@ -22,7 +22,7 @@ struct GenerateFlags {
     command
         .add_option("MODEL", model, "Hugging Face folder or hub name (org/name), GGUF file or Megatron checkpoint")
         ->required();
-    command.add_option("--prompt,-p", prompts, "A text to continue; several make a batch")->type_name("TEXT");
+    command.add_option("--prompt", prompts, "A text to continue; several make a batch")->type_name("TEXT");
     command.add_option("--prompts", prompt_file, "A file with a prompt on each line, as text or as a JSON string")
         ->type_name("FILE");
     sampling.add_to(command);

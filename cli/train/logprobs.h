@@ -20,7 +20,7 @@ struct LogprobsFlags {
     command
         .add_option("MODEL", model, "Hugging Face folder or hub name (org/name), GGUF file or Megatron checkpoint")
         ->required();
-    command.add_option("--text,-t", texts, "A text; several make a batch")->type_name("TEXT");
+    command.add_option("--text", texts, "A text; several make a batch")->type_name("TEXT");
     command.add_option("--ids", ids, "Token ids instead, separated by commas: needs no tokenizer")
         ->type_name("LIST");
     command.add_flag("--no-special-tokens", no_special_tokens, "Put no bos token and the like around a text");

@@ -90,11 +90,13 @@ class Generate(unittest.TestCase):
     def test_mistakes_are_told_before_weights_are_read(self):
         broken = scratch("broken")
         shutil.copytree(folder_of("llama2"), broken / "m")
+        said = viaduct("generate", broken / "m", "--prompt", "a", "--max-new-tokens", 4)
+        self.assertIn("loaded", said.stderr)
         for arguments, words in [
             (("--prompt", "a", "--max-new-tokens", 100000), "positions of the model"),
-            (("--prompt", "a", "--tp", 3), "2"),
+            (("--prompt", "a", "--tp", 3), "= 3"),
             ((), "no prompt"),
-            (("--prompt", "a", "--top-p", 2), "top_p"),
+            (("--prompt", "a", "--max-new-tokens", 4, "--top-p", 2), "top_p"),
             (("--prompt", "a", "--attention-backend", "quick"), "quick"),
         ]:
             said = viaduct("generate", broken / "m", *arguments, expect=2)
@@ -102,10 +104,10 @@ class Generate(unittest.TestCase):
             self.assertNotIn("loaded", said.stderr)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             (broken / "m" / name).unlink(missing_ok=True)
-        said = viaduct("generate", broken / "m", "--prompt", "a", expect=2)
+        said = viaduct("generate", broken / "m", "--prompt", "a", "--max-new-tokens", 4, expect=2)
         self.assertIn("--tokenizer", said.stderr)
-        viaduct("generate", folder_of("llama"), "--prompt", "a", "--attention-backend", "flash", "--dtype", "float32")
-        said = viaduct("generate", folder_of("gemma2"), "--prompt", "a", "--attention-backend", "flash", expect=2)
+        viaduct("generate", folder_of("llama"), "--prompt", "a", "--max-new-tokens", 4, "--attention-backend", "flash", "--dtype", "float32")
+        said = viaduct("generate", folder_of("gemma2"), "--prompt", "a", "--max-new-tokens", 4, "--attention-backend", "flash", expect=2)
         self.assertIn("unfused", said.stderr)
 
 

@@ -78,7 +78,7 @@ def refusals(folder):
 def main():
     folder = scratch("")
     stored_numbers(folder)
-    worst = max(gradients_are_of_the_loss(name, folder) for name in ("qwen3_moe", "gpt_oss", "gemma2", "llama_nemotron"))
+    worst = max(gradients_are_of_the_loss(name, folder) for name in ("qwen3_moe", "nemotron", "gemma2", "llama_nemotron"))
     refusals(folder)
     report(f"reference_logits: gradients equal to differences of the loss within {worst:.1e}")
 

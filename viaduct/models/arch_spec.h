@@ -44,7 +44,7 @@ struct RopeSpec {
   std::optional<double> mscale;
   std::optional<double> mscale_all_dim;
   std::optional<double> attention_factor;  // of cos and sin; none: what mscale and mscale_all_dim give
-  std::optional<bool> truncate;  // round the correction range to whole dimensions
+  std::optional<bool> truncate;            // round the correction range to whole dimensions
   std::optional<double>
       llama_4_scaling_beta;            // query * (1 + beta * log(1 + floor(position / original))) (Ministral 3)
   std::vector<int64_t> mrope_section;  // halves of the head for time, height, width; empty: one position

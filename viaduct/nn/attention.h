@@ -53,6 +53,7 @@ class SelfAttention : public Mixer, public HasPartialGradients {
 /// the norm before it.
 class LinearBlock : public ColumnParallelLinear {
  public:
+  /// Of the model's hidden size.
   explicit LinearBlock(const ContextPtr& context);
   /// hidden [s, b, h], not yet normalised -> [s, b, h].
   at::Tensor forward(const at::Tensor& hidden) const;

@@ -19,9 +19,11 @@ struct VocabularyRange {
 /// word_embeddings: weight [rows, h].
 class VocabParallelEmbedding : public torch::nn::Module {
  public:
+  /// This rank's rows.
   explicit VocabParallelEmbedding(ContextPtr context);
   /// tokens [b, s] -> [s, b, h]; under sequence parallelism this rank's positions.
   at::Tensor forward(const at::Tensor& tokens) const;
+  /// [rows, h].
   const at::Tensor& weight() const { return weight_; }
 
  private:
@@ -33,6 +35,7 @@ class VocabParallelEmbedding : public torch::nn::Module {
 /// position_embeddings: weight [max_positions, h], whole on every rank.
 class PositionEmbedding : public torch::nn::Module {
  public:
+  /// For arch.max_positions.
   explicit PositionEmbedding(ContextPtr context);
   /// positions [s] or [s, b] -> [s, 1 or b, h]; under sequence parallelism this rank's positions.
   at::Tensor forward(const at::Tensor& positions) const;
@@ -46,9 +49,11 @@ class PositionEmbedding : public torch::nn::Module {
 /// them before the first layer.
 class LanguageEmbedding : public torch::nn::Module {
  public:
+  /// What the model's EmbeddingSpec says.
   explicit LanguageEmbedding(ContextPtr context);
   /// tokens [b, s] -> [s, b, h]; pass.positions count for learned positions.
   at::Tensor forward(const at::Tensor& tokens, const ForwardPass& pass) const;
+  /// Their weight [rows, h], which a tied output layer uses.
   const at::Tensor& word_embeddings() const { return word_embeddings_->weight(); }
 
  private:
@@ -65,6 +70,7 @@ class OutputLayer : public torch::nn::Module {
   OutputLayer(ContextPtr context, const at::Tensor& tied);
   /// hidden [s, b, h] -> logits [s, b, rows] of this rank's part of the vocabulary.
   at::Tensor forward(const at::Tensor& hidden) const;
+  /// [rows, h].
   const at::Tensor& weight() const { return weight_; }
 
  private:

@@ -12,6 +12,7 @@ namespace viaduct::nn {
 /// The same linear of several experts: weight0, weight1 ... [out, in], and bias0 ... [out].
 class GroupedLinear : public torch::nn::Module {
  public:
+  /// Of this rank's experts; in and out are its own too.
   GroupedLinear(int64_t num_experts, int64_t in, int64_t out, bool bias, ContextPtr context);
   /// rows [n, in], rows_per_expert[i] of them of expert i -> [n, out]. Without its bias where `with_bias` is false
   /// (which has its gradient nevertheless).

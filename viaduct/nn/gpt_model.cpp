@@ -69,7 +69,7 @@ void GptModel::place_tokens(const at::Tensor& tokens, ForwardPass& pass) const {
   pass.rotary = rope_->tables(pass.positions);
   if (local_rope_) pass.local_rotary = local_rope_->tables(pass.positions);
   if (context_->arch.rope.llama_4_scaling_beta)
-    pass.query_scale = llama_4_query_scale(context_->arch.rope, pass.positions);
+    pass.query_scale = position_query_scale(context_->arch.rope, pass.positions);
 }
 
 at::Tensor GptModel::forward_hidden(const at::Tensor& tokens, const at::Tensor& hidden, ForwardPass& pass) const {

@@ -39,6 +39,7 @@ class GptModel : public torch::nn::Module {
   const ModelContext& context() const { return *context_; }
   /// Layers of the whole model that are here: the first, and how many.
   int first_layer() const { return first_layer_; }
+  /// As first_layer().
   int num_layers() const { return num_layers_; }
 
   /// `tokens` [b, s] int64 (needed by every chunk for the shape, and read by the first), `hidden` [s, b, h] from

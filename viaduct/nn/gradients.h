@@ -17,6 +17,7 @@ namespace viaduct::nn {
 class HasPartialGradients {
  public:
   virtual ~HasPartialGradients() = default;
+  /// Those parameters.
   virtual std::vector<at::Tensor> partial_gradients() const = 0;
 };
 

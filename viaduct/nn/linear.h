@@ -19,6 +19,7 @@ namespace viaduct::nn {
 /// (TELayerNormColumnParallelLinear).
 class ColumnParallelLinear : public torch::nn::Module {
  public:
+  /// What it has beside its weight.
   struct Options {
     bool bias = false;
     std::optional<double> norm_eps;  // a norm of the input, as "layer_norm_weight"
@@ -29,6 +30,7 @@ class ColumnParallelLinear : public torch::nn::Module {
   /// x [s, b, in] -> [s, b, out / tp].
   at::Tensor forward(const at::Tensor& x) const;
 
+  /// [out / tp, in], and [out / tp], undefined without a bias.
   const at::Tensor& weight() const { return weight_; }
   const at::Tensor& bias() const { return bias_; }
 
@@ -45,6 +47,7 @@ class ColumnParallelLinear : public torch::nn::Module {
 /// is a module inside ("post_layernorm").
 class RowParallelLinear : public torch::nn::Module {
  public:
+  /// What it has beside its weight.
   struct Options {
     bool bias = false;
     bool post_norm = false;
@@ -64,7 +67,9 @@ class RowParallelLinear : public torch::nn::Module {
 /// A linear that every rank has whole: weight [out, in].
 class ReplicatedLinear : public torch::nn::Module {
  public:
+  /// With a bias [out] or without.
   ReplicatedLinear(int64_t in, int64_t out, bool bias, ContextPtr context);
+  /// x [..., in] -> [..., out].
   at::Tensor forward(const at::Tensor& x) const;
 
  private:

@@ -38,9 +38,9 @@ int grid_rank(const topology::Parallelism& sizes, const topology::Coordinates& p
 c10::Device device_of(const ModelChunks& chunks);
 
 /// The tensors of this rank, in the order of rank_parameters; those of multi-token prediction only where there are
-/// modules of it. UserError that begins with `source`, where the model comes from, and lists every difference: chunks
-/// that are too many or too few, names that only the modules or only the model has, other shapes, types that hold no
-/// weights.
+/// modules of it. UserError that begins with `source`, where the model comes from, and lists every difference:
+/// chunks that are too many or too few, names that only the modules or only the model has, other shapes, types that
+/// hold no weights.
 std::vector<LiveTensor> match_modules(const ModelChunks& chunks, const models::ArchSpec& arch,
                                       const parallel::Mesh& mesh, std::string_view source,
                                       const KeepsItsValues& keeps = nullptr);

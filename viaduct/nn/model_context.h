@@ -28,6 +28,7 @@ struct ModelContext {
   /// For tensors that hold parameters and activations.
   at::TensorOptions options() const { return at::TensorOptions().dtype(dtype).device(device); }
 };
+/// As every module holds it.
 using ContextPtr = std::shared_ptr<const ModelContext>;
 
 /// A context for `arch` with the reference kernels that config.attention_backend allows. UserError for settings

@@ -19,8 +19,9 @@ class NormWeights {
 
   /// x [..., size], normalised.
   at::Tensor forward(const at::Tensor& x) const;
-  /// The parameters, for norms that are computed otherwise.
+  /// The parameters, for norms that are computed otherwise; the bias is undefined for RMSNorm.
   const at::Tensor& weight() const { return weight_; }
+  /// See weight().
   const at::Tensor& bias() const { return bias_; }
 
  private:
@@ -33,6 +34,7 @@ class NormWeights {
 /// A norm as a module: "weight" and, for LayerNorm, "bias".
 class Norm : public torch::nn::Module {
  public:
+  /// With the model's eps, or another.
   Norm(int64_t size, ContextPtr context);
   Norm(int64_t size, double eps, ContextPtr context);
   /// x [..., size], normalised.

@@ -16,7 +16,7 @@ using models::RopeScaling;
 using models::RopeSpec;
 
 // Llama 3.1: long wavelengths are divided by the factor, short ones stay, those between are blended.
-at::Tensor llama3_scaled(const at::Tensor& frequencies, const RopeSpec& rope) {
+at::Tensor smoothly_scaled(const at::Tensor& frequencies, const RopeSpec& rope) {
   const auto original = static_cast<double>(rope.original_max_positions);
   const at::Tensor wavelength = 2.0 * std::numbers::pi / frequencies;
   const at::Tensor scaled =
@@ -68,7 +68,7 @@ Rope::Rope(const RopeSpec& rope, int64_t head_dim, c10::Device device, bool loca
     switch (rope.scaling) {
       case RopeScaling::kNone: break;
       case RopeScaling::kLinear: frequencies = frequencies / rope.factor; break;
-      case RopeScaling::kLlama3: frequencies = llama3_scaled(frequencies, rope); break;
+      case RopeScaling::kLlama3: frequencies = smoothly_scaled(frequencies, rope); break;
       case RopeScaling::kYarn: {
         frequencies = yarn_scaled(powers, rope, dim);
         const bool both = rope.mscale.value_or(0.0) != 0.0 && rope.mscale_all_dim.value_or(0.0) != 0.0;
@@ -91,7 +91,7 @@ ForwardPass::Rotary Rope::tables(const at::Tensor& positions) const {
   return {both.cos() * attention_factor_, both.sin() * attention_factor_};
 }
 
-at::Tensor llama_4_query_scale(const RopeSpec& rope, const at::Tensor& positions) {
+at::Tensor position_query_scale(const RopeSpec& rope, const at::Tensor& positions) {
   const at::Tensor turns = at::floor(positions.to(at::kFloat) / static_cast<double>(rope.original_max_positions));
   const at::Tensor scale = 1.0 + rope.llama_4_scaling_beta.value() * at::log(1.0 + turns);
   return positions.dim() == 1 ? scale.view({-1, 1, 1, 1}) : scale.unsqueeze(-1).unsqueeze(-1);

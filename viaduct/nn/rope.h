@@ -31,6 +31,6 @@ class Rope {
 double yarn_mscale(double factor, double mscale);
 
 /// 1 + beta * ln(1 + floor(position / original length)) for queries [s, 1 or b, 1, 1] (Llama 4, Ministral 3).
-at::Tensor llama_4_query_scale(const models::RopeSpec& rope, const at::Tensor& positions);
+at::Tensor position_query_scale(const models::RopeSpec& rope, const at::Tensor& positions);
 
 }  // namespace viaduct::nn

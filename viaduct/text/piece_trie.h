@@ -26,6 +26,7 @@ class PieceTrie {
   int32_t value(Node node) const { return values_[node]; }
   /// Length of the longest text of the set that `text` begins with; 0 when there is none.
   size_t longest_prefix(std::string_view text) const;
+  /// Is no text in the set?
   bool empty() const { return values_.size() == 1; }
 
  private:

@@ -45,6 +45,7 @@ class RustTokenizer {
   std::string decode(std::span<const int32_t> ids, bool skip_special_tokens) const;
   /// The id of a token, and the token of an id, as the vocabulary writes it.
   std::optional<int32_t> token_to_id(std::string_view token) const;
+  /// See token_to_id.
   std::optional<std::string> id_to_token(int32_t id) const;
 
  private:

@@ -28,6 +28,7 @@ class SentencePieceSegmentation {
   std::vector<Segment> segment(std::string_view normalized) const;
   /// The id of a piece, or that of the unknown token.
   int32_t id_of(std::string_view piece) const;
+  /// That of the unknown token.
   int32_t unknown_id() const { return unknown_id_; }
   /// The pieces that are always cut out whole.
   const PieceTrie& user_defined() const { return user_defined_; }

@@ -219,7 +219,7 @@ TEST_P(Layouts, EqualOneProcess) {
   // one family of each kind of layer.
   static const std::set<std::string> kInFloat = {"llama", "qwen3_moe", "gpt_oss", "deepseek_v3"};
   if (kInFloat.contains(GetParam())) compare(GetParam(), kFloat, counts);
-  EXPECT_GE(counts["layouts"], 2) << "layouts that fit";
+  EXPECT_GE(counts["layouts"], 1) << "layouts that fit";
   if (test::world().rank() == 0)
     fmt::print("{}: {} layouts equal one process, {} do not fit the model\n", GetParam(), counts["layouts"],
                counts["do not fit"]);

