@@ -56,24 +56,40 @@ at::Tensor merged_heads(const at::Tensor& result_bnsv) {
   return x.reshape({x.size(0), x.size(1), -1});
 }
 
-at::Tensor unfused(const AttentionCall& call) {
-  const int64_t repeats = call.query_sbnd.size(2) / call.key_kbgd.size(2);
-  const at::Tensor query = call.query_sbnd.permute({1, 2, 0, 3});
-  const at::Tensor key = repeated(call.key_kbgd, repeats), value = repeated(call.value_kbgv, repeats);
-  at::Tensor scores = at::matmul(query, key.transpose(-1, -2)) * call.scale;
+// The softmax of scores [b, x, y, k], all that lies between them included. `sinks`: shaped to be a column of them.
+at::Tensor shares_of(at::Tensor scores, const at::Tensor& sinks, const AttentionCall& call) {
+  scores = scores * call.scale;
   if (call.softcap) scores = at::tanh(scores / *call.softcap) * *call.softcap;
   if (scores.scalar_type() != at::kDouble) scores = scores.to(at::kFloat);
   if (!sees_all(call)) scores = scores.masked_fill(visible(call).logical_not(), -INFINITY);
   at::Tensor shares;
-  if (call.sinks_n.defined()) {
-    const at::Tensor sinks =
-        call.sinks_n.to(scores.scalar_type()).view({1, -1, 1, 1}).expand({scores.size(0), -1, scores.size(2), 1});
-    shares = at::softmax(at::cat({scores, sinks}, -1), -1).narrow(-1, 0, scores.size(-1));
+  if (sinks.defined()) {
+    const at::Tensor column =
+        sinks.to(scores.scalar_type()).expand({scores.size(0), scores.size(1), scores.size(2), 1});
+    shares = at::softmax(at::cat({scores, column}, -1), -1).narrow(-1, 0, scores.size(-1));
   } else {
     shares = at::softmax(scores, -1);
   }
   if (call.dropout > 0.0) shares = at::dropout(shares, call.dropout, /*train=*/true);
-  return merged_heads(at::matmul(shares.to(value.scalar_type()), value));
+  return shares.to(call.value_kbgv.scalar_type());
+}
+
+at::Tensor unfused(const AttentionCall& call) {
+  const int64_t repeats = call.query_sbnd.size(2) / call.key_kbgd.size(2);
+  const at::Tensor query = call.query_sbnd.permute({1, 2, 0, 3});
+  const at::Tensor key = repeated(call.key_kbgd, repeats), value = repeated(call.value_kbgv, repeats);
+  const at::Tensor sinks = call.sinks_n.defined() ? call.sinks_n.view({1, -1, 1, 1}) : at::Tensor();
+  return merged_heads(at::matmul(shares_of(at::matmul(query, key.transpose(-1, -2)), sinks, call), value));
+}
+
+// One query a sequence, as when tokens are generated: the heads of a group stand in the place of positions, so that
+// keys and values need not be repeated. (cuDNN's fused kernel would be planned anew for every length.)
+at::Tensor single_query(const AttentionCall& call) {
+  const int64_t sequences = call.query_sbnd.size(1), groups = call.key_kbgd.size(2);
+  const at::Tensor query = call.query_sbnd.reshape({sequences, groups, -1, call.query_sbnd.size(3)});
+  const at::Tensor key = call.key_kbgd.permute({1, 2, 3, 0}), value = call.value_kbgv.permute({1, 2, 0, 3});
+  const at::Tensor sinks = call.sinks_n.defined() ? call.sinks_n.view({1, groups, -1, 1}) : at::Tensor();
+  return at::matmul(shares_of(at::matmul(query, key), sinks, call), value).reshape({1, sequences, -1});
 }
 
 at::Tensor fused(const AttentionCall& call) {
@@ -101,7 +117,9 @@ at::Tensor torch_attention(const AttentionCall& call, AttentionBackend backend) 
   switch (backend) {
     case AttentionBackend::kUnfused:
     case AttentionBackend::kLocal: return unfused(call);
-    case AttentionBackend::kAuto: return fusable && !rounds_scores(call) ? fused(call) : unfused(call);
+    case AttentionBackend::kAuto:
+      if (call.query_sbnd.size(0) == 1) return single_query(call);
+      return fusable && !rounds_scores(call) ? fused(call) : unfused(call);
     case AttentionBackend::kFlash:
     case AttentionBackend::kFused:
       VIADUCT_USER_CHECK(fusable,
