@@ -22,7 +22,7 @@ std::string error_of(const std::string& source, ChatRequest request = {}) {
     EXPECT_THAT(error.what(), HasSubstr("tokenizer.json"));
     return error.what();
   }
-  ADD_FAILURE() << "no error";
+  ADD_FAILURE() << "no error: " << source.substr(0, 60);
   return "";
 }
 

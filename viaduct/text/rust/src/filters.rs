@@ -160,7 +160,8 @@ fn multiply(a: Value, b: Value) -> Result<Value, Error> {
 }
 
 fn remainder(state: &State, a: Value, b: Value) -> Result<Value, Error> {
-    if a.as_str().is_some() {
+    if let Some(text) = a.as_str() {
+        checked_format(text)?;
         let mut args = vec![a];
         if is_list(&b) {
             args.extend(b.try_iter()?);
