@@ -394,6 +394,27 @@ fn upper(value: &Value) -> Result<String, Error> {
     Ok(text_of(value)?.to_uppercase())
 }
 
+/// Python's rounding: of the number as it is stored, halves to the even neighbour.
+fn round(value: Value, precision: Option<i32>, method: Option<&str>) -> Result<Value, Error> {
+    if value.is_integer() && precision.unwrap_or(0) >= 0 {
+        return Ok(value);
+    }
+    let number = f64::try_from(value).map_err(|_| bad("round: not a number"))?;
+    let places = precision.unwrap_or(0);
+    if places.abs() > 300 {
+        return Err(bad("round: a precision of over 300 digits"));
+    }
+    let scale = 10f64.powi(places);
+    let rounded = match method.unwrap_or("common") {
+        "ceil" => (number * scale).ceil() / scale,
+        "floor" => (number * scale).floor() / scale,
+        "common" if places >= 0 => format!("{number:.*}", places as usize).parse().unwrap_or(number),
+        "common" => (number * scale).round_ties_even() / scale,
+        _ => return Err(bad("round: method must be common, ceil or floor")),
+    };
+    Ok(Value::from(rounded))
+}
+
 fn lower(value: &Value) -> Result<String, Error> {
     Ok(text_of(value)?.to_lowercase())
 }
@@ -515,6 +536,7 @@ pub fn install(env: &mut Environment) {
     env.add_filter("count", length);
     env.add_filter("indent", indent);
     env.add_filter("center", center);
+    env.add_filter("round", round);
     env.add_filter("int", int);
     env.add_filter("float", float);
     env.add_filter("title", title);
