@@ -23,7 +23,7 @@ void hand_over(int argc, char** argv) {
   VIADUCT_USER_CHECK(
       error != ENOENT,
       "`viaduct {}` is run by viaduct-train, the program with the model in it, which is not beside {}. "
-      "Build it: tools/setup train, then tools/build dev viaduct viaduct-train",
+      "Build it: make build-train, which leaves both in bin/",
       argv[1], here.string());
   throw_system(fmt::format("cannot run {}", program), error);
 }

@@ -4,13 +4,13 @@
 #include <c10/core/InferenceMode.h>
 
 #include <array>
-#include <cstring>
 
 #include "viaduct/bridge/model_layout.h"
 #include "viaduct/core/error.h"
 #include "viaduct/formats/safetensors.h"
 #include "viaduct/infer/chunk_forward.h"
 #include "viaduct/topology/pipeline.h"
+#include "viaduct/torchx/stored_tensor.h"
 #include "viaduct/torchx/tensor.h"
 
 namespace viaduct::cli {
@@ -32,14 +32,9 @@ at::Tensor from_stage(const at::Tensor& own, at::IntArrayRef sizes, int stage, c
   return tensor;
 }
 
-at::Tensor read(const formats::SafetensorsFile& file, const Path& path, const std::string& name) {
+at::Tensor read(const formats::SafetensorsFile& file, const std::string& name) {
   const formats::StoredTensor* stored = file.find(name);
-  if (!stored) return {};
-  const std::vector<std::byte> bytes = formats::read_tensor(file, *stored);
-  const at::Tensor tensor = at::empty(torchx::sizes_of(stored->shape), torchx::scalar_type(stored->dtype));
-  VIADUCT_USER_CHECK_EQ(bytes.size(), tensor.nbytes(), "{}: bytes of {}", path.string(), name);
-  std::memcpy(tensor.data_ptr(), bytes.data(), bytes.size());
-  return tensor;
+  return stored ? torchx::read_tensor(file, *stored) : at::Tensor();
 }
 
 struct Apart {
@@ -86,13 +81,13 @@ Trace trace_model(std::span<const std::shared_ptr<nn::GptModel>> chunks, const a
 Reference read_reference(const Path& path) {
   const formats::SafetensorsFile file(path);
   Reference reference;
-  reference.input_ids = read(file, path, "input_ids");
+  reference.input_ids = read(file, "input_ids");
   VIADUCT_USER_CHECK(
       reference.input_ids.defined() && reference.input_ids.scalar_type() == at::kLong &&
           reference.input_ids.dim() == 2,
       "{} has no input_ids [sequences, positions] of type I64: tools/reference_logits makes such files",
       path.string());
-  const at::Tensor logits = read(file, path, "logits");
+  const at::Tensor logits = read(file, "logits");
   VIADUCT_USER_CHECK(logits.defined() && logits.dim() == 3 && logits.size(0) == reference.input_ids.size(0) &&
                          logits.size(1) == reference.input_ids.size(1),
                      "{} has no logits [sequences, positions, vocabulary] for its input_ids", path.string());
@@ -107,7 +102,7 @@ Reference read_reference(const Path& path) {
       VIADUCT_USER_CHECK(name.size() > prefix.size() && name.size() < prefix.size() + 7, "{} has a tensor {}",
                          path.string(), name);
       reference.trace.modules[{std::stoi(name.substr(prefix.size())), std::string(module)}] =
-          on_host(read(file, path, name));
+          on_host(read(file, name));
     }
   return reference;
 }

@@ -8,24 +8,10 @@
 #include "tests/model/golden_dir.h"
 #include "tests/model/loaded_model.h"
 #include "viaduct/formats/safetensors.h"
-#include "viaduct/torchx/tensor.h"
+#include "viaduct/torchx/stored_tensor.h"
 
 namespace viaduct {
 namespace {
-
-// What the reference program left for a family: input_ids [b, s], logits [b, s, v], hidden_i [b, s, h] after layer
-// i.
-std::map<std::string, at::Tensor> read_reference(const Path& file) {
-  const auto reader = formats::open_safetensors(file);
-  std::map<std::string, at::Tensor> result;
-  for (const formats::StoredTensor& stored : reader->tensors()) {
-    const std::vector<std::byte> bytes = formats::read_tensor(*reader, stored, 1u << 28);
-    at::Tensor tensor = at::empty(torchx::sizes_of(stored.shape), torchx::scalar_type(stored.dtype));
-    std::memcpy(tensor.data_ptr(), bytes.data(), bytes.size());
-    result[stored.name] = tensor;
-  }
-  return result;
-}
 
 // 4e-6 of the largest value: some units of float32's last place, through a few layers of sums in another order. A
 // wrong eps shows as 5e-6 and more.
@@ -40,7 +26,9 @@ class Logits : public testing::TestWithParam<std::string> {};
 TEST_P(Logits, EqualTransformers) {
   const Path golden = test::golden_dir();
   const c10::Device device = test::device();
-  const auto reference = read_reference(golden / "logits" / (GetParam() + ".safetensors"));
+  // What transformers computed: input_ids [b, s], logits [b, s, v], hidden_i [b, s, h] after layer i.
+  const auto reference =
+      torchx::read_tensors(formats::SafetensorsFile(golden / "logits" / (GetParam() + ".safetensors")));
   const test::LoadedModel loaded(golden / "families" / GetParam() / "hf", at::kFloat, device);
   at::NoGradGuard no_grad;
   nn::ForwardPass pass;

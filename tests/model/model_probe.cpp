@@ -25,6 +25,7 @@
 #include "viaduct/formats/safetensors_writer.h"
 #include "viaduct/nn/cross_entropy.h"
 #include "viaduct/nn/embedding.h"
+#include "viaduct/torchx/stored_tensor.h"
 #include "viaduct/torchx/tensor.h"
 
 namespace viaduct {
@@ -61,9 +62,7 @@ at::Tensor read_ids(const Path& path) {
   const formats::SafetensorsFile file(path);
   const formats::StoredTensor* stored = file.find("input_ids");
   VIADUCT_USER_CHECK(stored && stored->dtype == DType::kI64, "{} has no int64 input_ids", path.string());
-  const at::Tensor ids = at::empty(torchx::sizes_of(stored->shape), at::kLong);
-  std::ranges::copy(formats::read_tensor(file, *stored), torchx::bytes_of(ids).begin());
-  return ids;
+  return torchx::read_tensor(file, *stored);
 }
 
 void write(const Path& path, const Named& tensors) {

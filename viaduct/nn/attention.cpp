@@ -36,7 +36,6 @@ SelfAttention::SelfAttention(const models::LayerSpec& layer_spec, int layer, Con
   VIADUCT_USER_CHECK(spec_.num_query_groups % tp == 0 || tp % spec_.num_query_groups == 0,
                      "{} query groups cannot be divided among {} ranks, nor the ranks among them",
                      spec_.num_query_groups, tp);
-  groups_ = std::max<int64_t>(spec_.num_query_groups / tp, 1);
   linear_qkv_ = register_module(
       "linear_qkv", std::make_shared<ColumnParallelLinear>(
                         hidden, (spec_.num_heads + 2 * spec_.num_query_groups) * dim,

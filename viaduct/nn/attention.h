@@ -40,8 +40,7 @@ class SelfAttention : public Mixer, public HasPartialGradients {
   ContextPtr context_;
   models::AttentionSpec spec_;
   int layer_;
-  int64_t heads_;   // of this rank
-  int64_t groups_;  // of key and value that this rank's heads use
+  int64_t heads_;  // of this rank
   std::shared_ptr<ColumnParallelLinear> linear_qkv_;
   std::shared_ptr<RowParallelLinear> linear_proj_;
   std::shared_ptr<Norm> q_layernorm_;

@@ -73,8 +73,9 @@ class Kernels {
 /// How attention is computed, by config.attention_backend's names.
 enum class AttentionBackend {
   kAuto,     // the quickest that can do what is asked
-  kFlash,    // torch's scaled_dot_product_attention with its flash kernel, or an error
-  kFused,    // the same with cuDNN's or the memory-efficient kernel, or an error
+  kFlash,    // torch's scaled_dot_product_attention, or an error where it cannot compute what is asked; which of
+             // its kernels runs is torch's choice
+  kFused,    // the same
   kUnfused,  // scores, softmax and weighted sum one by one
   kLocal,    // the same: upstream's name for its own implementation
 };

@@ -2,23 +2,12 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
-#include <cstring>
-
 #include "viaduct/formats/safetensors.h"
 #include "viaduct/nn/gpt_model.h"
-#include "viaduct/torchx/tensor.h"
+#include "viaduct/torchx/stored_tensor.h"
 
 namespace viaduct::nn {
 namespace {
-
-at::Tensor read(const formats::SafetensorsFile& file, const std::string& name) {
-  const formats::StoredTensor* stored = file.find(name);
-  if (!stored) throw std::runtime_error("the fixture has no " + name);
-  const std::vector<std::byte> bytes = formats::read_tensor(file, *stored);
-  const at::Tensor tensor = at::empty(torchx::sizes_of(stored->shape), torchx::scalar_type(stored->dtype));
-  std::memcpy(tensor.data_ptr(), bytes.data(), bytes.size());
-  return tensor;
-}
 
 models::ArchSpec gpt_arch() {
   models::ArchSpec arch;
@@ -36,21 +25,22 @@ models::ArchSpec gpt_arch() {
 }
 
 TEST(Gpt3Block, EqualsTransformersGpt2) {
-  const formats::SafetensorsFile file(Path(VIADUCT_SOURCE_DIR) / "tests/unit/nn/fixtures/gpt2.safetensors");
+  const auto fixture = torchx::read_tensors(
+      formats::SafetensorsFile(Path(VIADUCT_SOURCE_DIR) / "tests/unit/nn/fixtures/gpt2.safetensors"));
   const ContextPtr context = make_context(gpt_arch(), {}, std::make_shared<parallel::Mesh>(), at::kFloat, at::kCPU);
   const GptModel model(context);
   const at::NoGradGuard no_grad;
-  for (const auto& item : model.named_parameters()) item.value().copy_(read(file, item.key()));
-  const at::Tensor expected = read(file, "logits");
+  for (const auto& item : model.named_parameters()) item.value().copy_(fixture.at(item.key()));
+  const at::Tensor expected = fixture.at("logits");
   ForwardPass pass;
   const at::Tensor logits =
-      gather_logits(model.forward(read(file, "input_ids"), {}, pass), *context).transpose(0, 1);
+      gather_logits(model.forward(fixture.at("input_ids"), {}, pass), *context).transpose(0, 1);
   EXPECT_LE((logits - expected).abs().max().item<double>(), 4e-6 * expected.abs().max().item<double>());
   // Positions count: the same tokens one place further give other logits.
   ForwardPass later;
   later.positions = at::arange(1, 13, at::kLong);
   const at::Tensor moved =
-      gather_logits(model.forward(read(file, "input_ids"), {}, later), *context).transpose(0, 1);
+      gather_logits(model.forward(fixture.at("input_ids"), {}, later), *context).transpose(0, 1);
   EXPECT_GT((moved - expected).abs().max().item<double>(), 0.1);
 }
 

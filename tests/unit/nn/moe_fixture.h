@@ -11,7 +11,7 @@
 #include "viaduct/formats/safetensors.h"
 #include "viaduct/models/registry.h"
 #include "viaduct/nn/moe.h"
-#include "viaduct/torchx/tensor.h"
+#include "viaduct/torchx/stored_tensor.h"
 
 namespace viaduct::nn::testing {
 
@@ -34,15 +34,10 @@ struct Fixture {
 
 inline Fixture read_fixture(const std::string& name) {
   const formats::SafetensorsFile file(Path(VIADUCT_SOURCE_DIR "/tests/unit/nn/fixtures") / (name + ".safetensors"));
-  const File bytes = File::open(file.files()[0], File::Mode::kRead);
   Fixture fixture;
   for (const auto& [key, value] : file.header().metadata)
     if (key == "config") fixture.config = value;
-  for (const formats::StoredTensor& stored : file.tensors()) {
-    at::Tensor tensor = at::empty(torchx::sizes_of(stored.shape), torchx::scalar_type(stored.dtype));
-    bytes.read(stored.chunks[0].byte_offset, torchx::bytes_of(tensor));
-    fixture.tensors[stored.name] = tensor;
-  }
+  fixture.tensors = torchx::read_tensors(file);
   return fixture;
 }
 
