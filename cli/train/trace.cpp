@@ -34,7 +34,7 @@ at::Tensor from_stage(const at::Tensor& own, at::IntArrayRef sizes, int stage, c
 
 at::Tensor read(const formats::SafetensorsFile& file, const std::string& name) {
   const formats::StoredTensor* stored = file.find(name);
-  return stored ? torchx::read_tensor(file, *stored) : at::Tensor();
+  return stored ? torchx::stored_tensor(file, *stored) : at::Tensor();
 }
 
 struct Apart {

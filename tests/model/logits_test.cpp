@@ -28,7 +28,7 @@ TEST_P(Logits, EqualTransformers) {
   const c10::Device device = test::device();
   // What transformers computed: input_ids [b, s], logits [b, s, v], hidden_i [b, s, h] after layer i.
   const auto reference =
-      torchx::read_tensors(formats::SafetensorsFile(golden / "logits" / (GetParam() + ".safetensors")));
+      torchx::stored_tensors(formats::SafetensorsFile(golden / "logits" / (GetParam() + ".safetensors")));
   const test::LoadedModel loaded(golden / "families" / GetParam() / "hf", at::kFloat, device);
   at::NoGradGuard no_grad;
   nn::ForwardPass pass;

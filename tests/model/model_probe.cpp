@@ -62,7 +62,7 @@ at::Tensor read_ids(const Path& path) {
   const formats::SafetensorsFile file(path);
   const formats::StoredTensor* stored = file.find("input_ids");
   VIADUCT_USER_CHECK(stored && stored->dtype == DType::kI64, "{} has no int64 input_ids", path.string());
-  return torchx::read_tensor(file, *stored);
+  return torchx::stored_tensor(file, *stored);
 }
 
 void write(const Path& path, const Named& tensors) {

@@ -12,9 +12,9 @@ namespace viaduct::torchx {
 
 /// A whole stored tensor, on the CPU. UserError as formats::read_tensor, and for a type that libtorch does not
 /// have.
-at::Tensor read_tensor(const formats::TensorReader& reader, const formats::StoredTensor& stored);
+at::Tensor stored_tensor(const formats::TensorReader& reader, const formats::StoredTensor& stored);
 
 /// All tensors of a reader, by their names. UserError likewise.
-std::map<std::string, at::Tensor> read_tensors(const formats::TensorReader& reader);
+std::map<std::string, at::Tensor> stored_tensors(const formats::TensorReader& reader);
 
 }  // namespace viaduct::torchx

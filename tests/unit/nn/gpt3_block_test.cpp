@@ -25,7 +25,7 @@ models::ArchSpec gpt_arch() {
 }
 
 TEST(Gpt3Block, EqualsTransformersGpt2) {
-  const auto fixture = torchx::read_tensors(
+  const auto fixture = torchx::stored_tensors(
       formats::SafetensorsFile(Path(VIADUCT_SOURCE_DIR) / "tests/unit/nn/fixtures/gpt2.safetensors"));
   const ContextPtr context = make_context(gpt_arch(), {}, std::make_shared<parallel::Mesh>(), at::kFloat, at::kCPU);
   const GptModel model(context);

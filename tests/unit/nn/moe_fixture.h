@@ -12,6 +12,7 @@
 #include "viaduct/models/registry.h"
 #include "viaduct/nn/moe.h"
 #include "viaduct/torchx/stored_tensor.h"
+#include "viaduct/torchx/tensor.h"
 
 namespace viaduct::nn::testing {
 
@@ -37,7 +38,7 @@ inline Fixture read_fixture(const std::string& name) {
   Fixture fixture;
   for (const auto& [key, value] : file.header().metadata)
     if (key == "config") fixture.config = value;
-  fixture.tensors = torchx::read_tensors(file);
+  fixture.tensors = torchx::stored_tensors(file);
   return fixture;
 }
 
