@@ -76,7 +76,7 @@ class Roundtrip(CliCase):
         shutil.copy(PROGRAM, alone)
         run = subprocess.run([alone, "roundtrip", "x"], capture_output=True, text=True)
         self.assertEqual(run.returncode, MISTAKE)
-        self.assertIn("tools/setup train", run.stderr)
+        self.assertIn("make build-train", run.stderr)
 
 
 if __name__ == "__main__":

@@ -262,7 +262,6 @@ FAMILIES = {
 # Where ours is not transformers' model, or is refused, and why. The test says when one of them is no longer so.
 KNOWN = {
     "gemma-gelu": "published files say \"gelu\" and mean its tanh form, which transformers 4 computed; 5.12.1 computes erf",
-    "deepseek_v2-greedy_with_groups": "ArchSpec does not say that topk_method greedy ignores n_group",
     "deepseek_v3-shared_0": "shared experts of no rows are stored as tensors without elements, which no parameter is made of",
     "glm45-shared_0": "as deepseek_v3-shared_0",
 }

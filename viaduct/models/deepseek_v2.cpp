@@ -12,6 +12,10 @@ ArchSpec read_config(const HfConfig& config) {
   moe.softmax_before_top_k = true;
   moe.aux_loss_coeff = config.number_or("aux_loss_alpha", 0.0);
   read_routed_layers(config, {.first_dense = 0, .shared_experts = 2}, moe, arch);
+  // The numbers of groups are without effect unless the method is this one.
+  if (config.text_or("topk_method", "greedy") != "group_limited_greedy")
+    for (LayerSpec& layer : arch.layers)
+      if (layer.moe && layer.moe->groups.value_or(1) > 1) layer.moe->groups = layer.moe->group_top_k = 1;
   return arch;
 }
 

@@ -146,7 +146,13 @@ class C10dCommunicator : public Communicator {
     guarded(connections_->watch(), activity(fmt::format("connect ranks {} and {}", global(from), global(to))),
             connections_->ranks(), [&] {
               const Connections::Line line = connections_->line(from, to, tag);
-              if (!cpu_) line.backend.eagerConnectSingleDevice(connections_->device());
+              if (cpu_) return;
+              // NCCL joins two ranks when their first tensor is both sent and received, and the host waits for it.
+              std::vector<at::Tensor> first{at::zeros({1}, at::TensorOptions().device(connections_->device()))};
+              if (from == connections_->rank())
+                line.backend.send(first, line.peer, line.tag)->wait();
+              else
+                line.backend.recv(first, line.peer, line.tag)->wait();
             });
   }
 

@@ -1,7 +1,8 @@
 // Mesh: this process' place in a parallel layout and the groups that it is a member of.
 #pragma once
 
-#include <memory>
+#include <functional>
+#include <vector>
 
 #include "viaduct/parallel/group.h"
 #include "viaduct/topology/parallelism.h"
@@ -14,8 +15,10 @@ class Mesh {
  public:
   /// One process, every size 1.
   Mesh();
-  /// One rank's place in a layout of these sizes. Every group is alone until it is set.
-  Mesh(const topology::Parallelism& sizes, const topology::Coordinates& place) : sizes_(sizes), place_(place) {}
+  /// Makes the group of these global ranks (ascending, this one among them), or one that is alone.
+  using MakeGroup = std::function<Group(const char* name, std::vector<int> ranks)>;
+  /// Rank `rank` of a layout of these sizes. `make` is called for all groups, in the same order on every rank.
+  Mesh(const topology::Parallelism& sizes, const topology::RankGrid& grid, int rank, const MakeGroup& make);
 
   /// The layout, and where this process is in it.
   const topology::Parallelism& sizes() const { return sizes_; }
@@ -42,7 +45,6 @@ class Mesh {
   Group embedding;  // the first and the last stage, which share a tied embedding; alone elsewhere
 
  private:
-  friend class ProcessWorld;
   topology::Parallelism sizes_;
   topology::Coordinates place_{};
 };

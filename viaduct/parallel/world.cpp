@@ -133,16 +133,13 @@ std::shared_ptr<Connections> ProcessWorld::connect(const std::vector<int>& ranks
 }
 
 Mesh ProcessWorld::mesh(const topology::Parallelism& sizes, topology::RankOrder order) {
-  using topology::Axis;
-  Mesh mesh;
-  mesh.sizes_ = sizes.with_world_size(size());
+  const topology::Parallelism filled = sizes.with_world_size(size());
   VIADUCT_USER_CHECK(
-      sizes.dp == 1 || sizes.dp == mesh.sizes_.dp,
+      sizes.dp == 1 || sizes.dp == filled.dp,
       "data_parallel_size is {}, but {} ranks with tensor_model_parallel_size {}, context_parallel_size {} "
       "and pipeline_model_parallel_size {} make it {}: leave it out or start {} ranks",
-      sizes.dp, size(), sizes.tp, sizes.cp, sizes.pp, mesh.sizes_.dp, sizes.world_size());
-  const topology::RankGrid grid(mesh.sizes_, order);
-  mesh.place_ = grid.coordinates(rank());
+      sizes.dp, size(), sizes.tp, sizes.cp, sizes.pp, filled.dp, sizes.world_size());
+  const topology::RankGrid grid(filled, order);
 
   // Groups of the same ranks share their connections. All ranks go through the kinds in this order, and a rank is
   // in one group of each: nobody waits for a group that another comes to only later.
@@ -155,27 +152,7 @@ Mesh ProcessWorld::mesh(const topology::Parallelism& sizes, topology::RankOrder 
     const int here = shared->rank();
     return Group(name, std::move(ranks), here, c10d_communicator(name, shared));
   };
-  const auto along = [&](const char* name, std::initializer_list<Axis> axes) {
-    return group(name, grid.group_of(rank(), axes));
-  };
-  mesh.world = along("world", {Axis::kTp, Axis::kCp, Axis::kDp, Axis::kPp});
-  mesh.tp = along("tensor parallel", {Axis::kTp});
-  mesh.pp = along("pipeline parallel", {Axis::kPp});
-  mesh.cp = along("context parallel", {Axis::kCp});
-  mesh.dp = along("data parallel", {Axis::kDp});
-  mesh.dp_cp = along("data and context parallel", {Axis::kDp, Axis::kCp});
-  mesh.ep = along("expert parallel", {Axis::kEp});
-  mesh.etp = along("expert tensor parallel", {Axis::kEtp});
-  mesh.edp = along("expert data parallel", {Axis::kEdp});
-  mesh.etp_ep = along("expert tensor and expert parallel", {Axis::kEtp, Axis::kEp});
-  mesh.tp_dp_cp = along("pipeline stage", {Axis::kTp, Axis::kDp, Axis::kCp});
-  mesh.model = along("model parallel", {Axis::kTp, Axis::kPp});
-  // Upstream's embedding group: the first and the last stage.
-  const std::vector<int>& stages = mesh.pp.global_ranks();
-  const bool at_end = rank() == stages.front() || rank() == stages.back();
-  std::vector<int> ends{stages.front(), stages.back()};
-  mesh.embedding = group("embedding", at_end && stages.size() > 1 ? ends : std::vector<int>{rank()});
-  return mesh;
+  return Mesh(filled, grid, rank(), group);
 }
 
 }  // namespace viaduct::parallel

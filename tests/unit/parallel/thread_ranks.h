@@ -175,7 +175,6 @@ class ThreadCommunicator : public Communicator {
 inline void run_ranks(const topology::Parallelism& sizes, const std::function<void(const Mesh&)>& work,
                       topology::RankOrder order = topology::RankOrder::kPipelineLast,
                       std::vector<std::exception_ptr>* errors = nullptr) {
-  using topology::Axis;
   const topology::RankGrid grid(sizes, order);
   const int world = grid.world_size();
   std::map<std::pair<std::string, int>, std::shared_ptr<ThreadGroup>> groups;  // by name and first rank
@@ -187,32 +186,10 @@ inline void run_ranks(const topology::Parallelism& sizes, const std::function<vo
     return Group(name, ranks, me, std::make_shared<ThreadCommunicator>(shared, me));
   };
   std::vector<Mesh> meshes;
-  for (int rank = 0; rank < world; ++rank) {
-    Mesh mesh(sizes, grid.coordinates(rank));
-    std::vector<int> all;
-    for (int r = 0; r < world; ++r) all.push_back(r);
-    const auto along = [&](const char* name, std::initializer_list<Axis> axes) {
-      return group_of(name, grid.group_of(rank, axes), rank);
-    };
-    mesh.world = group_of("world", all, rank);
-    mesh.tp = along("tensor parallel", {Axis::kTp});
-    mesh.pp = along("pipeline", {Axis::kPp});
-    mesh.cp = along("context parallel", {Axis::kCp});
-    mesh.dp = along("data parallel", {Axis::kDp});
-    mesh.dp_cp = along("data and context parallel", {Axis::kDp, Axis::kCp});
-    mesh.ep = along("expert parallel", {Axis::kEp});
-    mesh.etp = along("expert tensor parallel", {Axis::kEtp});
-    mesh.edp = along("expert data parallel", {Axis::kEdp});
-    mesh.etp_ep = along("expert tensor and expert parallel", {Axis::kEtp, Axis::kEp});
-    mesh.tp_dp_cp = along("tensor, data and context parallel", {Axis::kTp, Axis::kDp, Axis::kCp});
-    mesh.model = along("model parallel", {Axis::kTp, Axis::kPp});
-    const std::vector<int> stages = grid.group_of(rank, {Axis::kPp});
-    if (stages.size() > 1 && (rank == stages.front() || rank == stages.back()))
-      mesh.embedding = group_of("embedding", {stages.front(), stages.back()}, rank);
-    else
-      mesh.embedding = Group("embedding", {rank}, 0, nullptr);
-    meshes.push_back(std::move(mesh));
-  }
+  for (int rank = 0; rank < world; ++rank)
+    meshes.emplace_back(sizes, grid, rank, [&](const char* name, const std::vector<int>& ranks) {
+      return group_of(name, ranks, rank);
+    });
   std::vector<std::exception_ptr> thrown(static_cast<size_t>(world));
   std::vector<std::thread> threads;
   for (int rank = 0; rank < world; ++rank)
