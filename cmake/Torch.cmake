@@ -50,6 +50,13 @@ target_precompile_headers(viaduct_torch_pch PRIVATE
   <ATen/ATen.h> <torch/csrc/autograd/custom_function.h> <torch/nn/module.h> <fmt/format.h>
   <map> <memory> <optional> <span> <string> <vector>)
 
+# ccache takes this in place of the precompiled file, which differs from build to build (CCACHE_PCH_EXTSUM in tools/build).
+file(GLOB torch_version ${VIADUCT_TORCH}/torch-*.dist-info)
+get_target_property(torch_headers viaduct_torch_pch PRECOMPILE_HEADERS)
+string(SHA256 torch_headers "${torch_headers} ${CMAKE_CXX_COMPILER_VERSION} ${CMAKE_BUILD_TYPE} ${VIADUCT_SANITIZE}")
+get_filename_component(torch_version ${torch_version} NAME)
+file(WRITE ${PROJECT_BINARY_DIR}/CMakeFiles/viaduct_torch_pch.dir/cmake_pch.hxx.gch.sum "${torch_version} ${torch_headers}\n")
+
 # viaduct_uses_torch(TARGET): libtorch, and the precompiled header.
 function(viaduct_uses_torch TARGET)
   target_link_libraries(${TARGET} PUBLIC viaduct_torch)

@@ -34,12 +34,18 @@ QUANTIZED = "deepseek_v3_fp8 gpt_oss_mxfp4".split()
 # Adapters of models of the runs, and what upstream's export and merge made of them; they unpack below adapters/.
 ADAPTERS = ("lora_llama lora_llama_tp2 canonical_lora_llama lora_qwen3_moe lora_qwen3_moe_ep2 "
             "canonical_lora_qwen3_moe").split()
+# Optimizer steps that megatron-core made; a model that no other run has.
+TRAIN = ("train_llama_fp32_nodist train_llama_tied_fp32_tp2_pp2_fully train_qwen3_moe_fp32_nodist "
+         "train_llama_bf16_dp2_fully_reshardable train_qwen3_moe_bf16_ep2_fully").split()
+MODELS_OF_TRAIN = ["llama_tied2"]
 PARTS = ("hf", "megatron", "oracle.json")
+TRAIN_PARTS = ("input.safetensors", "grads_step1.safetensors", "optimizer_expected.safetensors", "oracle.json")
 ADAPTER_PARTS = ("megatron", "hf_adapter", "hf_adapter_from_ckpt", "hf_merged", "oracle.json")
 
 
 def files_below(folder):
-    for part in ADAPTER_PARTS if folder.name in ADAPTERS else PARTS:
+    parts = ADAPTER_PARTS if folder.name in ADAPTERS else TRAIN_PARTS if folder.name in TRAIN else PARTS
+    for part in parts:
         path = folder / part
         if path.is_file():
             yield path
@@ -66,12 +72,14 @@ def pack(oracle, folders, archive, below=None):
 def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    oracle, names = pathlib.Path(sys.argv[1]), sys.argv[2:] or FAMILIES + QUANTIZED + ["runs", "adapters"]
+    oracle, names = pathlib.Path(sys.argv[1]), sys.argv[2:] or FAMILIES + QUANTIZED + ["runs", "adapters", "train"]
     fixtures = pathlib.Path(__file__).resolve().parent / "fixtures"
     for name in names:
         folders = [f"families/{name}"]
         if name == "runs":
             folders = [f"runs/_models/{m}" for m in MODELS_OF_RUNS] + [f"runs/{r}" for r in RUNS]
+        if name == "train":
+            folders = [f"runs/_models/{m}" for m in MODELS_OF_TRAIN] + [f"runs/{r}" for r in TRAIN]
         if name == "adapters":
             folders = [f"runs/{r}" for r in ADAPTERS]
         missing = [f for f in folders if not (oracle / f).is_dir()]

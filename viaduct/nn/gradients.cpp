@@ -34,6 +34,12 @@ std::unordered_map<std::string, Kind> kinds_of(const ModelContext& context, int 
   return kinds;
 }
 
+// A module from outside knows its own parameters: only those of the model's schema can be cut.
+Kind kind_of(const std::unordered_map<std::string, Kind>& kinds, const std::string& name) {
+  const auto found = kinds.find(name);
+  return found == kinds.end() ? Kind{.whole = true} : found->second;
+}
+
 // Parameters that some module of the chunk says each rank has a part of the gradient of.
 std::unordered_set<const c10::TensorImpl*> partial_parameters(const torch::nn::Module& chunk) {
   std::unordered_set<const c10::TensorImpl*> result;
@@ -53,7 +59,7 @@ at::Tensor gradient_of(const at::Tensor& parameter) {
 
 }  // namespace
 
-void finalize_gradients(std::span<const std::shared_ptr<torch::nn::Module>> chunks, const ModelContext& context) {
+void sum_shared_gradients(std::span<const std::shared_ptr<torch::nn::Module>> chunks, const ModelContext& context) {
   const parallel::Mesh& mesh = *context.mesh;
   for (size_t chunk = 0; chunk < chunks.size(); ++chunk) {
     const std::unordered_map<std::string, Kind> kinds = kinds_of(context, static_cast<int>(chunk));
@@ -61,18 +67,10 @@ void finalize_gradients(std::span<const std::shared_ptr<torch::nn::Module>> chun
     for (const auto& item : chunks[chunk]->named_parameters()) {
       const at::Tensor& parameter = item.value();
       if (!parameter.requires_grad()) continue;
-      const auto found = kinds.find(item.key());
-      // A module from outside knows its own parameters: only those of the model's schema can be cut.
-      const Kind kind = found == kinds.end() ? Kind{.whole = true} : found->second;
-      at::Tensor gradient = gradient_of(parameter);
       const bool in_parts = partial.contains(parameter.unsafeGetTensorImpl());
-      if (in_parts || (kind.whole && context.sequence_parallel())) mesh.tp.all_reduce(gradient);
-      if (kind.expert) {
-        mesh.edp.all_reduce(gradient);
-        gradient.div_(mesh.dp_cp.size());
-      } else {
-        mesh.dp_cp.all_reduce(gradient, parallel::Reduce::kAverage);
-      }
+      if (!in_parts && !(kind_of(kinds, item.key()).whole && context.sequence_parallel())) continue;
+      at::Tensor gradient = gradient_of(parameter);
+      mesh.tp.all_reduce(gradient);
     }
   }
   if (mesh.embedding.alone()) return;
@@ -83,6 +81,24 @@ void finalize_gradients(std::span<const std::shared_ptr<torch::nn::Module>> chun
     at::Tensor gradient = gradient_of(shared);
     mesh.embedding.all_reduce(gradient);
   }
+}
+
+void finalize_gradients(std::span<const std::shared_ptr<torch::nn::Module>> chunks, const ModelContext& context) {
+  const parallel::Mesh& mesh = *context.mesh;
+  for (size_t chunk = 0; chunk < chunks.size(); ++chunk) {
+    const std::unordered_map<std::string, Kind> kinds = kinds_of(context, static_cast<int>(chunk));
+    for (const auto& item : chunks[chunk]->named_parameters()) {
+      if (!item.value().requires_grad()) continue;
+      at::Tensor gradient = gradient_of(item.value());
+      if (kind_of(kinds, item.key()).expert) {
+        mesh.edp.all_reduce(gradient);
+        gradient.div_(mesh.dp_cp.size());
+      } else {
+        mesh.dp_cp.all_reduce(gradient, parallel::Reduce::kAverage);
+      }
+    }
+  }
+  sum_shared_gradients(chunks, context);
 }
 
 }  // namespace viaduct::nn

@@ -21,10 +21,12 @@ class HasPartialGradients {
   virtual std::vector<at::Tensor> partial_gradients() const = 0;
 };
 
-/// Sums the gradients of a rank's model chunks over the ranks that hold the same parameter: those of tensor
-/// parallelism as above, first and last stage for a tied embedding, and, averaged, data parallelism (dense
-/// parameters over dp x cp, experts over their own data-parallel group, scaled as if all ranks had contributed to
-/// them).
+/// Sums the gradients of a rank's model chunks over the ranks of one copy of the model that hold the same
+/// parameter: those of tensor parallelism as above, and first and last stage for a tied embedding.
+void sum_shared_gradients(std::span<const std::shared_ptr<torch::nn::Module>> chunks, const ModelContext& context);
+
+/// The same, and averages them over data parallelism: dense parameters over dp x cp, experts over their own
+/// data-parallel group, scaled as if all ranks had contributed to them.
 void finalize_gradients(std::span<const std::shared_ptr<torch::nn::Module>> chunks, const ModelContext& context);
 
 }  // namespace viaduct::nn

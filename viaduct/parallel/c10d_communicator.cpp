@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <fmt/ranges.h>
 
+#include <exception>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 
 #include "viaduct/core/error.h"
@@ -148,6 +149,7 @@ class C10dCommunicator : public Communicator {
               const Connections::Line line = connections_->line(from, to, tag);
               if (cpu_) return;
               // NCCL joins two ranks when their first tensor is both sent and received, and the host waits for it.
+              line.backend.eagerConnectSingleDevice(connections_->device());
               std::vector<at::Tensor> first{at::zeros({1}, at::TensorOptions().device(connections_->device()))};
               if (from == connections_->rank())
                 line.backend.send(first, line.peer, line.tag)->wait();
@@ -235,6 +237,21 @@ Connections::Connections(const BackendFactory& factory, c10::intrusive_ptr<c10d:
   const std::string name = fmt::format("{}", fmt::join(ranks_, "-"));
   backend_ = guarded(*watch_, "connecting", ranks_, [&] { return factory_(store_, rank_, size(), name); });
   keep_for_abort(backend_);
+}
+
+// c10d leaves NCCL's communicators where they are when a backend goes; a GPU has room for some hundred.
+Connections::~Connections() {
+  if (device_.is_cpu()) return;
+  const bool orderly = !watch_->failed() && std::uncaught_exceptions() == 0;
+  const auto end = [&](c10d::Backend& backend) {
+    try {
+      orderly ? backend.shutdown() : backend.abort();
+    } catch (const c10::Error&) {
+      // The other end is gone: the watch says who it was.
+    }
+  };
+  for (const auto& [line, backend] : lines_) end(*backend);
+  end(*backend_);
 }
 
 // NCCL would wait for a rank that is gone until its timeout; Gloo sees that the connection is closed.

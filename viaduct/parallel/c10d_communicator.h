@@ -20,6 +20,10 @@ class Connections {
   /// alone; `device` is where tensors must be. RankError when a rank does not come.
   Connections(const BackendFactory& factory, c10::intrusive_ptr<c10d::Store> store, std::vector<int> ranks,
               int rank, at::Device device, std::shared_ptr<RankWatch> watch);
+  /// Collective too, unless a rank failed.
+  ~Connections();
+  Connections(const Connections&) = delete;
+  Connections& operator=(const Connections&) = delete;
 
   /// The global ranks, this process' number among them and how many there are, where tensors must be, and who
   /// watches.

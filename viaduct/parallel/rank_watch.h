@@ -55,6 +55,8 @@ class RankWatch {
   void doing(std::string activity);
   /// RankError if a rank is known to be gone.
   void check(std::string_view activity) const;
+  /// Is one?
+  bool failed() const { return failed_; }
   /// An operation among `ranks` failed with `cause`: finds out who is to blame (up to WatchTimes::suspect), tells
   /// the others and throws a RankError.
   [[noreturn]] void fail(const std::string& activity, const std::vector<int>& ranks, const std::string& cause);

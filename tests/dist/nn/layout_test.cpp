@@ -8,6 +8,7 @@
 #include <set>
 
 #include "tests/dist/dist_world.h"
+#include "tests/dist/nn/shard_of.h"
 #include "tests/model/golden_dir.h"
 #include "viaduct/bridge/checkpoint.h"
 #include "viaduct/bridge/provider.h"
@@ -19,7 +20,6 @@
 #include "viaduct/nn/gradients.h"
 #include "viaduct/nn/live.h"
 #include "viaduct/parallel/pipeline_schedule.h"
-#include "viaduct/torchx/tensor.h"
 
 namespace viaduct {
 namespace {
@@ -137,22 +137,6 @@ Outcome compute(const bridge::Checkpoint& source, const Layout& layout, std::sha
   return outcome;
 }
 
-// The part of a whole tensor that a rank holds.
-at::Tensor cut(const at::Tensor& whole, const layout::ShardedTensor& sharded) {
-  const auto box = [](const at::Tensor& tensor, const layout::Box& box) {
-    at::Tensor part = tensor;
-    for (int axis = 0; axis < box.rank(); ++axis) {
-      const int64_t stride = box.stride.empty() ? 1 : box.stride[axis];
-      part = part.slice(axis, box.offset[axis], box.offset[axis] + (box.size[axis] - 1) * stride + 1, stride);
-    }
-    return part;
-  };
-  at::Tensor result = at::zeros(torchx::sizes_of(sharded.local_shape), whole.options());
-  for (const layout::Piece& piece : sharded.pieces)
-    if (!piece.is_fill()) box(result, piece.to).copy_(box(whole, piece.from));
-  return result;
-}
-
 struct Bounds {
   c10::ScalarType type;
   double loss, gradient;
@@ -197,7 +181,7 @@ void compare(const std::string& family, const Bounds& bounds, std::map<std::stri
       if (!found) continue;  // a buffer
       const auto theirs = expected.find(held.tensor.name);
       ASSERT_NE(theirs, expected.end()) << held.tensor.name;
-      const at::Tensor reference = cut(theirs->second, held.tensor);
+      const at::Tensor reference = test::shard_of(theirs->second, held.tensor);
       ASSERT_TRUE(found->grad().defined()) << held.name;
       const double norm =
           std::max(reference.norm().item<double>(), average * std::sqrt(static_cast<double>(reference.numel())));

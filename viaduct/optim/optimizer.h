@@ -1,0 +1,117 @@
+// Optimizer: from the gradients of all micro-batches on all ranks to the next parameters. Mixed precision
+// (upstream's Float16OptimizerWithFloat16Params), and sharded among the data-parallel ranks (upstream's
+// DistributedOptimizer).
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "viaduct/nn/live_model.h"
+#include "viaduct/nn/model_context.h"
+#include "viaduct/optim/loss_scaler.h"
+#include "viaduct/optim/model_parameters.h"
+#include "viaduct/optim/parameter_buffer.h"
+#include "viaduct/optim/update_rule.h"
+
+namespace viaduct::optim {
+
+/// Settings by upstream's names (OptimizerConfig and DistributedDataParallelConfig).
+struct OptimizerOptions {
+  UpdateSettings update;
+  double clip_grad = 1.0;  // 0: gradients are not clipped
+  double grad_norm_skip_threshold = std::numeric_limits<double>::infinity();
+  bool log_num_zeros_in_grad = false;
+  bool use_distributed_optimizer = false;
+  int64_t bucket_size = 40'000'000;  // elements; 0: one bucket
+  c10::ScalarType main_grads_dtype = at::kFloat;
+  c10::ScalarType main_params_dtype = at::kFloat;  // of parameters in half precision
+  c10::ScalarType exp_avg_dtype = at::kFloat;
+  c10::ScalarType exp_avg_sq_dtype = at::kFloat;
+  std::optional<LossScaleSettings> loss_scaling;  // of float16
+};
+
+/// With what one update is made.
+struct StepSettings {
+  double lr = 0;
+  double weight_decay = 0;
+  std::optional<double> decoupled_lr;  // of the embedding and the output layer
+};
+
+/// What an update did.
+struct StepResult {
+  bool updated = false;   // false: a gradient was not finite, or the norm above grad_norm_skip_threshold
+  double grad_norm = 0;   // of the whole model's gradients, before clipping; infinite or NaN where one of them is
+  int64_t num_zeros = 0;  // elements of the gradients that are zero, where log_num_zeros_in_grad asks
+};
+
+/// What this rank remembers of one parameter, or of its part of it.
+struct OptimizerSlice {
+  const ModelParameter* parameter;
+  int64_t begin;  // of the parameter's elements in order
+  int64_t size;
+  /// The parameter, in main_params_dtype; where that is the parameter's own type, a view of it. [size]
+  at::Tensor main;
+  /// By the update rule's state_names. [size]
+  std::vector<at::Tensor> state;
+};
+
+/// Owns main gradients, main parameters and what the update rule remembers. Every function is collective among all
+/// ranks of the mesh.
+class Optimizer {
+ public:
+  /// The chunks' parameters must be loaded or initialised.
+  Optimizer(const nn::ModelChunks& chunks, nn::ContextPtr context, OptimizerOptions options);
+
+  /// Before the first micro-batch of an iteration.
+  void zero_gradients();
+  /// What losses are multiplied by before they go backward; 1 but for float16.
+  double loss_scale() const { return scaler_ ? scaler_->scale() : 1.0; }
+  /// After the last micro-batch: the main gradients become those of the whole batch, `divisor` times smaller than
+  /// the sums over data-parallel ranks (their number, or that of all tokens).
+  void reduce_gradients(double divisor);
+  /// Updates the parameters.
+  StepResult step(const StepSettings& settings);
+
+  /// Updates that were made.
+  int64_t num_updates() const { return num_updates_; }
+  void set_num_updates(int64_t updates) { num_updates_ = updates; }
+  const UpdateRule& rule() const { return *rule_; }
+  const std::vector<ModelParameter>& parameters() const { return parameters_; }
+  /// All this rank remembers. The tensors may be written (a checkpoint is loaded); then main_parameters_changed().
+  const std::vector<OptimizerSlice>& slices() const { return slices_; }
+  /// The main gradient of a parameter, in its shape.
+  const at::Tensor& gradient(const ModelParameter& parameter) const;
+  /// Parameters become what the main parameters say.
+  void main_parameters_changed();
+  /// Main parameters become what the parameters say (weights were loaded without an optimizer).
+  void parameters_changed();
+  LossScaler* scaler() { return scaler_ ? &*scaler_ : nullptr; }
+
+ private:
+  struct Place {
+    size_t buffer;
+    OwnedRange range;
+  };
+  at::Tensor gradient_of(size_t slice) const;
+  bool counts(size_t slice) const;
+  // Sum of squares, and zeros, of all gradients of the model.
+  std::pair<double, int64_t> measure() const;
+  void update(const StepSettings& settings);
+
+  nn::ModelChunks chunks_;
+  nn::ContextPtr context_;
+  OptimizerOptions options_;
+  std::unique_ptr<UpdateRule> rule_;
+  std::vector<ModelParameter> parameters_;
+  std::vector<std::unique_ptr<ParameterBuffer>> buffers_;
+  std::vector<std::pair<size_t, size_t>> buffer_of_;  // of a parameter: its buffer, its place there
+  std::vector<OptimizerSlice> slices_;
+  std::vector<Place> places_;  // of slices
+  std::optional<LossScaler> scaler_;
+  int64_t num_updates_ = 0;
+};
+
+}  // namespace viaduct::optim

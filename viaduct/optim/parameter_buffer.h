@@ -1,0 +1,93 @@
+// ParameterBuffer: parameters of one kind with their main gradients side by side in memory, so that the ranks that
+// hold copies of them exchange a few large tensors instead of many small ones.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "viaduct/parallel/group.h"
+
+namespace viaduct::optim {
+
+/// How the buffer is laid out and reduced.
+struct BufferOptions {
+  c10::ScalarType gradients = at::kFloat;  // the element type of main gradients
+  /// Elements of a bucket, what is reduced at once; the last parameter that begins in it ends it. 0: one bucket.
+  int64_t bucket_size = 40'000'000;
+  /// Does each rank update a part of every bucket only (upstream's distributed optimizer)?
+  bool sharded = false;
+  /// Parameters that have a bucket of their own: of a copy in another buffer a rank then owns the same part.
+  std::vector<bool> own_bucket;
+};
+
+/// What this rank updates of one parameter: `size` elements from `begin` on of the parameter's elements in order.
+struct OwnedRange {
+  size_t parameter;  // of the buffer
+  int64_t begin;     // in the parameter
+  int64_t size;
+  int64_t offset;  // in the buffer
+};
+
+/// Takes the gradients that autograd makes as soon as they are there, adds them to the main gradients and lets go
+/// of them. Parameters of a sharded buffer move into the buffer, so that ranks can gather what others have updated.
+///
+/// Layout (upstream's): parameters in the opposite order of the model's, so that the buckets whose gradients come
+/// first are first; of a sharded buffer every parameter begins at a multiple of 64 elements, and a bucket's size is
+/// a multiple of 128 and of the number of ranks.
+class ParameterBuffer {
+ public:
+  /// `parameters`: leaves of one type and device, in the model's order; `replicas`: the ranks that hold copies of
+  /// them.
+  ParameterBuffer(std::vector<at::Tensor> parameters, const parallel::Group& replicas,
+                  const BufferOptions& options);
+  ~ParameterBuffer();
+  ParameterBuffer(const ParameterBuffer&) = delete;
+  ParameterBuffer& operator=(const ParameterBuffer&) = delete;
+
+  size_t num_parameters() const { return parameters_.size(); }
+  const at::Tensor& parameter(size_t i) const { return parameters_[i]; }
+  const parallel::Group& replicas() const { return replicas_; }
+  bool sharded() const { return options_.sharded; }
+
+  /// The main gradient of a parameter, in its shape: a view of the buffer.
+  const at::Tensor& gradient(size_t i) const { return gradients_[i]; }
+  /// All main gradients, one dimension.
+  const at::Tensor& gradients() const { return all_gradients_; }
+  /// Sets them to zero.
+  void zero_gradients();
+  /// Makes them the averages (`scale`: times the number of ranks, over `divisor`) of all ranks' gradients: of a
+  /// sharded buffer in what this rank owns alone, elsewhere they are undefined then. Collective.
+  void reduce_gradients(double divisor);
+
+  /// What this rank updates, in the order of the buffer. All of it, unless the buffer is sharded.
+  const std::vector<OwnedRange>& owned() const { return owned_; }
+  /// A range of the main gradients, and of the parameters: views of one dimension.
+  at::Tensor gradient_of(const OwnedRange& range) const;
+  at::Tensor parameter_of(const OwnedRange& range) const;
+  /// Every rank's part of the parameters to all. Collective; nothing to do unless the buffer is sharded.
+  void gather_parameters();
+
+ private:
+  class Hook;
+  struct Bucket {
+    int64_t begin;
+    int64_t size;
+  };
+  void lay_out();
+  void find_owned();
+
+  std::vector<at::Tensor> parameters_;
+  parallel::Group replicas_;
+  BufferOptions options_;
+  std::vector<int64_t> offsets_;  // of parameters
+  std::vector<Bucket> buckets_;
+  std::vector<OwnedRange> owned_;
+  at::Tensor all_parameters_;  // of a sharded buffer
+  at::Tensor all_gradients_;
+  std::vector<at::Tensor> gradients_;
+};
+
+}  // namespace viaduct::optim
