@@ -10,6 +10,7 @@
 #include "viaduct/models/parameters.h"
 #include "viaduct/nn/gpt_model.h"
 #include "viaduct/nn/live_model.h"
+#include "viaduct/nn/router.h"
 
 namespace viaduct::nn {
 
@@ -99,6 +100,29 @@ void finalize_gradients(std::span<const std::shared_ptr<torch::nn::Module>> chun
     }
   }
   sum_shared_gradients(chunks, context);
+}
+
+void update_expert_biases(std::span<const std::shared_ptr<torch::nn::Module>> chunks, const ModelContext& context,
+                          double rate) {
+  const at::NoGradGuard no_grad;
+  std::vector<const Router*> routers;
+  std::vector<at::Tensor> counts;
+  for (const auto& chunk : chunks)
+    for (const auto& module : chunk->modules())
+      if (const auto* router = dynamic_cast<const Router*>(module.get());
+          router && router->expert_bias().defined()) {
+        routers.push_back(router);
+        counts.push_back(router->local_tokens_per_expert());
+      }
+  if (routers.empty()) return;
+  at::Tensor total = at::stack(counts);
+  context.mesh->tp_dp_cp.all_reduce(total);
+  const at::Tensor moves = (total.mean(-1, /*keepdim=*/true) - total).sign() * rate;
+  for (size_t i = 0; i < routers.size(); ++i) {
+    at::Tensor bias = routers[i]->expert_bias();
+    bias.add_(moves[static_cast<int64_t>(i)]);
+    counts[i].zero_();
+  }
 }
 
 }  // namespace viaduct::nn

@@ -29,4 +29,10 @@ void sum_shared_gradients(std::span<const std::shared_ptr<torch::nn::Module>> ch
 /// data-parallel group, scaled as if all ranks had contributed to them.
 void finalize_gradients(std::span<const std::shared_ptr<torch::nn::Module>> chunks, const ModelContext& context);
 
+/// After an iteration: every router with an expert bias moves it by `rate` towards experts that got fewer tokens
+/// than the average, over all ranks and micro-batches, and counts anew (megatron-core's get_updated_expert_bias;
+/// auxiliary-loss-free balancing, Wang et al. 2024).
+void update_expert_biases(std::span<const std::shared_ptr<torch::nn::Module>> chunks, const ModelContext& context,
+                          double rate);
+
 }  // namespace viaduct::nn

@@ -8,7 +8,7 @@
 #include <set>
 
 #include "tests/dist/dist_world.h"
-#include "tests/dist/nn/shard_of.h"
+#include "viaduct/nn/shard_of.h"
 #include "tests/model/golden_dir.h"
 #include "viaduct/bridge/checkpoint.h"
 #include "viaduct/bridge/provider.h"
@@ -181,7 +181,7 @@ void compare(const std::string& family, const Bounds& bounds, std::map<std::stri
       if (!found) continue;  // a buffer
       const auto theirs = expected.find(held.tensor.name);
       ASSERT_NE(theirs, expected.end()) << held.tensor.name;
-      const at::Tensor reference = test::shard_of(theirs->second, held.tensor);
+      const at::Tensor reference = nn::shard_of(theirs->second, held.tensor);
       ASSERT_TRUE(found->grad().defined()) << held.name;
       const double norm =
           std::max(reference.norm().item<double>(), average * std::sqrt(static_cast<double>(reference.numel())));

@@ -8,7 +8,7 @@
 #include <map>
 
 #include "tests/dist/dist_world.h"
-#include "tests/dist/nn/shard_of.h"
+#include "viaduct/nn/shard_of.h"
 #include "tests/model/golden_dir.h"
 #include "viaduct/bridge/checkpoint.h"
 #include "viaduct/bridge/provider.h"
@@ -205,7 +205,7 @@ void compare(const ReferenceRun& run, const Layout& layout, const std::string& w
         const layout::ShardedTensor& shard = shards.at({parameter.chunk, parameter.name});
         const auto theirs = run.first_gradients.find(shard.name);
         if (theirs == run.first_gradients.end()) continue;
-        const at::Tensor reference = test::shard_of(theirs->second, shard);
+        const at::Tensor reference = nn::shard_of(theirs->second, shard);
         EXPECT_LE(l2(optimizer.gradient(parameter).cpu() - reference), bounds.gradient * l2(reference))
             << where << ": gradient of " << shard.name;
       }
@@ -220,7 +220,7 @@ void compare(const ReferenceRun& run, const Layout& layout, const std::string& w
   for (const optim::OptimizerSlice& slice : optimizer.slices()) {
     const std::string name = name_of(slice);
     const auto reference = [&](const char* what) {
-      return test::shard_of(run.expected.at(name + "." + what),
+      return nn::shard_of(run.expected.at(name + "." + what),
                             shards.at({slice.parameter->chunk, slice.parameter->name}))
           .reshape(-1)
           .narrow(0, slice.begin, slice.size);
