@@ -15,6 +15,7 @@ std::string description_text(const Json& unique_identifiers);
 /// The files of one dataset: FOLDER/MD5-CLASS-SPLIT-*, where MD5 is that of its description.
 class IndexCache {
  public:
+  /// `dataset_class` and `split` are parts of the names.
   IndexCache(Path folder, std::string description, std::string_view dataset_class, std::string_view split);
 
   /// FOLDER/MD5-CLASS-SPLIT-`what`.npy

@@ -27,9 +27,11 @@ struct LineBlock {
 /// Reads files one after another.
 class LineReader {
  public:
+  /// Begins at a position that a block of the same files had.
   LineReader(std::vector<Path> files, LinePosition begin);
   /// The next lines, about kBlockBytes of them and at least one; nullopt behind the last file.
   std::optional<LineBlock> next();
+  /// Bytes of a block, where lines are shorter.
   static constexpr size_t kBlockBytes = 256 << 10;
 
  private:

@@ -44,6 +44,7 @@ class IndexedSequences : public Sequences {
 /// count up from 1 (modulo the vocabulary) and end with eod.
 class MockSequences : public Sequences {
  public:
+  /// The vocabulary has at least one token.
   MockSequences(int64_t vocab_size, int64_t eod);
   int64_t size() const override { return static_cast<int64_t>(lengths_.size()); }
   int32_t length(int64_t sequence) const override;

@@ -13,7 +13,9 @@ namespace viaduct::data {
 
 /// In upstream's order, which is that of all lists of three.
 enum class Split : uint8_t { kTrain, kValid, kTest };
+/// How many there are.
 inline constexpr int kNumSplits = 3;
+/// All of them.
 inline constexpr std::array<Split, kNumSplits> kSplits = {Split::kTrain, Split::kValid, Split::kTest};
 
 /// "train", "valid" or "test".

@@ -89,7 +89,8 @@ TEST_F(PreprocessTest, InterruptedRunsGoOn) {
     preprocess(part, null_encoder(250));
     const std::string expected = bytes("part");
     for (const uint64_t stop : {uint64_t{1}, uint64_t{300'000}}) {
-      for (const char* file : {"cut_text_document.idx", "cut_both_document.idx"}) std::filesystem::remove(folder_ / file);
+      for (const char* file : {"cut_text_document.idx", "cut_both_document.idx"})
+        std::filesystem::remove(folder_ / file);
       StopAfter progress(stop);
       PreprocessOptions cut = part;
       cut.output_prefix = folder_ / "cut";
