@@ -38,12 +38,17 @@ ADAPTERS = ("lora_llama lora_llama_tp2 canonical_lora_llama lora_qwen3_moe lora_
 TRAIN = ("train_llama_fp32_nodist train_llama_tied_fp32_tp2_pp2_fully train_qwen3_moe_fp32_nodist "
          "train_llama_bf16_dp2_fully_reshardable train_qwen3_moe_bf16_ep2_fully").split()
 MODELS_OF_TRAIN = ["llama_tied2"]
+# A corpus in Megatron's indexed form with cached indexes and samples of megatron-core; it unpacks below datasets/.
+DATASETS = "gpt_dataset"
 PARTS = ("hf", "megatron", "oracle.json")
 TRAIN_PARTS = ("input.safetensors", "grads_step1.safetensors", "optimizer_expected.safetensors", "oracle.json")
 ADAPTER_PARTS = ("megatron", "hf_adapter", "hf_adapter_from_ckpt", "hf_merged", "oracle.json")
 
 
 def files_below(folder):
+    if folder.name == DATASETS:
+        yield from sorted(p for p in folder.rglob("*") if p.is_file())
+        return
     parts = ADAPTER_PARTS if folder.name in ADAPTERS else TRAIN_PARTS if folder.name in TRAIN else PARTS
     for part in parts:
         path = folder / part
@@ -72,7 +77,7 @@ def pack(oracle, folders, archive, below=None):
 def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    oracle, names = pathlib.Path(sys.argv[1]), sys.argv[2:] or FAMILIES + QUANTIZED + ["runs", "adapters", "train"]
+    oracle, names = pathlib.Path(sys.argv[1]), sys.argv[2:] or FAMILIES + QUANTIZED + ["runs", "adapters", "train", DATASETS]
     fixtures = pathlib.Path(__file__).resolve().parent / "fixtures"
     for name in names:
         folders = [f"families/{name}"]
@@ -82,10 +87,13 @@ def main():
             folders = [f"runs/_models/{m}" for m in MODELS_OF_TRAIN] + [f"runs/{r}" for r in TRAIN]
         if name == "adapters":
             folders = [f"runs/{r}" for r in ADAPTERS]
+        if name == DATASETS:
+            folders = [f"runs/{name}"]
         missing = [f for f in folders if not (oracle / f).is_dir()]
         if missing:
             sys.exit(f"not in {oracle}: {', '.join(missing)}")
-        pack(oracle, folders, fixtures / f"{name}.tar.xz", "quantized" if name in QUANTIZED else "adapters" if name == "adapters" else None)
+        below = {"adapters": "adapters", DATASETS: "datasets", **dict.fromkeys(QUANTIZED, "quantized")}
+        pack(oracle, folders, fixtures / f"{name}.tar.xz", below.get(name))
 
 
 if __name__ == "__main__":

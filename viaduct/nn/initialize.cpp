@@ -25,12 +25,12 @@ struct Distribution {
 
 Distribution distribution_of(std::string_view name, int64_t dimensions, const ModelContext& context) {
   const config::ModelConfig& config = context.config;
-  const double deviation = config.init_method_std.as_double();
+  const double deviation = config.init_method_std;
   if (contains(name, "norm"))
     return {std::nullopt, name.ends_with("weight") && !context.arch.norm.zero_centered ? 1.0 : 0.0};
   if (dimensions < 2) return {std::nullopt, 0};
   if (contains(name, "embedding."))
-    return {config.embedding_init_method_std ? config.embedding_init_method_std->as_double() : deviation};
+    return {config.embedding_init_method_std ? double{*config.embedding_init_method_std} : deviation};
   if (contains(name, "linear_proj.weight") || contains(name, "linear_fc2.weight"))
     return {deviation / std::sqrt(2.0 * static_cast<double>(context.arch.num_layers()))};
   return {deviation};
