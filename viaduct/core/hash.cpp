@@ -4,6 +4,7 @@
 #include <xxhash.h>
 #include <zlib.h>
 
+#include <array>
 #include <new>
 
 namespace viaduct {
@@ -27,6 +28,27 @@ uint32_t crc32(std::span<const std::byte> bytes, uint32_t before) {
 
 uint32_t crc32_combine(uint32_t first, uint32_t second, uint64_t second_size) {
   return static_cast<uint32_t>(::crc32_combine(first, second, static_cast<z_off_t>(second_size)));
+}
+
+namespace {
+
+constexpr std::array<uint32_t, 256> make_crc32c_table() {
+  std::array<uint32_t, 256> table{};
+  for (uint32_t byte = 0; byte < 256; ++byte) {
+    uint32_t rest = byte;
+    for (int bit = 0; bit < 8; ++bit) rest = rest >> 1 ^ (rest & 1 ? 0x82F63B78u : 0u);
+    table[byte] = rest;
+  }
+  return table;
+}
+constexpr std::array<uint32_t, 256> kCrc32cTable = make_crc32c_table();
+
+}  // namespace
+
+uint32_t crc32c(std::span<const std::byte> bytes, uint32_t before) {
+  uint32_t rest = ~before;
+  for (const std::byte byte : bytes) rest = rest >> 8 ^ kCrc32cTable[(rest ^ static_cast<uint32_t>(byte)) & 0xFF];
+  return ~rest;
 }
 
 }  // namespace viaduct

@@ -1,4 +1,4 @@
-// Checksums: xxh3 for "did these bytes change", crc32 for zip records.
+// Checksums: xxh3 for "did these bytes change", crc32 for zip records, crc32c for TensorBoard's.
 #pragma once
 
 #include <cstddef>
@@ -34,5 +34,7 @@ class Xxh3Stream {
 uint32_t crc32(std::span<const std::byte> bytes, uint32_t before = 0);
 /// The CRC of two adjacent runs from the CRC of each and the length of the second.
 uint32_t crc32_combine(uint32_t first, uint32_t second, uint64_t second_size);
+/// CRC-32C (Castagnoli's polynomial); `before` as for crc32.
+uint32_t crc32c(std::span<const std::byte> bytes, uint32_t before = 0);
 
 }  // namespace viaduct

@@ -1,95 +1,18 @@
 #include "viaduct/text/sentencepiece_model.h"
 
 #include <cmath>
-#include <cstring>
 #include <unordered_set>
 
 #include "viaduct/core/error.h"
 #include "viaduct/core/strings.h"
+#include "viaduct/formats/protobuf.h"
 
 namespace viaduct::text {
 namespace {
 
-// One message of protobuf's wire format, field by field.
-class Message {
- public:
-  Message(std::string_view content, size_t offset, const std::string& origin)
-      : content_(content), offset_(offset), origin_(origin) {}
+using formats::ProtoReader;
 
-  // False at the end; else number() and one of the values below are those of the next field.
-  bool next() {
-    if (at_ == content_.size()) return false;
-    const uint64_t key = varint();
-    number_ = static_cast<uint32_t>(key >> 3);
-    switch (key & 7) {
-      case 0: integer_ = varint(); break;
-      case 1: take(8); break;
-      case 2: bytes_ = take(length()); break;
-      case 5: {
-        const std::string_view four = take(4);
-        std::memcpy(&real_, four.data(), 4);
-        break;
-      }
-      default: fail("a field of no known wire type");
-    }
-    wire_ = static_cast<int>(key & 7);
-    return true;
-  }
-
-  uint32_t number() const { return number_; }
-  bool flag() const { return of_wire(0), integer_ != 0; }
-  int64_t integer() const { return of_wire(0), static_cast<int64_t>(integer_); }
-  float real() const { return of_wire(5), real_; }
-  std::string text() const { return of_wire(2), std::string(bytes_); }
-  Message message() const {
-    of_wire(2);
-    return {bytes_, offset_ + static_cast<size_t>(bytes_.data() - content_.data()), origin_};
-  }
-
-  [[noreturn]] void fail(std::string_view what) const {
-    throw UserError(fmt::format("{}: {} at byte {}: this is no sentencepiece model, or it is cut", origin_, what,
-                                offset_ + at_));
-  }
-
- private:
-  void of_wire(int wanted) const {
-    if (wire_ != wanted) fail(fmt::format("field {} has another type than it should", number_));
-  }
-
-  uint64_t varint() {
-    uint64_t value = 0;
-    for (int shift = 0; shift < 64; shift += 7) {
-      const auto byte = static_cast<uint8_t>(take(1)[0]);
-      value |= uint64_t{byte & 0x7Fu} << shift;
-      if (byte < 0x80) return value;
-    }
-    fail("a number of over 64 bits");
-  }
-
-  size_t length() {
-    const uint64_t size = varint();
-    if (size > content_.size() - at_) fail("a field that is longer than the file");
-    return static_cast<size_t>(size);
-  }
-
-  std::string_view take(size_t size) {
-    if (size > content_.size() - at_) fail("the end of the file in the middle of a field");
-    at_ += size;
-    return content_.substr(at_ - size, size);
-  }
-
-  std::string_view content_;
-  size_t offset_;
-  const std::string& origin_;
-  size_t at_ = 0;
-  uint32_t number_ = 0;
-  int wire_ = 0;
-  uint64_t integer_ = 0;
-  float real_ = 0;
-  std::string_view bytes_;
-};
-
-SentencePiece read_piece(Message message) {
+SentencePiece read_piece(ProtoReader message) {
   SentencePiece piece;
   while (message.next()) {
     switch (message.number()) {
@@ -109,7 +32,7 @@ SentencePiece read_piece(Message message) {
   return piece;
 }
 
-void read_trainer(Message message, SentencePieceModel& model) {
+void read_trainer(ProtoReader message, SentencePieceModel& model) {
   while (message.next()) {
     switch (message.number()) {
       case 3: {
@@ -130,7 +53,7 @@ void read_trainer(Message message, SentencePieceModel& model) {
   }
 }
 
-SentencePieceNormalizer read_normalizer(Message message) {
+SentencePieceNormalizer read_normalizer(ProtoReader message) {
   SentencePieceNormalizer normalizer;
   while (message.next()) {
     switch (message.number()) {
@@ -148,7 +71,8 @@ SentencePieceNormalizer read_normalizer(Message message) {
 
 SentencePieceModel parse_sentencepiece_model(std::string_view content, const std::string& origin) {
   SentencePieceModel model;
-  Message message(content, 0, origin);
+  const formats::ProtoOrigin proto_origin{origin, "sentencepiece model"};
+  ProtoReader message(content, 0, proto_origin);
   while (message.next()) {
     switch (message.number()) {
       case 1: model.pieces.push_back(read_piece(message.message())); break;

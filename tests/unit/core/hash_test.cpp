@@ -12,6 +12,10 @@ std::span<const std::byte> bytes_of(std::string_view text) { return std::as_byte
 TEST(Hash, PublishedValues) {
   EXPECT_EQ(crc32(bytes_of("123456789")), 0xCBF43926u);
   EXPECT_EQ(crc32({}), 0u);
+  EXPECT_EQ(crc32c(bytes_of("123456789")), 0xE3069283u);
+  EXPECT_EQ(crc32c(bytes_of("56789"), crc32c(bytes_of("1234"))), 0xE3069283u);
+  EXPECT_EQ(crc32c(bytes_of(std::string(32, '\0'))), 0x8A9136AAu);  // RFC 3720, B.4
+  EXPECT_EQ(crc32c({}), 0u);
   EXPECT_EQ(xxh3_64(std::string_view("")), 0x2D06800538D394C2u);
   EXPECT_EQ(xxh3_64(std::string_view("abc")), 0x78AF5F94892F3950u);
   EXPECT_EQ(xxh3_64(bytes_of("abc")), xxh3_64(std::string_view("abc")));
