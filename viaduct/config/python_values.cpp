@@ -1,6 +1,7 @@
 #include "viaduct/config/python_values.h"
 
 #include <array>
+#include <cmath>
 
 namespace viaduct::config {
 namespace {
@@ -172,6 +173,11 @@ void throw_wrong_type(std::string_view where, const std::string& expected, const
     const size_t e = text.find_first_of("eE");
     if (e != std::string::npos && text.find_first_not_of("0123456789+-.eE_") == std::string::npos)
       hint = ". YAML reads a number with an exponent only with a point and a sign: 1.0e-05";
+  }
+  if (found.is_float() && expected.starts_with("an integer")) {
+    const double number = found.as_double();
+    if (std::nearbyint(number) == number && std::abs(number) < 9e15)
+      hint = fmt::format(". Write {}", static_cast<int64_t>(number));
   }
   throw UserError(fmt::format("{}: expected {}, found {}{}", where, expected, found.describe(), hint));
 }

@@ -127,6 +127,20 @@ VIADUCT_CODEC(PyEnum);
 VIADUCT_CODEC(Yaml);  // anything
 #undef VIADUCT_CODEC
 
+/// Codec<T>::decode, for types with parts of their own with a place for their messages: "run.yaml: dataset.source".
+template <class T>
+T decode_part(const Yaml& node, std::string_view where) {
+  if constexpr (requires { Codec<T>::decode_at(node, where); }) {
+    return Codec<T>::decode_at(node, where);
+  } else {
+    return Codec<T>::decode(node);
+  }
+}
+
+/// Can a variant tell by a node's class whether it is a T?
+template <class T>
+concept ToldByClass = requires(const Yaml& node) { Codec<T>::is_class_of(node); };
+
 template <class T>
 struct Codec<std::vector<T>> {
   static bool accepts(const Yaml& node) {
@@ -135,9 +149,9 @@ struct Codec<std::vector<T>> {
       if (!Codec<T>::accepts(item)) return false;
     return true;
   }
-  static std::vector<T> decode(const Yaml& node) {
+  static std::vector<T> decode_at(const Yaml& node, std::string_view where) {
     std::vector<T> out;
-    for (const Yaml& item : node.items()) out.push_back(Codec<T>::decode(item));
+    for (const Yaml& item : node.items()) out.push_back(decode_part<T>(item, where));
     return out;
   }
   static Yaml encode(const std::vector<T>& value) {
@@ -151,9 +165,9 @@ struct Codec<std::vector<T>> {
 template <class T>
 struct Codec<std::optional<T>> {
   static bool accepts(const Yaml& node) { return node.is_null() || Codec<T>::accepts(node); }
-  static std::optional<T> decode(const Yaml& node) {
+  static std::optional<T> decode_at(const Yaml& node, std::string_view where) {
     if (node.is_null()) return std::nullopt;
-    return Codec<T>::decode(node);
+    return decode_part<T>(node, where);
   }
   static Yaml encode(const std::optional<T>& value) { return value ? Codec<T>::encode(*value) : Yaml(); }
   static std::string expects() { return Codec<T>::expects() + " or null"; }
@@ -162,10 +176,10 @@ struct Codec<std::optional<T>> {
 template <class... Ts>
 struct Codec<std::variant<Ts...>> {
   using Value = std::variant<Ts...>;
-  static bool accepts(const Yaml& node) { return (Codec<Ts>::accepts(node) || ...); }
-  static Value decode(const Yaml& node) {
+  static bool accepts(const Yaml& node) { return (is_one<Ts>(node) || ...); }
+  static Value decode_at(const Yaml& node, std::string_view where) {
     std::optional<Value> out;
-    ((Codec<Ts>::accepts(node) && (out = Value(Codec<Ts>::decode(node)), true)) || ...);
+    ((is_one<Ts>(node) && (out = Value(decode_part<Ts>(node, where)), true)) || ...);
     VIADUCT_CHECK(out.has_value());
     return *out;
   }
@@ -176,6 +190,16 @@ struct Codec<std::variant<Ts...>> {
     std::string out;
     ((out += (out.empty() ? "" : " or ") + Codec<Ts>::expects()), ...);
     return out;
+  }
+
+ private:
+  template <class T>
+  static bool is_one(const Yaml& node) {
+    if constexpr (ToldByClass<T>) {
+      return Codec<T>::is_class_of(node);
+    } else {
+      return Codec<T>::accepts(node);
+    }
   }
 };
 
@@ -189,7 +213,7 @@ T decode(const Yaml& node, std::string_view where);
 template <class T>
 T decode(const Yaml& node, std::string_view where) {
   if (!Codec<T>::accepts(node)) throw_wrong_type(where, Codec<T>::expects(), node);
-  return Codec<T>::decode(node);
+  return decode_part<T>(node, where);
 }
 
 }  // namespace viaduct::config

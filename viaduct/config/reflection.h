@@ -22,7 +22,19 @@ struct Field {
   Yaml (*get)(const T&);
   void (*set)(T&, const Yaml&, std::string_view where);  // UserError that starts with `where` for a wrong type
   std::string (*expects)();                              // "an integer or null"
+  std::string_view choices = {};                         // the values that there are, by blanks; empty: any
+  std::string_view only_for = {};                        // the only class of T that has it; empty: all
 };
+
+/// UserError that starts with `where` unless `value` is null or one of `choices` (Field::choices).
+void check_choice(const Yaml& value, std::string_view choices, std::string_view where);
+
+/// Field::set behind check_choice.
+template <class T>
+void set_field(T& object, const Field<T>& field, const Yaml& value, std::string_view where) {
+  check_choice(value, field.choices, where);
+  field.set(object, value, where);
+}
 
 /// The fields of T in the order of their names. Specialised beside each reflected struct.
 template <class T>

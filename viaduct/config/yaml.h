@@ -5,6 +5,7 @@
 
 #include <concepts>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -116,14 +117,19 @@ struct YamlLimits {
   int depth = 100;
 };
 
+/// The line, from 1, on which the key at a dotted path stands: "train.train_iters" -> 12. Of keys inside lists the
+/// first with that path.
+using YamlLines = std::map<std::string, int, std::less<>>;
+
 /// Parses one document by PyYAML's safe_load rules (YAML 1.1: yes/no/on/off are booleans, 1e-05 is a
 /// string, 1.0e-05 a float, 0o17 a string, 017 the integer 15, quoted scalars strings, anchors, aliases and merge
 /// keys). Stricter than PyYAML: a repeated key, a date, a key that is not a scalar, an alias to its own ancestor
 /// and a tag outside YAML's core are refused, and so is what exceeds `limits`. UserError "<origin>: <what> at line
-/// L, column C". An empty text is null.
-Yaml parse_yaml(std::string_view text, std::string_view origin, const YamlLimits& limits = {});
+/// L, column C". An empty text is null. `lines`, when given, gets the line of every key.
+Yaml parse_yaml(std::string_view text, std::string_view origin, const YamlLimits& limits = {},
+                YamlLines* lines = nullptr);
 /// parse_yaml of a file, whose path is the origin.
-Yaml read_yaml_file(const Path& path, const YamlLimits& limits = {});
+Yaml read_yaml_file(const Path& path, const YamlLimits& limits = {}, YamlLines* lines = nullptr);
 
 /// The type that PyYAML gives to an unquoted scalar; UserError (without place) for a date or a malformed integer.
 Yaml resolve_plain_scalar(std::string_view text);

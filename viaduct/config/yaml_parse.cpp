@@ -75,8 +75,9 @@ class MappingBuilder {
 
 class Parser {
  public:
-  Parser(std::vector<YamlToken> tokens, std::string_view origin, const YamlLimits& limits)
-      : tokens_(std::move(tokens)), origin_(origin), limits_(limits) {}
+  /// `lines`, unless nullptr, gets the line of each key.
+  Parser(std::vector<YamlToken> tokens, std::string_view origin, const YamlLimits& limits, YamlLines* lines)
+      : tokens_(std::move(tokens)), origin_(origin), limits_(limits), lines_(lines) {}
 
   Yaml document() {
     if (next_is(Kind::kStreamEnd)) return Yaml();
@@ -266,11 +267,29 @@ class Parser {
     return {Yaml::mapping(members.take()), weight};
   }
 
+  /// While the value of a key is read: its path, and its line in the list.
+  class Inside {
+   public:
+    Inside(Parser& parser, const Yaml& key, YamlPlace where) : parser_(parser), outer_(parser.path_.size()) {
+      if (!parser_.lines_ || !key.is_string()) return;
+      parser_.path_ += (outer_ > 0 ? "." : "") + key.as_string();
+      parser_.lines_->try_emplace(parser_.path_, where.line + 1);
+    }
+    ~Inside() { parser_.path_.resize(outer_); }
+    Inside(const Inside&) = delete;
+    Inside& operator=(const Inside&) = delete;
+
+   private:
+    Parser& parser_;
+    size_t outer_;
+  };
+
   void block_pair(MappingBuilder& members, Weight& weight, bool is_set) {
     const YamlPlace where = place();
     take();
     const auto absent = [&] { return next_is_one_of(Kind::kKey, Kind::kValue, Kind::kBlockEnd); };
     Node key = absent() ? empty() : node(kBlockOrIndentless);
+    const Inside inside(*this, key.value, where);
     Node value = !accept(Kind::kValue) || absent() ? empty() : node(kBlockOrIndentless);
     pair(members, weight, is_set, std::move(key), std::move(value), where);
   }
@@ -282,6 +301,7 @@ class Parser {
       return pair(members, weight, is_set, std::move(key), empty(), where);
     }
     Node key = next_is_one_of(Kind::kValue, Kind::kFlowEntry, end) ? empty() : node(kFlow);
+    const Inside inside(*this, key.value, where);
     const bool has_value = accept(Kind::kValue) && !next_is_one_of(Kind::kFlowEntry, end);
     pair(members, weight, is_set, std::move(key), has_value ? node(kFlow) : empty(), where);
   }
@@ -316,6 +336,8 @@ class Parser {
   std::vector<YamlToken> tokens_;
   std::string_view origin_;
   const YamlLimits& limits_;
+  YamlLines* lines_;
+  std::string path_;  // of the key whose value is read
   size_t at_ = 0;
   int depth_ = 0;
   Weight spent_;
@@ -342,15 +364,15 @@ void check_characters(std::string_view text, std::string_view origin) {
 
 }  // namespace
 
-Yaml parse_yaml(std::string_view text, std::string_view origin, const YamlLimits& limits) {
+Yaml parse_yaml(std::string_view text, std::string_view origin, const YamlLimits& limits, YamlLines* lines) {
   VIADUCT_USER_CHECK(text.size() <= limits.text_bytes, "{}: {} of YAML; at most {} are read", origin,
                      human_bytes(text.size()), human_bytes(limits.text_bytes));
   check_characters(text, origin);
-  return Parser(YamlScanner(text, origin, limits).scan(), origin, limits).document();
+  return Parser(YamlScanner(text, origin, limits).scan(), origin, limits, lines).document();
 }
 
-Yaml read_yaml_file(const Path& path, const YamlLimits& limits) {
-  return parse_yaml(read_text_file(path, limits.text_bytes), path.string(), limits);
+Yaml read_yaml_file(const Path& path, const YamlLimits& limits, YamlLines* lines) {
+  return parse_yaml(read_text_file(path, limits.text_bytes), path.string(), limits, lines);
 }
 
 }  // namespace viaduct::config
