@@ -11,12 +11,13 @@
 #include "cli/train/generate.h"
 #include "cli/train/logprobs.h"
 #include "cli/train/preprocess_data.h"
+#include "cli/train/pretrain.h"
 #include "cli/train/roundtrip.h"
 
 namespace viaduct::cli {
 
 using TrainCommands =
-    std::tuple<GenerateFlags, ChatFlags, CompareFlags, LogprobsFlags, RoundtripOptions, PreprocessDataOptions>;
+    std::tuple<GenerateFlags, ChatFlags, CompareFlags, LogprobsFlags, RoundtripOptions, PreprocessDataOptions, PretrainFlags>;
 
 /// Adds all of them, in their order. `run` is called with the options of the one that the command line chose and
 /// returns the exit code.

@@ -1,0 +1,96 @@
+"""viaduct pretrain under torchrun: the same losses in every layout, and what it logs."""
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "cli"))
+from cli_case import DONE, MISTAKE, PROGRAM, CliCase  # noqa: E402
+
+CONFIG = pathlib.Path(__file__).resolve().parents[2] / "examples/train/mock_llama.yaml"
+EXPERTS = ["model.num_moe_experts=4", "model.moe_router_topk=2", "model.moe_ffn_hidden_size=96",
+           "model.moe_router_load_balancing_type=aux_loss", "model.moe_aux_loss_coeff=0.01", "model.moe_grouped_gemm=true"]
+ITERATIONS = 5
+# Of the loss and of the gradients' norm: sums in another order, through a few AdamW steps.
+BOUND = 5e-6
+
+
+class Pretrain(CliCase):
+    def pretrain(self, name, *overrides, ranks=1, expect=DONE):
+        folder = self.folder / name
+        command = ["pretrain", "--cpu", "--config-file", CONFIG, f"train.train_iters={ITERATIONS}",
+                   f"logger.tensorboard_dir={folder}", "validation.eval_iters=1", "validation.eval_interval=5", *overrides]
+        if ranks == 1:
+            run = subprocess.run([PROGRAM, *map(str, command)], capture_output=True, text=True, timeout=240)
+        else:
+            run = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--no-python", "--nproc-per-node", str(ranks),
+                                  str(PROGRAM), *map(str, command)], capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                                 env=dict(os.environ, OMP_NUM_THREADS="1"), timeout=240)
+        self.assertEqual(run.returncode == 0, expect == DONE, f"{command}\n{run.stdout}{run.stderr}")
+        if expect != DONE:
+            return run, []
+        lines = [json.loads(line) for line in (folder / "iterations.jsonl").read_text().splitlines()]
+        self.assertEqual([line["iteration"] for line in lines], list(range(1, ITERATIONS + 1)))
+        return run, lines
+
+    def check_equal(self, one, other, where):
+        for expected, found in zip(one, other, strict=True):
+            self.assertEqual(expected["lr"], found["lr"], where)
+            self.assertEqual(expected["consumed_samples"], found["consumed_samples"], where)
+            for what, a, b in (("loss", expected["losses"]["lm loss"], found["losses"]["lm loss"]),
+                               ("grad norm", expected["grad_norm"], found["grad_norm"])):
+                self.assertLessEqual(abs(a - b), BOUND * abs(a), f"{where}: {what} {a} {b} at {expected['iteration']}")
+
+    def test_layouts(self):
+        tp, pp, vpp = "model.tensor_model_parallel_size=", "model.pipeline_model_parallel_size=", \
+            "model.virtual_pipeline_model_parallel_size="
+        sp, ep = "model.sequence_parallel=true", "model.expert_model_parallel_size="
+        dense = [(2, [tp + "2"]), (2, [pp + "2"]), (2, []), (4, [tp + "2", sp]), (4, [tp + "2", pp + "2", sp]),
+                 (2, [pp + "2", vpp + "2"])]
+        experts = [(2, [ep + "2"]), (4, [tp + "2", ep + "2", "model.expert_tensor_parallel_size=1", sp])]
+        for kind, more, layouts in (("dense", [], dense), ("experts", EXPERTS, experts)):
+            _, one = self.pretrain(f"{kind}-one", *more)
+            for ranks, layout in layouts:
+                where = f"{kind}, {ranks} ranks, {' '.join(layout)}"
+                with self.subTest(where):
+                    _, other = self.pretrain(re.sub(r"\W+", "-", where), *more, *layout, ranks=ranks)
+                    # Balancing losses are of a rank's own tokens: under data parallelism they are others.
+                    if kind == "dense":
+                        self.check_equal(one, other, where)
+                    else:
+                        self.assertLessEqual(abs(one[0]["losses"]["lm loss"] - other[0]["losses"]["lm loss"]),
+                                             BOUND * one[0]["losses"]["lm loss"], where)
+        self.assertLess(one[-1]["losses"]["lm loss"], one[0]["losses"]["lm loss"])
+
+    def test_what_it_logs(self):
+        run, lines = self.pretrain("logged")
+        console = [line for line in run.stdout.splitlines() if "iteration " in line and "lm loss" in line]
+        self.assertEqual(len(console), ITERATIONS + 2, run.stdout)  # and two evaluations
+        for field in ("consumed samples:", "elapsed time per iteration (ms):", "learning rate:", "global batch size:",
+                      "lm loss:", "loss scale:", "grad norm:", "number of skipped iterations:", "number of nan iterations:"):
+            self.assertIn(field, console[0])
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        events = EventAccumulator(str(self.folder / "logged"))
+        events.Reload()
+        read = events.Scalars("lm loss")
+        self.assertEqual([scalar.step for scalar in read], [line["iteration"] for line in lines])
+        for scalar, line in zip(read, lines, strict=True):
+            self.assertAlmostEqual(scalar.value, line["losses"]["lm loss"], places=5)
+        self.assertEqual(len(events.Scalars("lm loss validation")), 1)
+
+    def test_mistakes(self):
+        run, _ = self.pretrain("typo", "train.train_itres=3", expect=MISTAKE)
+        self.assertIn("train_iters", run.stderr)
+        run, _ = self.pretrain("heads", "model.tensor_model_parallel_size=2", expect=MISTAKE)
+        self.assertIn("viaduct: error: ", run.stderr)
+        run, _ = self.pretrain("several", "train.global_batch_size=7", "model.seq_length=16", expect=MISTAKE)
+        self.assertIn("global_batch_size", run.stderr)
+        self.assertIn("seq_length", run.stderr)
+        self.assertFalse((self.folder / "several").exists())
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,125 @@
+#include "viaduct/training/setup.h"
+
+#include "viaduct/config/finalize.h"
+#include "viaduct/core/error.h"
+#include "viaduct/models/flops.h"
+#include "viaduct/models/registry.h"
+#include "viaduct/nn/agree.h"
+#include "viaduct/nn/initialize.h"
+#include "viaduct/nn/live.h"
+#include "viaduct/text/megatron_tokenizer.h"
+#include "viaduct/torchx/tensor.h"
+#include "viaduct/training/options.h"
+
+namespace viaduct::training {
+
+namespace {
+
+// Upstream's rule: a model's own vocabulary size must hold the tokenizer's tokens; without one it is the
+// tokenizer's, padded so that the tensor-parallel ranks can share it.
+void settle_vocabulary(config::ConfigContainer& config, const text::Tokenizer* tokenizer) {
+  config::ModelConfig& model = config.model;
+  if (!tokenizer) {
+    VIADUCT_USER_CHECK(model.vocab_size,
+                       "model.vocab_size is not set, and there is no tokenizer that would tell it: set "
+                       "either, tokenizer.tokenizer_type=NullTokenizer tokenizer.vocab_size=N for mock data");
+    return;
+  }
+  const int64_t tokens = tokenizer->vocab_size();
+  if (!model.vocab_size) {
+    model.vocab_size = tokens;
+    model.should_pad_vocab = true;
+    return;
+  }
+  VIADUCT_USER_CHECK(*model.vocab_size >= tokens,
+                     "model.vocab_size is {}, and the tokenizer {} has {} tokens: raise it, or leave it out",
+                     *model.vocab_size, tokenizer->facts().origin, tokens);
+}
+
+TrainingLogOptions log_options(const config::ConfigContainer& config, const GlobalState& state,
+                               const SetupOptions& options) {
+  const config::LoggerConfig& logger = config.logger;
+  TrainingLogOptions log;
+  log.train_iterations = state.train_iterations;
+  log.log_interval = logger.log_interval;
+  log.tensorboard_log_interval = logger.tensorboard_log_interval;
+  if (logger.tensorboard_dir) log.tensorboard_dir = *logger.tensorboard_dir;
+  if (logger.tensorboard_dir) log.json_lines = Path(*logger.tensorboard_dir) / "iterations.jsonl";
+  if (logger.log_throughput)
+    log.flops_per_sample =
+        models::count_flops(state.context->arch, {.seq_length = static_cast<double>(config.model.seq_length)})
+            .training_flops() *
+        static_cast<double>(config.model.seq_length);
+  log.world_size = state.mesh->world.size();
+  log.log_loss_scale = logger.log_loss_scale_to_tensorboard;
+  log.print = options.print;
+  return log;
+}
+
+// Weights of a checkpoint, or first values.
+void fill(GlobalState& state, const SetupOptions& options) {
+  const config::ConfigContainer& config = state.cfg;
+  if (!config.checkpoint.pretrained_checkpoint) {
+    nn::initialize_weights(state.chunks(), *state.context, static_cast<uint64_t>(config.rng.seed));
+    state.say(fmt::format("weights: random, from rng.seed {}", config.rng.seed));
+    return;
+  }
+  const auto source = nn::open_on_all_ranks(*config.checkpoint.pretrained_checkpoint, *state.mesh, {},
+                                            options.progress, state.device);
+  const nn::LoadReport loaded =
+      nn::load_weights(*source, state.chunks(), *state.mesh, {.progress = options.progress});
+  state.say(fmt::format("weights: {}, {} tensors of this rank in {:.1f} s", source->path().string(), loaded.tensors,
+                        loaded.seconds));
+}
+
+}  // namespace
+
+std::shared_ptr<const text::Tokenizer> open_tokenizer(const config::TokenizerConfig& config) {
+  if (!config.tokenizer_type) return nullptr;
+  text::MegatronTokenizerOptions options;
+  options.tokenizer_type = *config.tokenizer_type;
+  options.tokenizer_model = config.tokenizer_model.value_or("");
+  options.vocab_file = config.vocab_file.value_or("");
+  options.merge_file = config.merge_file.value_or("");
+  options.vocab_size = config.vocab_size;
+  options.special_tokens = config.special_tokens.value_or(config::Strings{});
+  options.chat_template = config.chat_template;
+  options.tiktoken_pattern = config.tiktoken_pattern.value_or("v2");
+  options.tiktoken_num_special_tokens = config.tiktoken_num_special_tokens;
+  options.tokenizer_sentencepiece_legacy = config.tokenizer_sentencepiece_legacy;
+  if (config.null_tokenizer_eod_id)
+    options.null_tokenizer_eod_id = static_cast<int32_t>(*config.null_tokenizer_eod_id);
+  return text::open_megatron_tokenizer(options);
+}
+
+std::unique_ptr<GlobalState> setup(config::ConfigContainer config, parallel::ProcessWorld& world,
+                                   const SetupOptions& options) {
+  auto state = std::make_unique<GlobalState>();
+  settle_vocabulary(config, open_tokenizer(config.tokenizer).get());
+  const config::FinalizeReport report = config::finalize_config(config, {.world_size = world.size()});
+  if (options.print && world.rank() == 0)
+    for (const auto* lines : {&report.changes, &report.warnings})
+      for (const std::string& line : *lines) options.print(line);
+  const topology::RankOrder order =
+      config.dist.use_tp_pp_dp_mapping ? topology::RankOrder::kDataLast : topology::RankOrder::kPipelineLast;
+  state->mesh = std::make_shared<parallel::Mesh>(world.mesh(parallelism_of(config.model), order));
+  state->device = world.device();
+  models::ArchSpec arch = models::read_arch(config.model);
+  nn::check_runs(arch, state->mesh->sizes());
+  state->rng = std::make_unique<parallel::RngStates>(state->device, static_cast<uint64_t>(config.rng.seed),
+                                                     state->mesh->place(), config.rng.data_parallel_random_init);
+  state->context = nn::make_context(std::move(arch), config.model, state->mesh,
+                                    torchx::scalar_type(config.model.params_dtype), state->device);
+  state->batches.emplace(batch_options(config));
+  state->scheduler.emplace(schedule_options(config));
+  state->train_iterations = train_iterations(config, *state->batches);
+  const optim::OptimizerOptions optimizer = optimizer_options(config);
+  state->cfg = std::move(config);
+  if (world.rank() == 0) state->log = std::make_unique<TrainingLog>(log_options(state->cfg, *state, options));
+  state->model = nn::make_model(state->context);
+  fill(*state, options);
+  state->optimizer = std::make_unique<optim::Optimizer>(state->chunks(), state->context, optimizer);
+  return state;
+}
+
+}  // namespace viaduct::training

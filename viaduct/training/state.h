@@ -1,0 +1,43 @@
+// GlobalState: everything that a run has.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "viaduct/config/config_container.h"
+#include "viaduct/nn/gpt_model.h"
+#include "viaduct/optim/optimizer.h"
+#include "viaduct/optim/param_schedule.h"
+#include "viaduct/parallel/mesh.h"
+#include "viaduct/parallel/rng.h"
+#include "viaduct/topology/microbatches.h"
+#include "viaduct/training/train_state.h"
+#include "viaduct/training/training_log.h"
+
+namespace viaduct::training {
+
+/// Made by setup(), changed by train().
+struct GlobalState {
+  config::ConfigContainer cfg;  // finalized
+  std::shared_ptr<const parallel::Mesh> mesh;
+  c10::Device device = at::kCPU;
+  nn::ContextPtr context;
+  std::vector<std::shared_ptr<nn::GptModel>> model;  // this rank's chunks
+  std::unique_ptr<parallel::RngStates> rng;
+  std::unique_ptr<optim::Optimizer> optimizer;
+  std::optional<optim::ParamSchedule> scheduler;
+  std::optional<topology::BatchSchedule> batches;
+  int64_t train_iterations = 0;
+  TrainState train_state;
+  std::unique_ptr<TrainingLog> log;  // of the first rank; null elsewhere
+
+  /// The chunks as modules.
+  nn::ModelChunks chunks() const { return {model.begin(), model.end()}; }
+  /// A line of the run's own, on the first rank.
+  void say(const std::string& line) const {
+    if (log) log->say(line);
+  }
+};
+
+}  // namespace viaduct::training

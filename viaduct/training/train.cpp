@@ -1,0 +1,193 @@
+#include "viaduct/training/train.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <csignal>
+
+#include "viaduct/core/error.h"
+#include "viaduct/nn/gradients.h"
+#include "viaduct/training/forward_backward.h"
+
+namespace viaduct::training {
+
+namespace {
+
+// Raised by the signal that asks the run to save and end; the loop looks at it between iterations.
+std::atomic<int> signalled{0};
+
+// While it lives, a signal raises the flag instead of ending the process.
+class SignalFlag {
+ public:
+  explicit SignalFlag(int signal) : signal_(signal) {
+    signalled = 0;
+    struct sigaction action {};
+    action.sa_handler = [](int number) { signalled = number; };
+    ::sigaction(signal_, &action, &before_);
+  }
+  ~SignalFlag() { ::sigaction(signal_, &before_, nullptr); }
+  SignalFlag(const SignalFlag&) = delete;
+  SignalFlag& operator=(const SignalFlag&) = delete;
+
+ private:
+  int signal_;
+  struct sigaction before_ {};
+};
+
+// Is it so on any rank?
+bool on_any_rank(const GlobalState& state, bool here) {
+  at::Tensor flag = at::full({1}, here ? 1 : 0, at::TensorOptions().dtype(at::kInt).device(state.device));
+  state.mesh->world.all_reduce(flag, parallel::Reduce::kMax);
+  return flag.item<int>() != 0;
+}
+
+bool is_nan(const std::map<std::string, double>& losses) {
+  return std::any_of(losses.begin(), losses.end(), [](const auto& loss) { return std::isnan(loss.second); });
+}
+
+void call(const Callbacks::Event& event, GlobalState& state) {
+  if (event) event(state);
+}
+
+// The norm of all parameters.
+double params_norm(const GlobalState& state) {
+  at::Tensor squares = at::zeros({1}, at::TensorOptions().dtype(at::kDouble).device(state.device));
+  // Each of the ranks that hold a copy adds its share.
+  for (const optim::ModelParameter& parameter : state.optimizer->parameters())
+    if (parameter.counted)
+      squares += parameter.tensor.detach().norm(2, at::kDouble).square() /
+                 (parameter.expert ? state.mesh->edp : state.mesh->dp_cp).size();
+  state.mesh->world.all_reduce(squares);
+  return std::sqrt(squares.item<double>());
+}
+
+// Passes over the micro-batches of an iteration that is to be skipped.
+void skip_iteration(GlobalState& state, MicroBatches& batches) {
+  const topology::BatchSizes sizes = state.batches->at(state.train_state.consumed_train_samples);
+  for (int64_t i = 0; i < sizes.num_microbatches; ++i) batches.next();
+  ++state.train_state.step;
+  state.train_state.consumed_train_samples += sizes.running;
+  state.train_state.skipped_train_samples += sizes.running;
+}
+
+}  // namespace
+
+IterationReport train_step(GlobalState& state, const ForwardStep& forward_step, MicroBatches& batches) {
+  const topology::BatchSizes sizes = state.batches->at(state.train_state.consumed_train_samples);
+  optim::Optimizer& optimizer = *state.optimizer;
+  IterationReport report;
+  report.lr = state.scheduler->lr();
+  report.weight_decay = state.scheduler->weight_decay();
+  report.loss_scale = optimizer.loss_scale();
+  report.global_batch_size = sizes.running;
+  const bool per_token = state.cfg.model.calculate_per_token_loss;
+  optimizer.zero_gradients();
+  const ForwardBackwardResult result =
+      forward_backward(state.model, forward_step, batches,
+                       {static_cast<int>(sizes.num_microbatches), false, optimizer.loss_scale(), per_token});
+  report.losses = result.losses;
+  report.nan = is_nan(result.losses);
+  VIADUCT_USER_CHECK(
+      !report.nan || !state.cfg.rerun_state_machine.check_for_nan_in_loss,
+      "iteration {}: the loss is not a number (samples {} to {}). Look at these samples and at the learning "
+      "rate; rerun_state_machine.check_for_nan_in_loss=false goes on without their update",
+      state.train_state.step + 1, state.train_state.consumed_train_samples,
+      state.train_state.consumed_train_samples + sizes.running - 1);
+  optimizer.reduce_gradients(per_token ? std::max(result.num_tokens, 1.0) : state.mesh->dp_cp.size());
+  const optim::StepResult step = optimizer.step({report.lr, report.weight_decay, std::nullopt});
+  report.grad_norm = step.grad_norm;
+  report.skipped = !step.updated;
+  if (state.cfg.logger.log_num_zeros_in_grad) report.num_zeros = step.num_zeros;
+  VIADUCT_USER_CHECK(
+      std::isfinite(step.grad_norm) || optimizer.scaler() || !state.cfg.ddp.check_for_nan_in_grad,
+      "iteration {}: the gradients are not finite (samples {} to {}); ddp.check_for_nan_in_grad=false goes "
+      "on without their update",
+      state.train_state.step + 1, state.train_state.consumed_train_samples,
+      state.train_state.consumed_train_samples + sizes.running - 1);
+  if (step.updated) {
+    state.scheduler->step(sizes.running);
+    if (state.cfg.model.moe_router_enable_expert_bias)
+      nn::update_expert_biases(state.chunks(), *state.context, state.cfg.model.moe_router_bias_update_rate);
+  }
+  ++state.train_state.step;
+  state.train_state.consumed_train_samples += sizes.running;
+  report.iteration = state.train_state.step;
+  report.consumed_samples = state.train_state.consumed_train_samples;
+  if (state.cfg.logger.log_params_norm) report.params_norm = params_norm(state);
+  return report;
+}
+
+std::map<std::string, double> evaluate(GlobalState& state, const ForwardStep& forward_step, MicroBatches& batches,
+                                       int64_t iterations) {
+  const config::ValidationConfig& validation = state.cfg.validation;
+  const int64_t micro = validation.eval_micro_batch_size.value_or(state.cfg.train.micro_batch_size.value());
+  const int64_t global = validation.eval_global_batch_size.value_or(state.batches->final_global_batch_size());
+  const auto microbatches = static_cast<int>(global / micro / state.mesh->dp.size());
+  std::map<std::string, double> sums;
+  for (int64_t i = 0; i < iterations; ++i) {
+    for (const auto& [name, loss] :
+         forward_backward(state.model, forward_step, batches, {microbatches, true}).losses)
+      sums[name] += loss;
+    state.train_state.consumed_valid_samples += global;
+  }
+  for (auto& [name, sum] : sums) sum /= static_cast<double>(iterations);
+  return sums;
+}
+
+void evaluate_and_print_results(GlobalState& state, const std::string& what, const ForwardStep& forward_step,
+                                MicroBatches& batches, int64_t iterations, const Callbacks& callbacks) {
+  call(callbacks.on_eval_start, state);
+  const std::map<std::string, double> losses = evaluate(state, forward_step, batches, iterations);
+  if (state.log) state.log->evaluated(what, state.train_state.step, losses);
+  if (callbacks.on_eval_end) callbacks.on_eval_end(state, losses);
+}
+
+Ended train(GlobalState& state, const ForwardStep& forward_step, const TrainData& data,
+            const Callbacks& callbacks) {
+  const config::TrainingConfig& train = state.cfg.train;
+  const config::ValidationConfig& validation = state.cfg.validation;
+  const auto begin = std::chrono::steady_clock::now();
+  std::optional<SignalFlag> flag;
+  if (train.exit_signal_handler) flag.emplace(static_cast<int>(train.exit_signal.value.as_int()));
+  const auto due = [&](const std::optional<int64_t>& interval) {
+    return interval && *interval > 0 && state.train_state.step % *interval == 0;
+  };
+  call(callbacks.on_train_start, state);
+  Ended ended = Ended::kFinished;
+  while (state.train_state.step < state.train_iterations) {
+    if (std::ranges::find(train.iterations_to_skip, state.train_state.step + 1) != train.iterations_to_skip.end()) {
+      skip_iteration(state, *data.train);
+      state.say(fmt::format(" iteration {} is skipped (train.iterations_to_skip)", state.train_state.step));
+      continue;
+    }
+    call(callbacks.on_train_step_start, state);
+    const IterationReport report = train_step(state, forward_step, *data.train);
+    if (state.log) state.log->add(report);
+    if (callbacks.on_train_step_end) callbacks.on_train_step_end(state, report);
+    if (data.validation && due(validation.eval_interval) && validation.eval_iters.value_or(0) > 0)
+      evaluate_and_print_results(state, "validation", forward_step, *data.validation(), *validation.eval_iters,
+                                 callbacks);
+    bool save = due(state.cfg.checkpoint.save_interval);
+    const double minutes = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() / 60;
+    if (flag && on_any_rank(state, signalled != 0)) {
+      ended = Ended::kExitSignal;
+    } else if (train.exit_duration_in_mins &&
+               on_any_rank(state, minutes > static_cast<double>(*train.exit_duration_in_mins))) {
+      ended = Ended::kExitDuration;
+    } else if (due(train.exit_interval)) {
+      ended = Ended::kExitInterval;
+    }
+    const bool last = state.train_state.step >= state.train_iterations;
+    save = save || last || ended != Ended::kFinished;
+    if (save) call(callbacks.on_save, state);
+    if (ended != Ended::kFinished) break;
+  }
+  if (state.log) state.log->flush();
+  call(callbacks.on_train_end, state);
+  return ended;
+}
+
+}  // namespace viaduct::training
