@@ -7,6 +7,7 @@
 
 #include "viaduct/config/megatron_args.h"
 #include "viaduct/core/error.h"
+#include "viaduct/models/pipeline_options.h"
 
 namespace viaduct::bridge {
 
@@ -22,24 +23,6 @@ std::optional<int64_t> number_at(std::string_view text, size_t at, size_t& end) 
   if (result.ec != std::errc() || number < 0 || number > 1'000'000) return std::nullopt;
   end = static_cast<size_t>(result.ptr - text.data());
   return number;
-}
-
-topology::PipelineOptions pipeline_options(const config::ModelConfig& provider, const models::ArchSpec& arch) {
-  const auto small = [](int64_t value) { return static_cast<int>(std::clamp<int64_t>(value, 0, 1 << 20)); };
-  topology::PipelineOptions options;
-  options.num_layers = small(arch.num_layers());
-  options.mtp_num_layers = small(provider.mtp_num_layers.value_or(0));
-  options.pipeline_model_parallel_size = small(provider.pipeline_model_parallel_size);
-  options.virtual_pipeline_model_parallel_size = small(provider.virtual_pipeline_model_parallel_size.value_or(1));
-  if (provider.num_layers_in_first_pipeline_stage)
-    options.num_layers_in_first_pipeline_stage = small(*provider.num_layers_in_first_pipeline_stage);
-  if (provider.num_layers_in_last_pipeline_stage)
-    options.num_layers_in_last_pipeline_stage = small(*provider.num_layers_in_last_pipeline_stage);
-  options.account_for_embedding_in_pipeline_split = provider.account_for_embedding_in_pipeline_split;
-  options.account_for_loss_in_pipeline_split = provider.account_for_loss_in_pipeline_split;
-  if (const config::Yaml& layout = provider.pipeline_model_parallel_layout; layout.is_string())
-    options.pipeline_model_parallel_layout = topology::parse_layout(layout.as_string());
-  return options;
 }
 
 }  // namespace
@@ -80,7 +63,7 @@ void MpRankLayout::find_sizes(const PickleValue& args) {
     pp_ = size(provider.pipeline_model_parallel_size, "pipeline_model_parallel_size");
     ep_ = size(provider.expert_model_parallel_size, "expert_model_parallel_size");
     etp_ = size(provider.expert_tensor_parallel_size.value_or(tp_), "expert_tensor_parallel_size");
-    options = pipeline_options(provider, arch_);
+    options = models::pipeline_options(provider, arch_);
   } else {
     tp_ = etp_ = ranks_.back().tp + 1;
     for (const RankFolder& rank : ranks_)

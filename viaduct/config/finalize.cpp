@@ -101,6 +101,7 @@ FinalizeReport finalize_config(ConfigContainer& config, const RunFacts& facts) {
     if (sized) finalize_batches(context);
     finalize_schedule(context);
     check_finetuning(context);
+    finalize_peft(context);
     finalize_checkpoint(context);
     finalize_monitoring(context);
     if (facts.only_what_is_built) check_mechanisms(config, violations);

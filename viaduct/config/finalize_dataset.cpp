@@ -303,21 +303,6 @@ void check_finetuning(FinalizeContext& context) {
                   "fine-tuning with context parallelism and ddp.average_in_collective=True",
                   "set ddp.average_in_collective=false");
   }
-  context.check(!config.peft || config.checkpoint.pretrained_checkpoint, "peft without the weights that it adapts",
-                "set checkpoint.pretrained_checkpoint to the base model");
-  if (!config.peft) return;
-  std::visit(
-      [&](const auto& peft) {
-        if constexpr (requires { peft.dim; }) {
-          context.check(peft.dim > 0, fmt::format("{} is not positive", shown("peft.dim", peft.dim)),
-                        "set it to 1 or more");
-          context.check(peft.dropout >= 0 && peft.dropout < 1,
-                        fmt::format("{} is not in [0, 1)", shown("peft.dropout", peft.dropout)), "set it below 1");
-          context.check(!peft.target_modules.empty(), "peft.target_modules is empty",
-                        "name modules, e.g. [linear_qkv]");
-        }
-      },
-      *config.peft);
 }
 
 }  // namespace viaduct::config::detail

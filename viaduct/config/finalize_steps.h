@@ -51,6 +51,7 @@ void check_fusions(FinalizeContext& context);
 /// The dataset, and what fine-tuning asks of the rest.
 void finalize_dataset(FinalizeContext& context);
 void check_finetuning(FinalizeContext& context);
+void finalize_peft(FinalizeContext& context);
 /// optimizer, ddp and FSDP.
 void finalize_optimizer(FinalizeContext& context);
 void finalize_fsdp(FinalizeContext& context);

@@ -205,6 +205,8 @@ void ModelConfig::finalize() {
   if (!autocast_dtype) autocast_dtype = params_dtype;
   if (!microbatch_group_size_per_vp_stage) microbatch_group_size_per_vp_stage = pipeline_model_parallel_size;
   if (!recompute_modules) recompute_modules = Strings{"core_attn"};
+  if (!inference_cuda_graph_scope) inference_cuda_graph_scope = inference_cuda_graph_scope_none();
+  if (cuda_graph_modules.is_null()) cuda_graph_modules = Yaml::sequence();
   if (!embedding_init_method_std) embedding_init_method_std = init_method_std;
   if (!embedding_init_method) embedding_init_method = normal_init(*embedding_init_method_std);
   if (!init_method) init_method = normal_init(init_method_std);

@@ -14,15 +14,15 @@ void throw_unknown_key(std::string_view key, std::string_view of, std::span<cons
 
 void check_choice(const Yaml& value, std::string_view choices, std::string_view where) {
   if (choices.empty() || value.is_null()) return;
-  const std::string found = value.is_string() ? value.as_string() : emit_yaml(value);
+  if (!value.is_string() && !value.is_int()) return;  // the field's type says what is wrong
+  const std::string found = value.is_string() ? value.as_string() : std::to_string(value.as_int());
   std::vector<std::string> known;
   for (size_t at = 0; at <= choices.size();) {
     const size_t end = std::min(choices.find(' ', at), choices.size());
     known.emplace_back(choices.substr(at, end - at));
-    if (found == known.back() || found == known.back() + "\n") return;
+    if (found == known.back()) return;
     at = end + 1;
   }
-  if (!value.is_string() && !value.is_int()) return;  // the field's type says what is wrong
   const std::optional<std::string> near = nearest(found, known);
   throw UserError(fmt::format("{}: {} is none of {}{}", where, value.describe(), fmt::join(known, ", "),
                               near ? fmt::format("; did you mean '{}'?", *near) : std::string()));

@@ -27,6 +27,16 @@ std::string full_target(std::string_view target, std::string_view sibling);
 /// The _target_ of a mapping; nullptr when it has none that is a string.
 const std::string* target_in(const Yaml& node);
 
+/// What releases before 0.6 called a field.
+struct OldName {
+  std::string_view class_name;  // last word of the section's class as it is here (T::kTarget)
+  std::string_view old_name;
+  std::string_view name;
+  std::string_view switch_name;  // a field that is true with it; empty: none
+};
+/// The row for a key that the class has not; nullptr when none of its fields was called so.
+const OldName* find_old_name(std::string_view target, std::string_view key);
+
 /// Does the section's class have the field?
 template <Section T>
 bool has_field(const T& section, const Field<T>& field) {
@@ -61,9 +71,14 @@ void read_section(T& section, const Yaml& node, Where where) {
     const std::string name = key.is_string() ? key.as_string() : emit_yaml(key);
     if (name == "_target_") continue;
     const Field<T>* field = find_field<T>(name);
+    const OldName* old = field ? nullptr : find_old_name(T::kTarget, name);
     if (field && has_field(section, *field)) {
       set_field(section, *field, value, where(name));
-    } else {
+    } else if (old && !node.contains(old->name)) {
+      find_field<T>(old->name)->set(section, value, where(name));
+      if (!old->switch_name.empty() && !value.is_null())
+        find_field<T>(old->switch_name)->set(section, Yaml(true), where(name));
+    } else if (!old) {
       section.unknown.set(name, value);
     }
   }

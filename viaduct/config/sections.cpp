@@ -48,6 +48,17 @@ const std::string* target_in(const Yaml& node) {
   return target && target->is_string() ? &target->as_string() : nullptr;
 }
 
+const OldName* find_old_name(std::string_view target, std::string_view key) {
+  static constexpr OldName kOldNames[] = {
+      {"DistributedInitConfig", "lazy_init", "lazy_mpu_init", ""},
+      {"GPTDatasetConfig", "sequence_length", "seq_length", ""},
+      {"GPTSFTDatasetConfig", "packed_sequence_specs", "offline_packing_specs", "enable_offline_packing"},
+  };
+  for (const OldName& row : kOldNames)
+    if (row.class_name == last_word(target) && row.old_name == key) return &row;
+  return nullptr;
+}
+
 PyEnum signal_named(std::string_view name) {
   for (const Signal& signal : kSignals)
     if (signal.name == name) return {Yaml(signal.number), std::string(name), "signal.Signals"};
