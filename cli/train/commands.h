@@ -10,11 +10,13 @@
 #include "cli/train/compare.h"
 #include "cli/train/generate.h"
 #include "cli/train/logprobs.h"
+#include "cli/train/preprocess_data.h"
 #include "cli/train/roundtrip.h"
 
 namespace viaduct::cli {
 
-using TrainCommands = std::tuple<GenerateFlags, ChatFlags, CompareFlags, LogprobsFlags, RoundtripOptions>;
+using TrainCommands =
+    std::tuple<GenerateFlags, ChatFlags, CompareFlags, LogprobsFlags, RoundtripOptions, PreprocessDataOptions>;
 
 /// Adds all of them, in their order. `run` is called with the options of the one that the command line chose and
 /// returns the exit code.

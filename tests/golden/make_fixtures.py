@@ -34,11 +34,16 @@ QUANTIZED = "deepseek_v3_fp8 gpt_oss_mxfp4".split()
 # Adapters of models of the runs, and what upstream's export and merge made of them; they unpack below adapters/.
 ADAPTERS = ("lora_llama lora_llama_tp2 canonical_lora_llama lora_qwen3_moe lora_qwen3_moe_ep2 "
             "canonical_lora_qwen3_moe").split()
+# A corpus in Megatron's indexed form with cached indexes and samples of megatron-core; it unpacks below datasets/.
+DATASETS = "gpt_dataset"
 PARTS = ("hf", "megatron", "oracle.json")
 ADAPTER_PARTS = ("megatron", "hf_adapter", "hf_adapter_from_ckpt", "hf_merged", "oracle.json")
 
 
 def files_below(folder):
+    if folder.name == DATASETS:
+        yield from sorted(p for p in folder.rglob("*") if p.is_file())
+        return
     for part in ADAPTER_PARTS if folder.name in ADAPTERS else PARTS:
         path = folder / part
         if path.is_file():
@@ -66,7 +71,7 @@ def pack(oracle, folders, archive, below=None):
 def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    oracle, names = pathlib.Path(sys.argv[1]), sys.argv[2:] or FAMILIES + QUANTIZED + ["runs", "adapters"]
+    oracle, names = pathlib.Path(sys.argv[1]), sys.argv[2:] or FAMILIES + QUANTIZED + ["runs", "adapters", DATASETS]
     fixtures = pathlib.Path(__file__).resolve().parent / "fixtures"
     for name in names:
         folders = [f"families/{name}"]
@@ -74,10 +79,13 @@ def main():
             folders = [f"runs/_models/{m}" for m in MODELS_OF_RUNS] + [f"runs/{r}" for r in RUNS]
         if name == "adapters":
             folders = [f"runs/{r}" for r in ADAPTERS]
+        if name == DATASETS:
+            folders = [f"runs/{name}"]
         missing = [f for f in folders if not (oracle / f).is_dir()]
         if missing:
             sys.exit(f"not in {oracle}: {', '.join(missing)}")
-        pack(oracle, folders, fixtures / f"{name}.tar.xz", "quantized" if name in QUANTIZED else "adapters" if name == "adapters" else None)
+        below = {"adapters": "adapters", DATASETS: "datasets", **dict.fromkeys(QUANTIZED, "quantized")}
+        pack(oracle, folders, fixtures / f"{name}.tar.xz", below.get(name))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -126,9 +127,15 @@ void write_file(const Path& path, std::string_view content) {
   file.close();
 }
 
-void write_file_atomically(const Path& path, std::string_view content) {
+Path staging_name(const Path& path) {
+  static std::atomic<uint64_t> count = 0;
   Path staged = path;
-  staged += fmt::format(".viaduct-partial-{}", ::getpid());
+  staged += fmt::format(".viaduct-partial-{}-{}", ::getpid(), count++);
+  return staged;
+}
+
+void write_file_atomically(const Path& path, std::string_view content) {
+  const Path staged = staging_name(path);
   write_file(staged, content);
   std::filesystem::rename(staged, path);
   sync_directory(path.has_parent_path() ? path.parent_path() : Path("."));

@@ -61,6 +61,8 @@ class File {
 
 /// The whole of a small file. UserError when it is larger than `limit` bytes.
 std::string read_text_file(const Path& path, uint64_t limit = 256u << 20);
+/// A name beside `path` that no other thread or process is given: what is written there is renamed to `path`.
+Path staging_name(const Path& path);
 /// Writes, fsyncs and renames into place.
 void write_file_atomically(const Path& path, std::string_view content);
 /// Writes and fsyncs, without a rename.
