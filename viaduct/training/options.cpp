@@ -63,8 +63,8 @@ optim::ParamScheduleOptions schedule_options(const config::ConfigContainer& conf
   to.lr_decay_style = optim::parse_lr_decay_style(from.lr_decay_style);
   to.wsd_decay_steps = from.wsd_decay_steps;
   to.lr_wsd_decay_style = optim::parse_wsd_decay_style(from.lr_wsd_decay_style);
-  to.start_wd = from.start_weight_decay.value();
-  to.end_wd = from.end_weight_decay.value();
+  to.start_wd = from.start_weight_decay.value_or(config.optimizer.weight_decay);
+  to.end_wd = from.end_weight_decay.value_or(config.optimizer.weight_decay);
   to.wd_incr_steps = from.wd_incr_steps.value();
   to.wd_incr_style = optim::parse_wd_incr_style(from.weight_decay_incr_style);
   to.use_checkpoint_opt_param_scheduler = from.use_checkpoint_opt_param_scheduler;

@@ -116,6 +116,8 @@ std::unique_ptr<GlobalState> setup(config::ConfigContainer config, parallel::Pro
   const optim::OptimizerOptions optimizer = optimizer_options(config);
   state->cfg = std::move(config);
   if (world.rank() == 0) state->log = std::make_unique<TrainingLog>(log_options(state->cfg, *state, options));
+  if (world.rank() == 0 && state->cfg.logger.save_config_filepath)
+    state->cfg.to_yaml(*state->cfg.logger.save_config_filepath);
   state->model = nn::make_model(state->context);
   fill(*state, options);
   state->optimizer = std::make_unique<optim::Optimizer>(state->chunks(), state->context, optimizer);
