@@ -11,7 +11,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "cli"))
 from cli_case import DONE, MISTAKE, PROGRAM, CliCase  # noqa: E402
 
 CONFIG = pathlib.Path(__file__).resolve().parents[2] / "examples/train/mock_llama.yaml"
-EXPERTS = ["model.num_moe_experts=4", "model.moe_router_topk=2", "model.moe_ffn_hidden_size=96",
+EXPERTS = ["model.qk_layernorm=true", "model.num_moe_experts=4", "model.moe_router_topk=2", "model.moe_ffn_hidden_size=96",
            "model.moe_router_load_balancing_type=aux_loss", "model.moe_aux_loss_coeff=0.01", "model.moe_grouped_gemm=true"]
 ITERATIONS = 5
 # Of the loss and of the gradients' norm: sums in another order, through a few AdamW steps.

@@ -9,7 +9,7 @@ namespace viaduct::training {
 
 namespace {
 
-// Micro-batches of an iteration, each fetched when the first chunk needs it and kept for the others.
+// Micro-batches of an iteration, each fetched when the first chunk needs it and kept: backward asks for its size.
 class Window {
  public:
   Window(MicroBatches& batches, int size) : batches_(batches), held_(static_cast<size_t>(size)) {}
@@ -17,7 +17,6 @@ class Window {
     while (fetched_ <= i) held_[static_cast<size_t>(fetched_++)] = batches_.next();
     return held_[static_cast<size_t>(i)];
   }
-  void let_go(int i) { held_[static_cast<size_t>(i)] = {}; }
 
  private:
   MicroBatches& batches_;
@@ -93,7 +92,6 @@ ForwardBackwardResult forward_backward(const std::vector<std::shared_ptr<nn::Gpt
                                     : options.loss_scale / options.num_microbatches;
     const nn::GptModel& part = *chunks[static_cast<size_t>(chunk)];
     const ForwardOutput output = forward_step({part, batch, hidden, pass});
-    if (chunk + 1 == static_cast<int>(chunks.size())) window.let_go(i);
     if (!part.has_output()) return output.hidden;
     const Loss& loss = output.loss;
     for (const auto& [name, sums] : loss.logged) {

@@ -42,7 +42,7 @@ void set_layout(config::ConfigContainer& config, const Layout& layout) {
 int64_t held_by_rank(const ArchSpec& arch, const topology::Parallelism& sizes, int rank) {
   int64_t elements = 0;
   for (const bridge::RankParameter& parameter : bridge::rank_parameters(arch, sizes, rank))
-    elements += num_elements(parameter.tensor.shape);
+    elements += num_elements(parameter.tensor.local_shape);
   return elements;
 }
 
