@@ -15,9 +15,11 @@ namespace viaduct::cli {
 namespace {
 
 config::ConfigContainer read_config(const PretrainFlags& options) {
-  VIADUCT_USER_CHECK(!options.config_file.empty(), "no configuration: give --config-file FILE");
+  VIADUCT_USER_CHECK(!options.config_file.empty() || !options.overrides.empty(),
+                     "no configuration: give --config-file FILE, or section.field=value");
   config::ConfigContainer config;
-  config::process_config_with_overrides(config, Path(options.config_file), options.overrides);
+  const auto file = options.config_file.empty() ? std::nullopt : std::optional<Path>(options.config_file);
+  config::process_config_with_overrides(config, file, options.overrides);
   return config;
 }
 

@@ -73,9 +73,9 @@ TEST(Mechanisms, WhatIsBuiltIsAccepted) {
                      "model.pipeline_model_parallel_size=2", "model.virtual_pipeline_model_parallel_size=2",
                      "model.expert_model_parallel_size=2", "model.expert_tensor_parallel_size=2",
                      "ddp.use_distributed_optimizer=true", "ddp.overlap_grad_reduce=true",
-                     "ddp.overlap_param_gather=true", "optimizer.optimizer=sgd", "model.recompute_granularity=full",
-                     "+peft={_target_: CanonicalLoRA}", "checkpoint.async_save=true", "logger.tensorboard_dir=/t",
-                     "dataset.num_workers=8", "model.bias_activation_fusion=true", "mixed_precision=fp16_mixed"}),
+                     "ddp.overlap_param_gather=true", "optimizer.optimizer=sgd", "logger.tensorboard_dir=/t",
+                     "checkpoint.pretrained_checkpoint=/weights", "dataset.num_workers=8",
+                     "model.bias_activation_fusion=true", "mixed_precision=fp16_mixed"}),
             "");
 }
 
@@ -89,8 +89,12 @@ TEST(Mechanisms, WhatIsNotBuiltSaysSo) {
       {"optimizer.optimizer=dist_muon", "this optimizer"},
       {"checkpoint.ckpt_format=fsdp_dtensor", "this format of checkpoints"},
       {"logger.wandb_project=x", "Weights & Biases"},
-      {"+peft={_target_: DoRA}", "this kind of adapter"},
-      {"+peft={_target_: my.Adapter}", "this kind of adapter"},
+      {"+peft={_target_: LoRA}", "training adapters"},
+      {"model.recompute_granularity=full", "recomputing activations"},
+      {"model.num_layers_in_first_pipeline_stage=1", "uneven pipeline stages"},
+      {"checkpoint.save=/runs/1", "saving checkpoints while training"},
+      {"checkpoint.load=/runs/1", "going on from a checkpoint of a run"},
+      {"dataset={_target_: GPTSFTDatasetConfig}", "this class of data set"},
       {"dataset={_target_: EnergonDatasetConfig}", "this class of data set"},
       {"dataset={_target_: my.Provider}", "this class of data set"},
       {"rerun_state_machine.rerun_mode=validate_results", "running steps again"},
