@@ -42,13 +42,14 @@ void set_layout(config::ConfigContainer& config, const Layout& layout) {
 int64_t held_by_rank(const ArchSpec& arch, const topology::Parallelism& sizes, int rank) {
   int64_t elements = 0;
   for (const bridge::RankParameter& parameter : bridge::rank_parameters(arch, sizes, rank))
-    elements += num_elements(parameter.tensor.shape);
+    elements += num_elements(parameter.tensor.local_shape);
   return elements;
 }
 
 TEST(MemoryEstimate, ParametersAreThoseOfTheRanks) {
-  for (const Layout& layout : {Layout{"llama-3.2-1b", 2, 4, 1, 1, 2, 16}, Layout{"llama-3.1-8b", 4, 2, 2, 1, 4, 8},
-                               Layout{"qwen3-30b-a3b", 2, 4, 1, 4, 1, 32}, Layout{"qwen3-0.6b", 1, 1, 1, 1, 1, 2}}) {
+  for (const Layout& layout :
+       {Layout{"llama-3.2-1b", 2, 4, 1, 1, 2, 16}, Layout{"llama-3.1-8b", 4, 2, 2, 1, 4, 8},
+        Layout{"qwen3-30b-a3b", 2, 4, 1, 4, 1, 32}, Layout{"qwen3-0.6b", 1, 1, 1, 1, 1, 2}}) {
     const ArchSpec arch = testing::known_arch(layout.model);
     config::ConfigContainer config = config_for(arch);
     set_layout(config, layout);
@@ -144,7 +145,8 @@ TEST(MemoryEstimate, TheFirstStageHoldsMostMicroBatches) {
   config::ConfigContainer config = config_for(arch);
   set_layout(config, {"", 8, 4, 1, 1, 8, 64});
   MemoryEstimate estimate = estimate_memory(arch, config, 64);
-  const double a_layer = layer_activation_bytes(arch, arch.layers[0], {.tokens = 4096, .tp = 8, .sequence_parallel = true});
+  const double a_layer =
+      layer_activation_bytes(arch, arch.layers[0], {.tokens = 4096, .tp = 8, .sequence_parallel = true});
   EXPECT_NEAR(estimate.stages[0].activations, 4 * 20 * a_layer, 1);
   EXPECT_NEAR(estimate.stages[2].activations, 2 * 20 * a_layer, 1);
   EXPECT_EQ(&estimate.largest(), &estimate.stages[0]);
