@@ -90,6 +90,7 @@ FinalizeReport finalize_config(ConfigContainer& config, const RunFacts& facts) {
   Violations violations;
   FinalizeContext context{config, facts, report, violations};
   check_sections(context);
+  check_ranges(context);
   if (violations.empty()) {
     finalize_precision(context);
     const bool sized = finalize_data_parallel_size(context);

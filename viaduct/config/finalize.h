@@ -29,8 +29,8 @@ struct FinalizeReport {
 
 /// Upstream's runtime_config_update: mixed precision over model, optimizer and ddp; data_parallel_size; overlap of
 /// communication; then every section's finalize and the checks between sections. Sets what follows (batch sizes,
-/// scheduler steps, validation's sizes, split matrix ...). Called twice it changes nothing more. UserError that
-/// lists every violation with the values and a fix.
+/// scheduler steps, validation's sizes, split matrix ...). Called twice it leaves the same configuration. UserError
+/// that lists every violation with the values and a fix.
 FinalizeReport finalize_config(ConfigContainer& config, const RunFacts& facts);
 
 /// env_vars as strings, as Python's str() makes them; UserError for a value that is no scalar.

@@ -115,8 +115,10 @@ void check_source(FinalizeContext& context, const std::string& name, const HFDat
 }
 
 void check_packing(FinalizeContext& context, const PackedSequenceSpecs& specs, const std::string& name) {
+  constexpr int64_t kLongest = int64_t{1} << 31;
   const int64_t size = specs.packed_sequence_size;
-  context.check(size > 0, fmt::format("{}.packed_sequence_size={} is not positive", name, size),
+  const bool sized = size > 0 && size <= kLongest;
+  context.check(sized, fmt::format("{}.packed_sequence_size={} is no length", name, size),
                 fmt::format("set {}.packed_sequence_size={}", name, context.config.model.seq_length));
   context.check(!specs.pad_seq_to_mult || *specs.pad_seq_to_mult > 0,
                 fmt::format("{} is not positive", shown(name + ".pad_seq_to_mult", specs.pad_seq_to_mult)),
@@ -127,7 +129,7 @@ void check_packing(FinalizeContext& context, const PackedSequenceSpecs& specs, c
       fmt::format("{} with packed_sequence_size={}", shown(name + ".max_single_sequence_length", longest), size),
       "set it to 1 up to the packed size, or null");
   const TrainingConfig& train = context.config.train;
-  if (train.micro_batch_size.value_or(1) > 1)
+  if (sized && train.micro_batch_size.value_or(1) > 1)
     context.violations.add(
         fmt::format("packed sequences come one by one, but {}",
                     shown("train.micro_batch_size", train.micro_batch_size)),
@@ -219,7 +221,7 @@ void finalize_collating(FinalizeContext& context, T& dataset) {
     context.check(context.config.train.micro_batch_size.value_or(2) > 1,
                   "dataset.enable_in_batch_packing=True with train.micro_batch_size=1: there is nothing to pack",
                   "set train.micro_batch_size to 2 or more");
-  } else {
+  } else if (dataset.seq_length > 0 && divides(multiple, dataset.seq_length)) {
     dataset.pad_to_multiple_of = std::lcm(dataset.pad_to_multiple_of, multiple);
   }
 }

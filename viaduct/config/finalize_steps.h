@@ -29,6 +29,8 @@ struct FinalizeContext {
   std::optional<std::string> variable(const std::string& name) const;
 };
 
+/// Sizes beyond all reason, which must not be multiplied.
+void check_ranges(FinalizeContext& context);
 /// Precision over model, optimizer and ddp.
 void finalize_precision(FinalizeContext& context);
 /// comm_overlap over model, optimizer and ddp; upstream's CommOverlapConfig.setup.

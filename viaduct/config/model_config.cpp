@@ -80,7 +80,7 @@ void derive_sizes(ModelConfig& config) {
     if (!config.num_query_groups) config.num_query_groups = config.num_attention_heads;
     if (!config.kv_channels) config.kv_channels = config.hidden_size / config.num_attention_heads;
   }
-  if (!config.ffn_hidden_size && config.hidden_size < INT64_MAX / 4)
+  if (!config.ffn_hidden_size && config.hidden_size > 0 && config.hidden_size < INT64_MAX / 4)
     config.ffn_hidden_size = 4 * config.hidden_size;
   if (config.num_moe_experts && !config.moe_ffn_hidden_size) config.moe_ffn_hidden_size = config.ffn_hidden_size;
 }
@@ -206,7 +206,7 @@ void ModelConfig::finalize() {
   if (!microbatch_group_size_per_vp_stage) microbatch_group_size_per_vp_stage = pipeline_model_parallel_size;
   if (!recompute_modules) recompute_modules = Strings{"core_attn"};
   if (!inference_cuda_graph_scope) inference_cuda_graph_scope = inference_cuda_graph_scope_none();
-  if (cuda_graph_modules.is_null()) cuda_graph_modules = Yaml::sequence();
+  if (cuda_graph_modules.is_null() || cuda_graph_impl == "none") cuda_graph_modules = Yaml::sequence();
   if (!embedding_init_method_std) embedding_init_method_std = init_method_std;
   if (!embedding_init_method) embedding_init_method = normal_init(*embedding_init_method_std);
   if (!init_method) init_method = normal_init(init_method_std);
