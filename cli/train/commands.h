@@ -16,8 +16,8 @@
 
 namespace viaduct::cli {
 
-using TrainCommands =
-    std::tuple<GenerateFlags, ChatFlags, CompareFlags, LogprobsFlags, RoundtripOptions, PreprocessDataOptions, PretrainFlags>;
+using TrainCommands = std::tuple<GenerateFlags, ChatFlags, CompareFlags, LogprobsFlags, RoundtripOptions,
+                                 PreprocessDataOptions, PretrainFlags>;
 
 /// Adds all of them, in their order. `run` is called with the options of the one that the command line chose and
 /// returns the exit code.

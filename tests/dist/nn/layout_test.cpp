@@ -8,7 +8,6 @@
 #include <set>
 
 #include "tests/dist/dist_world.h"
-#include "viaduct/nn/shard_of.h"
 #include "tests/model/golden_dir.h"
 #include "viaduct/bridge/checkpoint.h"
 #include "viaduct/bridge/provider.h"
@@ -19,6 +18,7 @@
 #include "viaduct/nn/gpt_model.h"
 #include "viaduct/nn/gradients.h"
 #include "viaduct/nn/live.h"
+#include "viaduct/nn/shard_of.h"
 #include "viaduct/parallel/pipeline_schedule.h"
 
 namespace viaduct {

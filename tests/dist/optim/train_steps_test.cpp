@@ -8,7 +8,6 @@
 #include <map>
 
 #include "tests/dist/dist_world.h"
-#include "viaduct/nn/shard_of.h"
 #include "tests/model/golden_dir.h"
 #include "viaduct/bridge/checkpoint.h"
 #include "viaduct/bridge/provider.h"
@@ -20,6 +19,7 @@
 #include "viaduct/nn/cross_entropy.h"
 #include "viaduct/nn/gpt_model.h"
 #include "viaduct/nn/live.h"
+#include "viaduct/nn/shard_of.h"
 #include "viaduct/optim/optimizer.h"
 #include "viaduct/parallel/pipeline_schedule.h"
 #include "viaduct/torchx/stored_tensor.h"
@@ -221,7 +221,7 @@ void compare(const ReferenceRun& run, const Layout& layout, const std::string& w
     const std::string name = name_of(slice);
     const auto reference = [&](const char* what) {
       return nn::shard_of(run.expected.at(name + "." + what),
-                            shards.at({slice.parameter->chunk, slice.parameter->name}))
+                          shards.at({slice.parameter->chunk, slice.parameter->name}))
           .reshape(-1)
           .narrow(0, slice.begin, slice.size);
     };
