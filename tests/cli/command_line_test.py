@@ -28,7 +28,7 @@ class CommandLine(CliCase):
     def test_mistakes(self):
         self.fails(says="--help")
         self.fails("exprt", says=['"exprt"', 'did you mean "export"?'])
-        self.fails("pretrain", says=['"pretrain"', "import"])
+        self.fails("translate", says=['"translate"', "import"])
         self.fails("import", says=["HF_MODEL", "viaduct import --help"])
         self.fails("import", "a", says="MEGATRON_DIR")
         self.fails("import", "a", "b", "c", says='"c"')

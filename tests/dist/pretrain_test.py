@@ -26,7 +26,7 @@ class Pretrain(CliCase):
         if ranks == 1:
             run = subprocess.run([PROGRAM, *map(str, command)], capture_output=True, text=True, timeout=240)
         else:
-            run = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--no-python", "--nproc-per-node", str(ranks),
+            run = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--no-python", "--standalone", "--nproc-per-node", str(ranks),
                                   str(PROGRAM), *map(str, command)], capture_output=True, text=True, stdin=subprocess.DEVNULL,
                                  env=dict(os.environ, OMP_NUM_THREADS="1"), timeout=240)
         self.assertEqual(run.returncode == 0, expect == DONE, f"{command}\n{run.stdout}{run.stderr}")

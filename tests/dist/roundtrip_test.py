@@ -14,7 +14,7 @@ GOLDEN = pathlib.Path(os.environ.get("VIADUCT_GOLDEN", "")) / "families"
 
 class Roundtrip(CliCase):
     def torchrun(self, ranks, *arguments, expect=DONE):
-        command = [sys.executable, "-m", "torch.distributed.run", "--no-python", "--nproc-per-node", str(ranks),
+        command = [sys.executable, "-m", "torch.distributed.run", "--no-python", "--standalone", "--nproc-per-node", str(ranks),
                    str(PROGRAM), *map(str, arguments)]
         run = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL,
                              env=dict(os.environ, OMP_NUM_THREADS="1"), timeout=240)

@@ -34,7 +34,7 @@ QUANTIZED = "deepseek_v3_fp8 gpt_oss_mxfp4".split()
 # Adapters of models of the runs, and what upstream's export and merge made of them; they unpack below adapters/.
 ADAPTERS = ("lora_llama lora_llama_tp2 canonical_lora_llama lora_qwen3_moe lora_qwen3_moe_ep2 "
             "canonical_lora_qwen3_moe").split()
-# Optimizer steps that megatron-core made; a model that no other run has.
+# Optimizer steps that megatron-core made, and a model that no other run has; they unpack below train/.
 TRAIN = ("train_llama_fp32_nodist train_llama_tied_fp32_tp2_pp2_fully train_qwen3_moe_fp32_nodist "
          "train_llama_bf16_dp2_fully_reshardable train_qwen3_moe_bf16_ep2_fully").split()
 MODELS_OF_TRAIN = ["llama_tied2"]
@@ -92,7 +92,7 @@ def main():
         missing = [f for f in folders if not (oracle / f).is_dir()]
         if missing:
             sys.exit(f"not in {oracle}: {', '.join(missing)}")
-        below = {"adapters": "adapters", DATASETS: "datasets", **dict.fromkeys(QUANTIZED, "quantized")}
+        below = {"adapters": "adapters", "train": "train", DATASETS: "datasets", **dict.fromkeys(QUANTIZED, "quantized")}
         pack(oracle, folders, fixtures / f"{name}.tar.xz", below.get(name))
 
 

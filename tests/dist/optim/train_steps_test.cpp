@@ -76,11 +76,13 @@ std::map<std::string, at::Tensor> tensors_of(const Path& path) {
 }
 
 ReferenceRun open_run(const std::string& name) {
-  const Path runs = test::golden_dir() / "runs", folder = runs / name;
+  const Path golden = test::golden_dir(), folder = golden / "train" / name;
   const Json oracle = Json::parse(read_text_file(folder / "oracle.json"), "oracle.json");
   const Json& training = oracle.at("training");
   ReferenceRun run;
-  run.source = bridge::open_checkpoint(runs / "_models" / Path(oracle.at("model").as_string()).filename() / "hf");
+  const Path model = Path("_models") / Path(oracle.at("model").as_string()).filename() / "hf";
+  run.source = bridge::open_checkpoint(
+      golden / (std::filesystem::exists(golden / "train" / model) ? "train" : "runs") / model);
   run.dtype = training.at("params_dtype").as_string().starts_with("float32") ? at::kFloat : at::kBFloat16;
   run.micro_batch = training.at("micro_batch_size").as_int();
   run.global_batch = training.at("global_batch_size").as_int();
