@@ -18,6 +18,7 @@ struct Blend {
   Strings paths;
   std::optional<Numbers> weights;
 };
+/// None: mock data, or nothing for a split.
 using OptBlend = std::optional<Blend>;
 /// One for each of train, validation and test.
 using OptBlends = std::optional<std::vector<OptBlend>>;
@@ -34,12 +35,16 @@ struct Codec<Blend> {
 /// A signal by its name: "SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"; UserError for another.
 PyEnum signal_named(std::string_view name);
 
-#define SECTION(Type, target_, classes_)                   \
-  struct Type {                                            \
-    static constexpr std::string_view kTarget = target_;   \
-    static constexpr std::string_view kClasses = classes_; \
-    std::string target{kTarget};                           \
-    Yaml unknown = Yaml::mapping();                        \
+#define SECTION(Type, target_, classes_)                        \
+  /** A section, with the fields of its class upstream. */      \
+  struct Type {                                                 \
+    /** Its class upstream. */                                  \
+    static constexpr std::string_view kTarget = target_;        \
+    /** All classes that it stands for, by their last words. */ \
+    static constexpr std::string_view kClasses = classes_;      \
+    std::string target{kTarget};                                \
+    Yaml unknown = Yaml::mapping();                             \
+    /** Is the section of the class with this last word? */     \
     bool is(std::string_view name) const { return last_word(target) == name; }
 #define F(type, name, ...) type name = __VA_ARGS__;
 #define C(type, name, choices, ...) type name = __VA_ARGS__;
@@ -67,6 +72,7 @@ using MixedPrecision = std::variant<std::string, MixedPrecisionConfig>;
 
 // The tables of all fields.
 #define SECTION(Type, target, classes) \
+  /** The table of its fields. */      \
   template <>                          \
   std::span<const Field<Type>> fields<Type>();
 #define F(...)

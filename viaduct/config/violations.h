@@ -26,6 +26,7 @@ class Violations {
     if (!holds) add(std::move(problem), std::move(fix));
   }
 
+  /// Were there none?
   bool empty() const { return list_.empty(); }
   /// All of them, in the order in which they were found.
   const std::vector<Violation>& list() const { return list_; }

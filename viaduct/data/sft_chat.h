@@ -52,6 +52,7 @@ Json chat_messages(const Json& line, std::string_view place);
 /// kind, else what follows the prompts for its turns.
 class ChatFormat : public SftFormat {
  public:
+  /// UserError for options that contradict each other.
   ChatFormat(ChatOptions options, ApplyChatTemplate apply_template, Tokenize tokenize);
   /// UserError also when none of these ways tells the assistant's text from the rest.
   SftExample apply(const Json& line, std::string_view place) const override;

@@ -30,6 +30,7 @@ struct PackingMetadata {
   int64_t min_packed_seqlen = 0;
   /// Upstream's JSON object, and back; UserError that begins with `origin` for a key that is missing.
   Json to_json() const;
+  /// As to_json.
   static PackingMetadata from_json(const Json& json, std::string_view origin);
 };
 

@@ -65,9 +65,11 @@ class ProtoWriter {
   ProtoWriter& integer(uint32_t number, int64_t value);
   /// A field of type float or double.
   ProtoWriter& real(uint32_t number, float value);
+  /// As real.
   ProtoWriter& double_real(uint32_t number, double value);
   /// A field of type string or bytes, or a message that was written before.
   ProtoWriter& bytes(uint32_t number, std::string_view value);
+  /// As bytes.
   ProtoWriter& message(uint32_t number, const ProtoWriter& value) { return bytes(number, value.out_); }
 
   /// What was written.

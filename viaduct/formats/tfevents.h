@@ -78,6 +78,7 @@ class EventWriter {
   void add_scalar(std::string_view tag, double value, int64_t step, std::optional<double> wall_time = {});
   /// The tag gets "/text_summary" at its end, as torch's SummaryWriter writes it.
   void add_text(std::string_view tag, std::string_view text, int64_t step, std::optional<double> wall_time = {});
+  /// As add_scalar, of a distribution.
   void add_histogram(std::string_view tag, const EventHistogram& histogram, int64_t step,
                      std::optional<double> wall_time = {});
 

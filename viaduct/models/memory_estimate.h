@@ -23,6 +23,7 @@ struct StageMemory {
   double optimizer = 0;    // main parameters and moments
   double activations = 0;  // of all micro batches in flight, and the logits of one
 
+  /// All of it.
   double total() const { return weights + gradients + optimizer + activations; }
 };
 

@@ -31,7 +31,9 @@ class LossScaler {
   double scale() const { return state_.scale; }
   /// After an update: did a gradient overflow?
   void update(bool overflow);
+  /// As a checkpoint has it, and put back.
   const State& state() const { return state_; }
+  /// As state().
   void set_state(const State& state) { state_ = state; }
 
  private:

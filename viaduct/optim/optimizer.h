@@ -88,6 +88,7 @@ class Optimizer {
   void main_parameters_changed();
   /// Main parameters become what the parameters say (weights were loaded without an optimizer).
   void parameters_changed();
+  /// Null unless losses are scaled.
   LossScaler* scaler() { return scaler_ ? &*scaler_ : nullptr; }
 
  private:

@@ -25,6 +25,7 @@ WsdDecayStyle parse_wsd_decay_style(std::string_view name);
 WdIncrStyle parse_wd_incr_style(std::string_view name);
 /// The name of a style, as configurations and checkpoints have it.
 std::string_view to_string(LrDecayStyle style);
+/// As above.
 std::string_view to_string(WdIncrStyle style);
 
 /// What a schedule is made of; upstream's names. All steps count samples: iterations times the global batch size.

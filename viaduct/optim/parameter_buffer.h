@@ -47,6 +47,7 @@ class ParameterBuffer {
   ParameterBuffer(const ParameterBuffer&) = delete;
   ParameterBuffer& operator=(const ParameterBuffer&) = delete;
 
+  /// What it was made of.
   size_t num_parameters() const { return parameters_.size(); }
   const at::Tensor& parameter(size_t i) const { return parameters_[i]; }
   const parallel::Group& replicas() const { return replicas_; }
@@ -66,6 +67,7 @@ class ParameterBuffer {
   const std::vector<OwnedRange>& owned() const { return owned_; }
   /// A range of the main gradients, and of the parameters: views of one dimension.
   at::Tensor gradient_of(const OwnedRange& range) const;
+  /// As gradient_of.
   at::Tensor parameter_of(const OwnedRange& range) const;
   /// Every rank's part of the parameters to all. Collective; nothing to do unless the buffer is sharded.
   void gather_parameters();

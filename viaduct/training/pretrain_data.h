@@ -20,6 +20,7 @@ class PretrainData {
   std::unique_ptr<MicroBatches> train(const GlobalState& state) const;
   /// From consumed_valid_samples on; null where the split is empty.
   std::unique_ptr<MicroBatches> validation(const GlobalState& state) const;
+  /// From its first sample on; null where the split is empty.
   std::unique_ptr<MicroBatches> test(const GlobalState& state) const;
 
  private:

@@ -13,6 +13,7 @@ namespace viaduct::training {
 
 /// Called by the loop, upstream's events. Each gets the state as it is then.
 struct Callbacks {
+  /// What is called.
   using Event = std::function<void(GlobalState&)>;
   Event on_train_start;
   Event on_train_step_start;

@@ -21,12 +21,14 @@ MicroBatch collate(const std::vector<data::Sample>& samples, c10::Device device)
 /// unless the sampler has only one.
 class SampledBatches : public MicroBatches {
  public:
+  /// How it reads.
   struct Options {
     int64_t micro_batch_size = 1;
     c10::Device device = at::kCPU;
     bool epochs = true;  // begin again at the end of the data; false: UserError
     int read_ahead = 4;  // micro-batches
   };
+  /// Begins to read.
   SampledBatches(std::shared_ptr<const data::Dataset> dataset, std::unique_ptr<data::Sampler> sampler,
                  const Options& options);
   ~SampledBatches() override;

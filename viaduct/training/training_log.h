@@ -47,6 +47,7 @@ struct TrainingLogOptions {
 /// Of the rank that logs.
 class TrainingLog {
  public:
+  /// Creates the folder of event files. SystemError when it cannot.
   explicit TrainingLog(TrainingLogOptions options);
   /// Averages losses over the interval, and says it at its end.
   void add(const IterationReport& report);
@@ -54,6 +55,7 @@ class TrainingLog {
   void evaluated(const std::string& what, int64_t iteration, const std::map<std::string, double>& losses);
   /// A line of its own.
   void say(const std::string& line);
+  /// Writes what waits.
   void flush();
 
  private:
