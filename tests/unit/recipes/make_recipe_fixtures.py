@@ -12,9 +12,16 @@ import os
 import subprocess
 import sys
 import tempfile
+import types
 from pathlib import Path
 
 import cpu_harness  # noqa: F401  makes upstream importable without a GPU
+import megatron.bridge
+
+# The package's __init__ imports every recipe, and those of images want more than the reference environment has.
+recipes = types.ModuleType("megatron.bridge.recipes")
+recipes.__path__ = [str(Path(megatron.bridge.__path__[0]) / "recipes")]
+sys.modules["megatron.bridge.recipes"] = recipes
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": False, "attention_dropout": 0.0,
