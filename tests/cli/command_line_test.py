@@ -81,7 +81,7 @@ class ListRecipes(CliCase):
         for name in listed:
             self.assertIn(name, text)
         self.assertEqual(listed["llama32_1b_sft"]["model"], "meta-llama/Llama-3.2-1B")
-        self.assertEqual(listed["qwen3_30b_a3b_pretrain"]["expert_model_parallel_size"], 4)
+        self.assertEqual(listed["qwen3_30b_a3b_peft"]["expert_model_parallel_size"], 4)
 
 
 class Doctor(CliCase):

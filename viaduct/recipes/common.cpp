@@ -4,6 +4,7 @@
 
 #include <filesystem>
 
+#include "viaduct/config/mixed_precision.h"
 #include "viaduct/core/json.h"
 #include "viaduct/models/known_size.h"
 #include "viaduct/models/registry.h"
@@ -19,8 +20,12 @@ config::ModelConfig provider(const PublicModel& model) {
   const models::HfConfig config(document, fmt::format("the recipe of {}", model.name));
   config::ModelConfig provider = models::provider_for(models::read_arch(config), document);
   provider.hf_model_id = std::string(model.name);
-  provider.set_attention_backend("auto");
-  provider.cuda_graph_scope = config::Yaml("full");
+  if (!model.revision.empty()) provider.hf_model_revision = std::string(model.revision);
+  provider.perform_initialization = true;  // a new model, not one that weights are loaded into
+  provider.use_cpu_initialization = false;
+  provider.cuda_graph_scope = provider.cuda_graph_modules = config::Yaml("full");
+  provider.inference_cuda_graph_scope = std::nullopt;
+  provider.offload_modules = std::nullopt;
   return provider;
 }
 
@@ -142,7 +147,6 @@ ConfigContainer pretrain_common(const PublicModel& model) {
   data.split = "9999,8,2";
   data.dataloader_type = "single";
   data.num_workers = 8;
-  data.create_attention_mask = false;
   config.dataset = data;
   set_seq_length(config, 4096);
   return config;
@@ -153,6 +157,22 @@ ConfigContainer sft_common(const PublicModel& model) { return finetune_common(mo
 ConfigContainer peft_common(const PublicModel& model) {
   ConfigContainer config = finetune_common(model, 1e-4);
   config.peft = config::LoRA{};
+  return config;
+}
+
+ConfigContainer benchmark_pretraining(ConfigContainer config) {
+  config.train.train_iters = 100;
+  config.train.global_batch_size = 1024;
+  config.train.micro_batch_size = 1;
+  config.scheduler.lr_warmup_iters = 40;
+  config.scheduler.lr_decay_iters = 100;
+  config.optimizer.use_precision_aware_optimizer = true;
+  config.checkpoint.save_interval = 50;
+  config.checkpoint.load = std::nullopt;
+  config::MixedPrecisionConfig precision = config::mixed_precision_recipe("bf16_mixed");
+  precision.grad_reduce_in_fp32 = false;
+  config.mixed_precision = precision;
+  config.ddp.grad_reduce_in_fp32 = false;
   return config;
 }
 

@@ -26,6 +26,10 @@ config::ConfigContainer sft_common(const PublicModel& model);
 /// As sft_common at 1e-4, with a LoRA of rank 32 on all linear layers.
 config::ConfigContainer peft_common(const PublicModel& model);
 
+/// A pretraining as upstream's performance runs have it: 100 steps of 1024 sequences on 16 GPUs, gradients reduced
+/// in bfloat16, moments in less than float32 where the optimizer is told to.
+config::ConfigContainer benchmark_pretraining(config::ConfigContainer config);
+
 /// Tokens of a sequence, for the model and its data; packs are as long.
 void set_seq_length(config::ConfigContainer& config, int64_t tokens);
 /// The LoRA of a configuration that peft_common made.

@@ -1,5 +1,4 @@
 // Llama 3.1 and 3.2.
-#include "viaduct/config/mixed_precision.h"
 #include "viaduct/recipes/common.h"
 
 namespace viaduct::recipes {
@@ -66,7 +65,6 @@ std::vector<Recipe> llama3_recipes() {
        [] {
          ConfigContainer config = pretrain(k31With8b);
          config.model.context_parallel_size = 2;
-         config.mixed_precision = config::mixed_precision_recipe("bf16_mixed");
          return config;
        }},
       {"llama31_8b_sft", k31With8b.name, "sft",

@@ -69,7 +69,7 @@ std::vector<Recipe> qwen3_recipes() {
       {"qwen3_4b_pretrain", k4b.name, "pretrain", [] { return pretrain(k4b, 2); }},
       {"qwen3_4b_sft", k4b.name, "sft", [] { return sft(k4b, 2); }},
       {"qwen3_4b_peft", k4b.name, "peft", [] { return peft(k4b); }},
-      {"qwen3_8b_pretrain", k8b.name, "pretrain", [] { return pretrain(k8b, 4); }},
+      {"qwen3_8b_pretrain", k8b.name, "pretrain", [] { return benchmark_pretraining(pretrain_common(k8b)); }},
       {"qwen3_8b_sft", k8b.name, "sft",
        [] {
          ConfigContainer config = sft(k8b, 4);

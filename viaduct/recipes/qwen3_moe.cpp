@@ -11,26 +11,30 @@ namespace {
 constexpr PublicModel k30bA3b{
     .name = "Qwen/Qwen3-30B-A3B", .size = "qwen3-30b-a3b", .revision = "ad44e777bcd18fa416d9da3bd8f70d33ebb85d39"};
 
-void set_layout(ConfigContainer& config, int64_t pipeline_parallel) {
+// Experts on 16 ranks, everything else on each.
+void set_expert_layout(ConfigContainer& config) {
   auto& model = config.model;
-  model.tensor_model_parallel_size = 4;
-  model.pipeline_model_parallel_size = pipeline_parallel;
-  model.expert_model_parallel_size = 4;
+  model.expert_model_parallel_size = 16;
   model.expert_tensor_parallel_size = 1;
-  model.sequence_parallel = true;
-  model.moe_token_dispatcher_type = "alltoall";
-  model.moe_flex_dispatcher_backend = "deepep";
-  model.moe_hybridep_num_sms = 16;
+  model.bias_activation_fusion = true;
+  model.apply_rope_fusion = true;
+  model.moe_router_fusion = true;
   model.cross_entropy_fusion_impl = "te";
 }
 
 ConfigContainer pretrain() {
-  ConfigContainer config = pretrain_common(k30bA3b);
-  set_layout(config, 2);
-  config.model.pipeline_dtype = DType::kBF16;
-  config.model.recompute_granularity = "full";
-  config.model.recompute_method = "uniform";
-  config.model.recompute_num_layers = 1;
+  ConfigContainer config = benchmark_pretraining(pretrain_common(k30bA3b));
+  set_expert_layout(config);
+  auto& model = config.model;
+  model.pipeline_dtype = DType::kBF16;
+  model.moe_token_dispatcher_type = "flex";
+  model.moe_flex_dispatcher_backend = "hybridep";
+  model.moe_hybridep_num_sms = 32;
+  model.cuda_graph_impl = "transformer_engine";
+  model.cuda_graph_scope = config::Yaml::sequence({"moe_router", "moe_preprocess"});
+  model.use_te_rng_tracker = true;
+  config.rng.te_rng_tracker = true;
+  config.comm_overlap.emplace().tp_comm_overlap = true;
   return config;
 }
 
@@ -54,20 +58,29 @@ void set_finetuning(ConfigContainer& config) {
   ddp.use_distributed_optimizer = true;
   config.mixed_precision = config::mixed_precision_recipe("bf16_mixed");
   sft_dataset(config).seed = 1234;
-  sft_dataset(config).offline_packing_specs.value().pad_seq_to_mult = 4;
 }
 
 ConfigContainer sft() {
   ConfigContainer config = sft_common(k30bA3b);
-  set_layout(config, 2);
+  set_expert_layout(config);
   set_finetuning(config);
+  config.model.moe_token_dispatcher_type = "alltoall";
   return config;
 }
 
 ConfigContainer peft() {
   ConfigContainer config = peft_common(k30bA3b);
-  set_layout(config, 1);
   set_finetuning(config);
+  auto& model = config.model;
+  model.tensor_model_parallel_size = 4;
+  model.expert_model_parallel_size = 4;
+  model.expert_tensor_parallel_size = 1;
+  model.sequence_parallel = true;
+  model.moe_token_dispatcher_type = "flex";
+  model.moe_flex_dispatcher_backend = "deepep";
+  model.moe_hybridep_num_sms = 16;
+  model.cross_entropy_fusion_impl = "te";
+  sft_dataset(config).offline_packing_specs.value().pad_seq_to_mult = 4;
   lora(config).dim = 8;
   lora(config).alpha = 16;
   lora(config).target_modules = {"linear_qkv", "linear_proj"};
