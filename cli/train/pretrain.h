@@ -13,7 +13,7 @@ struct PretrainFlags : RunConfigFlags {
     RunConfigFlags::add_to(command);
     command.footer(
         "viaduct pretrain --config-file run.yaml train.train_iters=10 model.tensor_model_parallel_size=2\n"
-        "viaduct pretrain --recipe llama32_1b_pretrain train.train_iters=10 train.global_batch_size=8");
+        "viaduct pretrain --recipe NAME train.train_iters=10 train.global_batch_size=8");
   }
 };
 

@@ -34,8 +34,9 @@ config::ConfigContainer benchmark_pretraining(config::ConfigContainer config);
 void set_seq_length(config::ConfigContainer& config, int64_t tokens);
 /// The LoRA of a configuration that peft_common made.
 config::LoRA& lora(config::ConfigContainer& config);
-/// The dataset of a configuration that pretrain_common made, and of one that sft_common or peft_common made.
+/// The dataset of a configuration that pretrain_common made.
 config::GPTDatasetConfig& gpt_dataset(config::ConfigContainer& config);
+/// The dataset of one that sft_common or peft_common made.
 config::GPTSFTDatasetConfig& sft_dataset(config::ConfigContainer& config);
 
 /// The recipes of each family.

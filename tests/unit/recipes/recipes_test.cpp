@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <ostream>
 #include <set>
 
 #include "tests/unit/config/config_fixture.h"
@@ -15,6 +16,9 @@
 #include "viaduct/recipes/recipe.h"
 
 namespace viaduct::recipes {
+
+void PrintTo(const Recipe& recipe, std::ostream* out) { *out << recipe.name; }
+
 namespace {
 
 using config::ConfigContainer;
