@@ -6,12 +6,12 @@
 #include <string>
 
 #include "viaduct/config/finalize.h"
-#include "viaduct/core/strings.h"
 #include "viaduct/models/flops.h"
 #include "viaduct/models/memory_estimate.h"
 #include "viaduct/models/pipeline_options.h"
 #include "viaduct/models/registry.h"
 #include "viaduct/topology/rank_grid.h"
+#include "viaduct/training/setup.h"
 
 namespace viaduct::cli {
 
@@ -22,7 +22,7 @@ using topology::Axis;
 
 constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
 
-// Ranks 0 to 15 are named one by one, of a longer group its beginning and its end.
+// All ranks of a short group, beginning and end of a longer one.
 std::string group_text(const std::vector<int>& ranks) {
   if (ranks.size() <= 8) return fmt::format("{}", fmt::join(ranks, " "));
   return fmt::format("{} {} {} ... {}", ranks[0], ranks[1], ranks[2], ranks.back());
@@ -53,9 +53,9 @@ void print_ranks(const ConfigContainer& config, const models::ArchSpec& arch, in
 void print_stages(const models::MemoryEstimate& estimate) {
   fmt::print(
       "#\n# GiB of a rank (without communication buffers, workspaces and the CUDA context)\n"
-      "# stage  ranks  layers  parameters  weights  gradients  optimizer  activations    all\n");
+      "# stage  ranks  layers    parameters  weights  gradients  optimizer  activations    all\n");
   for (const models::StageMemory& stage : estimate.stages)
-    fmt::print("# {:>5} {:>6} {:>7} {:>11} {:>8.2f} {:>10.2f} {:>10.2f} {:>12.2f} {:>6.2f}\n", stage.pp_rank,
+    fmt::print("# {:>5} {:>6} {:>7} {:>13} {:>8.2f} {:>10.2f} {:>10.2f} {:>12.2f} {:>6.2f}\n", stage.pp_rank,
                stage.ranks, stage.layers, stage.parameters + stage.adapter_parameters, stage.weights / kGib,
                stage.gradients / kGib, stage.optimizer / kGib, stage.activations / kGib, stage.total() / kGib);
 }
@@ -95,6 +95,8 @@ void print_operations(const models::ArchSpec& arch, const ConfigContainer& confi
 }  // namespace
 
 void print_dry_run(ConfigContainer config, int64_t world_size) {
+  if (!config.model.vocab_size)
+    training::settle_vocabulary(config, training::open_tokenizer(config.tokenizer).get());
   const config::FinalizeReport report =
       config::finalize_config(config, {.world_size = world_size, .check_paths = false});
   const models::ArchSpec arch = models::read_arch(config.model);
