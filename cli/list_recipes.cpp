@@ -1,5 +1,4 @@
-// viaduct list-recipes: the configurations that `viaduct pretrain --recipe` and `viaduct finetune --recipe` begin
-// with.
+// viaduct list-recipes: the configurations that `viaduct pretrain --recipe` begins with.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -20,7 +19,7 @@ Json recipe_json(const recipes::Recipe& recipe) {
   const config::ConfigContainer config = recipe.make();
   return Json::object({{"recipe", Json(recipe.name)},
                        {"model", Json(recipe.model)},
-                       {"kind", Json(recipe.what)},
+                       {"kind", Json(recipe.kind)},
                        {"tensor_model_parallel_size", Json(config.model.tensor_model_parallel_size)},
                        {"pipeline_model_parallel_size", Json(config.model.pipeline_model_parallel_size)},
                        {"context_parallel_size", Json(config.model.context_parallel_size)},

@@ -121,9 +121,7 @@ ConfigContainer pretrain_common(const PublicModel& model) {
   config.train.train_iters = 300000;
   config.train.global_batch_size = 32;
   config.train.micro_batch_size = 2;
-  config.train.manual_gc = true;
-  config.train.manual_gc_interval = 100;
-  config.train.manual_gc_eval = true;
+  set_manual_gc(config);
   config.validation.eval_interval = 500;
   config.validation.eval_iters = 32;
   auto& ddp = config.ddp;
@@ -174,6 +172,12 @@ ConfigContainer benchmark_pretraining(ConfigContainer config) {
   config.mixed_precision = precision;
   config.ddp.grad_reduce_in_fp32 = false;
   return config;
+}
+
+void set_manual_gc(ConfigContainer& config) {
+  config.train.manual_gc = true;
+  config.train.manual_gc_interval = 100;
+  config.train.manual_gc_eval = true;
 }
 
 void set_seq_length(ConfigContainer& config, int64_t tokens) {

@@ -30,6 +30,8 @@ config::ConfigContainer peft_common(const PublicModel& model);
 /// in bfloat16, moments in less than float32 where the optimizer is told to.
 config::ConfigContainer benchmark_pretraining(config::ConfigContainer config);
 
+/// Garbage collection by hand, every 100 iterations and at evaluations: for upstream, without influence here.
+void set_manual_gc(config::ConfigContainer& config);
 /// Tokens of a sequence, for the model and its data; packs are as long.
 void set_seq_length(config::ConfigContainer& config, int64_t tokens);
 /// The LoRA of a configuration that peft_common made.

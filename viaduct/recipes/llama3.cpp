@@ -29,9 +29,7 @@ ConfigContainer pretrain(const PublicModel& model) {
 void set_finetuning(ConfigContainer& config) {
   set_seq_length(config, 4096);
   config.train.global_batch_size = 8;  // of packs
-  config.train.manual_gc = true;
-  config.train.manual_gc_interval = 100;
-  config.train.manual_gc_eval = true;
+  set_manual_gc(config);
   config.validation.eval_interval = 30;
   config.checkpoint.save_interval = 50;
   config.ddp.grad_reduce_in_fp32 = false;

@@ -41,9 +41,7 @@ ConfigContainer pretrain() {
 void set_finetuning(ConfigContainer& config) {
   config.train.train_iters = 100;
   config.train.global_batch_size = 32;
-  config.train.manual_gc = true;
-  config.train.manual_gc_interval = 100;
-  config.train.manual_gc_eval = true;
+  set_manual_gc(config);
   config.validation.eval_interval = 50;
   config.validation.eval_iters = 10;
   config.logger.log_interval = 10;

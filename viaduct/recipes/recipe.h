@@ -18,7 +18,7 @@ namespace viaduct::recipes {
 struct Recipe {
   std::string_view name;   // upstream's function without "_config": "llama32_1b_pretrain"
   std::string_view model;  // the model's name on the hub: "meta-llama/Llama-3.2-1B"
-  std::string_view what;   // "pretrain", "sft" or "peft"
+  std::string_view kind;   // "pretrain", "sft" or "peft"
   /// The configuration, not finalized. Paths of results begin in the current folder's nemo_experiments/default.
   config::ConfigContainer (*make)();
 };

@@ -5,7 +5,6 @@
 #include <filesystem>
 #include <map>
 #include <ostream>
-#include <set>
 
 #include "tests/unit/config/config_fixture.h"
 #include "viaduct/config/finalize.h"
@@ -42,9 +41,6 @@ Yaml upstreams(const Recipe& recipe) {
   return ConfigContainer::from_dict(config::parse_yaml(text, path.string()), path.string()).to_dict();
 }
 
-// Upstream's providers carry what they were made from; a recipe here is not made from a folder.
-const std::set<std::string, std::less<>> kOfTheFolder = {"model.generation_config"};
-
 /// 1000000 of a config.json is 1000000.0 of another.
 bool same(const Yaml& a, const Yaml& b) {
   const bool numbers = a.is_number() && b.is_number();
@@ -59,7 +55,6 @@ TEST_P(EveryRecipe, IsUpstreams) {
   ASSERT_GT(theirs.size(), 400u);
   for (const auto& [path, value] : theirs) {
     const auto found = ours.find(path);
-    if (kOfTheFolder.contains(path)) continue;
     ASSERT_NE(found, ours.end()) << path;
     EXPECT_TRUE(same(found->second, value))
         << path << ": " << config::emit_yaml(found->second) << " and upstream's " << config::emit_yaml(value);
