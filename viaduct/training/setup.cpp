@@ -1,5 +1,7 @@
 #include "viaduct/training/setup.h"
 
+#include <ATen/ATen.h>
+
 #include "viaduct/config/finalize.h"
 #include "viaduct/core/error.h"
 #include "viaduct/models/flops.h"
@@ -9,6 +11,7 @@
 #include "viaduct/nn/live.h"
 #include "viaduct/text/megatron_tokenizer.h"
 #include "viaduct/torchx/tensor.h"
+#include "viaduct/training/checkpoint_load.h"
 #include "viaduct/training/options.h"
 
 namespace viaduct::training {
@@ -24,31 +27,51 @@ TrainingLogOptions log_options(const config::ConfigContainer& config, const Glob
   log.tensorboard_log_interval = logger.tensorboard_log_interval;
   if (logger.tensorboard_dir) log.tensorboard_dir = *logger.tensorboard_dir;
   if (logger.tensorboard_dir) log.json_lines = Path(*logger.tensorboard_dir) / "iterations.jsonl";
-  if (logger.log_throughput)
-    log.flops_per_sample =
-        models::count_flops(state.context->arch, {.seq_length = static_cast<double>(config.model.seq_length)})
-            .training_flops() *
-        static_cast<double>(config.model.seq_length);
+  if (logger.log_throughput) log.flops_per_sample = state.flops_per_sample;
   log.world_size = state.mesh->world.size();
   log.log_loss_scale = logger.log_loss_scale_to_tensorboard;
   log.print = options.print;
   return log;
 }
 
+// What find_checkpoint finds on the first rank: while others look, a newer one may appear.
+std::optional<formats::IterationFolder> checkpoint_of(const GlobalState& state) {
+  constexpr int64_t kNone = -2, kWithoutIteration = -1;
+  config::CheckpointConfig config = state.cfg.checkpoint;
+  const parallel::Group& world = state.mesh->world;
+  std::optional<formats::IterationFolder> found;
+  nn::agree(world, state.device, [&] {
+    if (world.rank() == 0) found = find_checkpoint(config);
+  });
+  at::Tensor iteration = at::full({1}, found ? found->iteration.value_or(kWithoutIteration) : kNone, at::kLong);
+  iteration = iteration.to(state.device);
+  world.broadcast(iteration, 0);
+  const int64_t number = iteration.item<int64_t>();
+  nn::agree(world, state.device, [&] {
+    if (world.rank() == 0 || number == kNone) return;
+    if (number != kWithoutIteration) config.ckpt_step = number;
+    found = find_checkpoint(config);
+  });
+  return found;
+}
+
 // Weights of a checkpoint, or first values.
-void fill(GlobalState& state, const SetupOptions& options) {
+void fill(GlobalState& state, const std::optional<formats::IterationFolder>& checkpoint,
+          const SetupOptions& options) {
   const config::ConfigContainer& config = state.cfg;
-  if (!config.checkpoint.pretrained_checkpoint) {
+  if (!checkpoint && !config.checkpoint.pretrained_checkpoint) {
     nn::initialize_weights(state.chunks(), *state.context, static_cast<uint64_t>(config.rng.seed));
     state.say(fmt::format("weights: random, from rng.seed {}", config.rng.seed));
     return;
   }
-  const auto source = nn::open_on_all_ranks(*config.checkpoint.pretrained_checkpoint, *state.mesh, {},
-                                            options.progress, state.device);
+  const std::string path = checkpoint ? checkpoint->folder.string() : *config.checkpoint.pretrained_checkpoint;
+  const auto source = nn::open_on_all_ranks(path, *state.mesh, {}, options.progress, state.device);
   const nn::LoadReport loaded =
       nn::load_weights(*source, state.chunks(), *state.mesh, {.progress = options.progress});
   state.say(fmt::format("weights: {}, {} tensors of this rank in {:.1f} s", source->path().string(), loaded.tensors,
                         loaded.seconds));
+  for (const std::string& passed : checkpoint ? checkpoint->passed_over : std::vector<std::string>())
+    state.say(fmt::format("passed over: {}", passed));
 }
 
 }  // namespace
@@ -113,12 +136,19 @@ std::unique_ptr<GlobalState> setup(config::ConfigContainer config, parallel::Pro
   state->train_iterations = train_iterations(config, *state->batches);
   const optim::OptimizerOptions optimizer = optimizer_options(config);
   state->cfg = std::move(config);
+  const auto seq_length = static_cast<double>(state->cfg.model.seq_length);
+  state->flops_per_sample =
+      models::count_flops(state->context->arch, {.seq_length = seq_length}).training_flops() * seq_length;
   if (world.rank() == 0) state->log = std::make_unique<TrainingLog>(log_options(state->cfg, *state, options));
   if (world.rank() == 0 && state->cfg.logger.save_config_filepath)
     state->cfg.to_yaml(*state->cfg.logger.save_config_filepath);
   state->model = nn::make_model(state->context);
-  fill(*state, options);
+  const std::optional<formats::IterationFolder> checkpoint = checkpoint_of(*state);
+  fill(*state, checkpoint, options);
   state->optimizer = std::make_unique<optim::Optimizer>(state->chunks(), state->context, optimizer);
+  if (checkpoint) load_training_state(*state, *checkpoint);
+  if (state->cfg.checkpoint.save)
+    state->checkpoints = std::make_unique<CheckpointManager>(state->cfg.checkpoint);
   return state;
 }
 

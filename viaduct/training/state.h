@@ -12,6 +12,7 @@
 #include "viaduct/parallel/mesh.h"
 #include "viaduct/parallel/rng.h"
 #include "viaduct/topology/microbatches.h"
+#include "viaduct/training/checkpoint_manager.h"
 #include "viaduct/training/train_state.h"
 #include "viaduct/training/training_log.h"
 
@@ -30,6 +31,8 @@ struct GlobalState {
   std::optional<topology::BatchSchedule> batches;
   int64_t train_iterations = 0;
   TrainState train_state;
+  double flops_per_sample = 0;                     // of a training step
+  std::unique_ptr<CheckpointManager> checkpoints;  // null where checkpoint.save is not set
   std::unique_ptr<TrainingLog> log;  // of the first rank; null elsewhere
 
   /// The chunks as modules.

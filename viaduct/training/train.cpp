@@ -114,6 +114,8 @@ IterationReport train_step(GlobalState& state, const ForwardStep& forward_step, 
   }
   ++state.train_state.step;
   state.train_state.consumed_train_samples += sizes.running;
+  state.train_state.floating_point_operations_so_far +=
+      state.flops_per_sample * static_cast<double>(sizes.running);
   report.iteration = state.train_state.step;
   report.consumed_samples = state.train_state.consumed_train_samples;
   if (state.cfg.logger.log_params_norm) report.params_norm = params_norm(state);
@@ -161,16 +163,16 @@ Ended train(GlobalState& state, const ForwardStep& forward_step, const TrainData
     if (std::ranges::find(train.iterations_to_skip, state.train_state.step + 1) != train.iterations_to_skip.end()) {
       skip_iteration(state, *data.train);
       state.say(fmt::format(" iteration {} is skipped (train.iterations_to_skip)", state.train_state.step));
-      continue;
+    } else {
+      call(callbacks.on_train_step_start, state);
+      const IterationReport report = train_step(state, forward_step, *data.train);
+      if (state.log) state.log->add(report);
+      if (callbacks.on_train_step_end) callbacks.on_train_step_end(state, report);
     }
-    call(callbacks.on_train_step_start, state);
-    const IterationReport report = train_step(state, forward_step, *data.train);
-    if (state.log) state.log->add(report);
-    if (callbacks.on_train_step_end) callbacks.on_train_step_end(state, report);
+    if (state.checkpoints) state.checkpoints->poll(state);
     if (data.validation && due(validation.eval_interval) && validation.eval_iters.value_or(0) > 0)
       evaluate_and_print_results(state, "validation", forward_step, *data.validation(), *validation.eval_iters,
                                  callbacks);
-    bool save = due(state.cfg.checkpoint.save_interval);
     const double minutes = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() / 60;
     if (flag && on_any_rank(state, signalled != 0)) {
       ended = Ended::kExitSignal;
@@ -181,10 +183,13 @@ Ended train(GlobalState& state, const ForwardStep& forward_step, const TrainData
       ended = Ended::kExitInterval;
     }
     const bool last = state.train_state.step >= state.train_iterations;
-    save = save || last || ended != Ended::kFinished;
-    if (save) call(callbacks.on_save, state);
+    if (last || ended != Ended::kFinished || due(state.cfg.checkpoint.save_interval)) {
+      if (state.checkpoints) state.checkpoints->save(state);
+      call(callbacks.on_save, state);
+    }
     if (ended != Ended::kFinished) break;
   }
+  if (state.checkpoints) state.checkpoints->finish(state);
   if (state.log) state.log->flush();
   call(callbacks.on_train_end, state);
   return ended;

@@ -1,0 +1,196 @@
+#include "viaduct/training/checkpoint_load.h"
+
+#include <ATen/ATen.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "viaduct/bridge/executor.h"
+#include "viaduct/bridge/plan_builder.h"
+#include "viaduct/bridge/verify.h"
+#include "viaduct/core/error.h"
+#include "viaduct/formats/torch_dist.h"
+#include "viaduct/nn/agree.h"
+#include "viaduct/nn/tensor_sink.h"
+#include "viaduct/torchx/tensor.h"
+#include "viaduct/training/checkpoint_state.h"
+
+namespace viaduct::training {
+
+using formats::IterationFolder;
+using formats::PickleValue;
+
+namespace {
+
+// The names under which the optimizers of megatron-core keep main parameters.
+constexpr std::string_view kMainNames[] = {"param", "fp32_param"};
+
+bool has_tensor(const formats::TensorReader& reader, std::string_view prefix) {
+  return std::ranges::any_of(reader.tensors(),
+                             [&](const formats::StoredTensor& tensor) { return tensor.name.starts_with(prefix); });
+}
+
+// Under what this checkpoint has main parameters: where it has none for themselves, the weights are they.
+std::string main_prefix(const formats::TensorReader& reader) {
+  for (const std::string_view name : kMainNames)
+    if (const std::string prefix = fmt::format("optimizer.state.{}.", name); has_tensor(reader, prefix)) return prefix;
+  return "";
+}
+
+// The optimizer's boxes by the keys that the checkpoint has: layers stacked, or each for itself.
+std::vector<StateBox> boxes_in(const GlobalState& state, const formats::TensorReader& reader) {
+  std::unordered_set<std::string_view> names;
+  for (const formats::StoredTensor& tensor : reader.tensors()) names.insert(tensor.name);
+  const models::LayerKeys usual = models::layer_keys_for(state.context->arch);
+  const models::LayerKeys other =
+      usual == models::LayerKeys::kStacked ? models::LayerKeys::kPerLayer : models::LayerKeys::kStacked;
+  const auto boxes = [&](models::LayerKeys keys) {
+    return optimizer_boxes(*state.context, *state.optimizer, main_prefix(reader), keys, ReplicaWriters::kFirst);
+  };
+  const auto there = [&](const std::vector<StateBox>& list) {
+    return std::ranges::all_of(list, [&](const StateBox& box) { return names.contains(box.key); });
+  };
+  std::vector<StateBox> first = boxes(usual);
+  if (there(first)) return first;
+  std::vector<StateBox> second = boxes(other);
+  return there(second) ? std::move(second) : std::move(first);
+}
+
+void load_optimizer(GlobalState& state, const formats::TorchDistReader& reader) {
+  const std::string origin = reader.folder().string();
+  VIADUCT_USER_CHECK(!has_tensor(reader, "optimizer.distributed."),
+                     "{}: its optimizer is stored by buckets (dp_reshardable), which are not read yet: "
+                     "checkpoint.load_optim=false begins with a new optimizer",
+                     origin);
+  VIADUCT_USER_CHECK(has_tensor(reader, "optimizer.state."),
+                     "{}: no optimizer state; checkpoint.load_optim=false begins with a new optimizer", origin);
+  read_boxes(reader, boxes_in(state, reader));
+  load_common_state(state, reader.common_state(), origin);
+}
+
+// How the rng states come; a line for the console.
+std::string load_rng(GlobalState& state, const formats::TorchDistReader& reader) {
+  const formats::StoredObject* own = reader.find_object(rng_entry_name(state));
+  const bool all = state.mesh->world.alone() || [&] {
+    at::Tensor found = at::full({1}, own ? 1 : 0, at::TensorOptions().dtype(at::kInt).device(state.device));
+    state.mesh->world.all_reduce(found, parallel::Reduce::kMin);
+    return found.item<int>() != 0;
+  }();
+  if (!own || !all)
+    return fmt::format("random states: from rng.seed {} (the checkpoint has none of this layout)",
+                       state.cfg.rng.seed);
+  load_rng_entry(state, reader.read_value(*own), reader.folder().string());
+  return "random states: the checkpoint's";
+}
+
+}  // namespace
+
+std::optional<IterationFolder> find_checkpoint(const config::CheckpointConfig& config) {
+  if (!config.load) return std::nullopt;
+  const Path root = *config.load;
+  const auto exists = [&] {
+    std::error_code ignored;
+    if (std::filesystem::exists(root / "latest_checkpointed_iteration.txt", ignored)) return true;
+    if (std::filesystem::exists(root / ".metadata", ignored)) return true;
+    for (const auto& entry : std::filesystem::directory_iterator(root, ignored)) {
+      const std::string name = entry.path().filename().string();
+      if (name.starts_with("iter_") || name == "release" || name == "weights") return true;
+    }
+    return false;
+  };
+  if (config.ckpt_step || exists()) return formats::find_iteration(root, config.ckpt_step);
+  VIADUCT_USER_CHECK(!config.exit_on_missing_checkpoint,
+                     "checkpoint.load={} holds no checkpoint, and checkpoint.exit_on_missing_checkpoint is set",
+                     root.string());
+  return std::nullopt;
+}
+
+void read_boxes(const formats::TensorReader& reader, const std::vector<StateBox>& boxes) {
+  bridge::StoredTensors stored;
+  stored.files = reader.files();
+  std::unordered_map<std::string, int32_t> ids;
+  for (const formats::StoredTensor& tensor : reader.tensors()) {
+    ids.emplace(tensor.name, static_cast<int32_t>(stored.tensors.size()));
+    stored.tensors.push_back(bridge::plain_tensor(tensor));
+  }
+  bridge::PlanBuilder builder(stored);
+  formats::TargetLayout memory;
+  std::vector<at::Tensor> values;
+  std::vector<std::string> problems;
+  for (const StateBox& box : boxes) {
+    const auto found = ids.find(box.key);
+    if (found == ids.end()) {
+      problems.push_back(box.key + ": missing");
+      continue;
+    }
+    const Shape& shape = stored.tensors[static_cast<size_t>(found->second)].shape;
+    if (shape != box.shape) {
+      problems.push_back(fmt::format("{}: {} is stored, {} is expected", box.key, shape, box.shape));
+      continue;
+    }
+    const auto number = static_cast<uint32_t>(values.size());
+    const DType dtype = torchx::dtype_of(box.values.scalar_type());
+    builder.add(box.offset, box.size, dtype, {bridge::whole_piece(found->second, shape)}, number, 0);
+    memory.files.push_back({box.key, static_cast<uint64_t>(num_bytes(dtype, num_elements(box.size)))});
+    memory.tensors.push_back({box.key, dtype, box.size, {}});
+    memory.tensors.back().chunks.push_back(
+        {Shape::filled(box.size.rank(), 0), box.size, number, 0, {}});
+    values.push_back(box.values.detach());
+  }
+  std::ranges::sort(problems);
+  problems.erase(std::ranges::unique(problems).begin(), problems.end());
+  VIADUCT_USER_CHECK(problems.empty(), "{} does not hold what this run has:\n  {}",
+                     reader.files().empty() ? "the checkpoint" : reader.files()[0].parent_path().string(),
+                     fmt::join(problems.begin(), problems.begin() + std::min<ptrdiff_t>(20, std::ssize(problems)),
+                               "\n  "));
+  const bridge::TransferPlan plan = builder.finish(std::move(memory));
+  const bridge::Proof proof = bridge::prove(plan, bridge::source_sizes(plan));
+  VIADUCT_USER_CHECK(proof.holds(), "the checkpoint cannot be read:\n  {}", fmt::join(proof.problems, "\n  "));
+  const auto from = bridge::open_source(plan);
+  const auto to = nn::tensor_sink(std::move(values));
+  bridge::ExecuteOptions options;
+  options.threads = 2;
+  options.max_memory = 96u << 20;
+  options.crc = false;
+  bridge::execute(plan, *from, *to, options);
+}
+
+void load_training_state(GlobalState& state, const IterationFolder& checkpoint) {
+  const config::CheckpointConfig& config = state.cfg.checkpoint;
+  const std::string folder = checkpoint.folder.string();
+  if (config.finetune || !checkpoint.iteration) {
+    state.say(fmt::format("{}: its weights alone, training begins at iteration 1", folder));
+    return;
+  }
+  VIADUCT_USER_CHECK(checkpoint.form == formats::MegatronForm::kTorchDist || !config.load_optim,
+                     "{}: optimizer state is read from torch_dist checkpoints only. checkpoint.finetune=true begins "
+                     "a run with its weights, checkpoint.load_optim=false goes on with a new optimizer",
+                     folder);
+  std::string rng_line;
+  nn::agree(state.mesh->world, state.device, [&] {
+    state.train_state.step = *checkpoint.iteration;
+    const Path train_state = checkpoint.folder / "train_state.pt";
+    if (std::filesystem::exists(train_state)) {
+      state.train_state = read_train_state(train_state);
+    } else {
+      // Megatron-LM's: the iterations times the batch size, unless its arguments say it.
+      state.train_state.consumed_train_samples = *checkpoint.iteration * state.batches->final_global_batch_size();
+    }
+  });
+  if (checkpoint.form != formats::MegatronForm::kTorchDist) return;
+  std::unique_ptr<formats::TorchDistReader> reader;
+  nn::agree(state.mesh->world, state.device, [&] {
+    reader = formats::TorchDistReader::open(checkpoint.folder);
+    if (config.load_optim) load_optimizer(state, *reader);
+  });
+  if (config.load_optim) state.optimizer->main_parameters_changed();
+  if (config.load_rng) rng_line = load_rng(state, *reader);
+  state.say(fmt::format("{}: goes on after iteration {}, {} samples{}", folder, state.train_state.step,
+                        state.train_state.consumed_train_samples,
+                        config.load_optim ? "" : ", with a new optimizer (load_optim=false)"));
+  if (!rng_line.empty()) state.say(rng_line);
+}
+
+}  // namespace viaduct::training

@@ -1,0 +1,30 @@
+// Going on from a checkpoint: which one, and what of it.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "viaduct/formats/iteration_folder.h"
+#include "viaduct/training/state.h"
+#include "viaduct/training/state_boxes.h"
+
+namespace viaduct::training {
+
+/// The checkpoint that a run with this configuration goes on from: checkpoint.load's newest complete iteration, or
+/// checkpoint.ckpt_step's. None where checkpoint.load is not set, or has no checkpoint yet (it may be the folder that
+/// the run itself saves to) and exit_on_missing_checkpoint does not forbid that. UserError for a ckpt_step that is
+/// not there.
+std::optional<formats::IterationFolder> find_checkpoint(const config::CheckpointConfig& config);
+
+/// Reads boxes of stored tensors into their values, whatever boxes the checkpoint holds them in; numbers become the
+/// values' type. UserError that names a tensor that is missing or has another shape. `reader` is what all ranks open;
+/// each reads what it needs.
+void read_boxes(const formats::TensorReader& reader, const std::vector<StateBox>& boxes);
+
+/// Optimizer, schedule, random states and how far the run has come, of a checkpoint whose weights the model already
+/// has: what load_optim, load_rng and finetune of the section checkpoint ask for. Optimizer state comes from any of
+/// megatron-core's three forms and any layout. Random states come back where the layout is the one that wrote them;
+/// elsewhere they begin anew from rng.seed, and a line says so. Collective.
+void load_training_state(GlobalState& state, const formats::IterationFolder& checkpoint);
+
+}  // namespace viaduct::training
