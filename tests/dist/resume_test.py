@@ -1,0 +1,220 @@
+"""Saving and going on: nobody can tell a resumed run from one that was never stopped, whatever stopped it."""
+import json
+import os
+import pathlib
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "cli"))
+from cli_case import DONE, MISTAKE, PROGRAM, CliCase  # noqa: E402
+
+CONFIG = pathlib.Path(__file__).resolve().parents[2] / "examples/train/mock_llama.yaml"
+SMALL = ["model.num_layers=2", "model.hidden_size=32", "model.ffn_hidden_size=64", "validation.eval_iters=0"]
+DROPOUT = ["model.hidden_dropout=0.1", "model.attention_dropout=0.1"]
+HALF = ["mixed_precision=bf16_mixed"]
+EXPERTS = ["model.qk_layernorm=true", "model.num_moe_experts=4", "model.moe_router_topk=2", "model.moe_ffn_hidden_size=48",
+           "model.moe_router_load_balancing_type=aux_loss", "model.moe_aux_loss_coeff=0.01", "model.moe_grouped_gemm=true"]
+PLAIN = ["optimizer.use_distributed_optimizer=false", "ddp.use_distributed_optimizer=false"]
+# How many times a run is killed; 100 once, fewer in everyday's test.
+KILLS = int(os.environ.get("VIADUCT_KILLS", 6))
+
+
+def command(ranks, arguments):
+    launch = [] if ranks == 1 else [sys.executable, "-m", "torch.distributed.run", "--no-python", "--standalone",
+                                    "--nproc-per-node", str(ranks)]
+    return [*launch, str(PROGRAM), "pretrain", "--cpu", "--config-file", str(CONFIG), *SMALL, *map(str, arguments)]
+
+
+def environment():
+    return dict(os.environ, OMP_NUM_THREADS="1")
+
+
+class Resume(CliCase):
+    def pretrain(self, *arguments, ranks=1, expect=DONE, **options):
+        run = subprocess.run(command(ranks, arguments), capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                             env=environment(), timeout=240, **options)
+        self.assertEqual(run.returncode == 0, expect == DONE, f"{run.args}\n{run.stdout}{run.stderr}")
+        return run
+
+    def checkpoint(self, root, iteration):
+        """The data files of an iteration, by name: whole bytes."""
+        folder = root / f"iter_{iteration:07}"
+        files = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == ".distcp" or path.name == "common.pt"}
+        self.assertIn("common.pt", files)
+        return files
+
+    def check_same(self, one, other, iteration, where):
+        one, other = self.checkpoint(one, iteration), self.checkpoint(other, iteration)
+        self.assertEqual(sorted(one), sorted(other), where)
+        for name, data in one.items():
+            self.assertTrue(data == other[name], f"{where}: {name} of iteration {iteration} differs")
+
+    def test_same_layout(self):
+        """Stopped after 3 of 6 iterations and started again: the same bits in every file of the last checkpoint."""
+        tp, pp, ep = "model.tensor_model_parallel_size=2", "model.pipeline_model_parallel_size=2", "model.expert_model_parallel_size=2"
+        cases = [(1, [*DROPOUT]), (1, [*HALF, *PLAIN, *DROPOUT]), (2, [*HALF, "checkpoint.async_save=true"]),
+                 (2, [pp, *PLAIN]), (2, [*EXPERTS, ep, *HALF]), (4, [tp, pp, "model.sequence_parallel=true", *DROPOUT])]
+        for ranks, more in cases:
+            where = f"{ranks} ranks {' '.join(more)}"
+            with self.subTest(where):
+                one, other = self.folder / "one", self.folder / "other"
+                for root in (one, other):
+                    shutil.rmtree(root, ignore_errors=True)
+                self.pretrain("train.train_iters=6", f"checkpoint.save={one}", *more, ranks=ranks)
+                save = ["train.train_iters=6", "checkpoint.save_interval=3", f"checkpoint.save={other}", f"checkpoint.load={other}"]
+                self.pretrain(*save, "train.exit_interval=3", *more, ranks=ranks)
+                self.assertEqual((other / "latest_checkpointed_iteration.txt").read_text(), "3")
+                run = self.pretrain(*save, *more, ranks=ranks)
+                self.assertIn("goes on after iteration 3, 24 samples", run.stdout)
+                self.assertIn("random states: the checkpoint's", run.stdout)
+                self.check_same(one, other, 6, where)
+
+    def test_other_layout(self):
+        """The run goes on under another layout with the same losses."""
+        def losses(folder):
+            return {line["iteration"]: (line["losses"]["lm loss"], line["grad_norm"]) for line in
+                    map(json.loads, (folder / "iterations.jsonl").read_text().splitlines())}
+
+        tp, pp, ep = "model.tensor_model_parallel_size=2", "model.pipeline_model_parallel_size=2", "model.expert_model_parallel_size=2"
+        root = self.folder / "root"
+        for kind, first, others in (("dense", (4, [tp, pp]), [(1, []), (2, PLAIN), (2, [pp])]),
+                                    ("experts", (2, [ep]), [(1, []), (2, [tp])])):
+            extra = [] if kind == "dense" else [*EXPERTS[:4], "model.moe_router_load_balancing_type=none", "model.moe_grouped_gemm=true"]
+            shutil.rmtree(root, ignore_errors=True)
+            whole = self.folder / (kind + "-whole")
+            self.pretrain("train.train_iters=5", f"checkpoint.save={root}", "checkpoint.save_interval=3", *extra, *first[1], ranks=first[0],
+                          *[f"logger.tensorboard_dir={whole}"])
+            expected = losses(whole)
+            for number, (ranks, layout) in enumerate(others):
+                logged = self.folder / f"{kind}-{number}"
+                with self.subTest(f"{kind} {ranks} {layout}"):
+                    self.pretrain("train.train_iters=5", f"checkpoint.load={root}", "checkpoint.ckpt_step=3", *extra, *layout,
+                                  f"logger.tensorboard_dir={logged}", ranks=ranks)
+                    found = losses(logged)
+                    self.assertEqual(sorted(found), [4, 5])
+                    for iteration, values in found.items():
+                        for a, b in zip(expected[iteration], values):
+                            self.assertLessEqual(abs(a - b), 5e-6 * abs(a), f"{kind}, {ranks} {layout}, iteration {iteration}")
+
+    def test_killed(self):
+        """kill -9 at any moment, of training or of a save in the background: the next start goes on from the newest
+        complete checkpoint, and the end is that of a run that nobody stopped."""
+        iterations = 30
+        whole, root = self.folder / "whole", self.folder / "root"
+        more = ["checkpoint.save_interval=2", "checkpoint.most_recent_k=2", f"train.train_iters={iterations}", *HALF,
+                "model.hidden_size=256", "model.ffn_hidden_size=512", "model.kv_channels=64"]
+        start = time.monotonic()
+        self.pretrain(f"checkpoint.save={whole}", *more)
+        duration = time.monotonic() - start
+        rng = random.Random(7)
+        kills, resumed, ended = 0, 0, 0
+        while kills < KILLS:
+            run = subprocess.Popen(command(1, [f"checkpoint.save={root}", f"checkpoint.load={root}", "checkpoint.async_save=true", *more]),
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL, env=environment())
+            try:
+                run.wait(timeout=rng.uniform(0.25, 1) * duration)
+            except subprocess.TimeoutExpired:
+                run.kill()
+                kills += 1
+            text = run.communicate()[0]
+            resumed += "goes on after iteration" in text
+            self.assertNotIn("error", text)
+            if run.returncode == 0:  # it reached the end: compare, and begin again
+                ended += 1
+                self.check_same(whole, root, iterations, f"after {kills} kills")
+                shutil.rmtree(root)
+        self.pretrain(f"checkpoint.save={root}", f"checkpoint.load={root}", *more)
+        self.check_same(whole, root, iterations, f"after {kills} kills")
+        self.assertGreater(resumed, 0)
+        left = [path.name for path in root.iterdir() if path.name.startswith(".viaduct")]
+        self.assertEqual(left, [], "staging folders are left")
+        print(f"resume: {kills} kills, {resumed} starts went on from a checkpoint, {ended + 1} ends, each with the same bits")
+
+    def test_signal(self):
+        """SIGTERM with train.exit_signal_handler: the iteration ends, is saved, and the exit code is 0."""
+        root = self.folder / "root"
+        run = subprocess.Popen(command(1, [f"checkpoint.save={root}", "train.train_iters=100000", "train.exit_signal_handler=true"]),
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL, env=environment())
+        for line in run.stdout:
+            if "iteration " in line and "lm loss" in line:
+                break
+        run.send_signal(signal.SIGTERM)
+        out, err = run.communicate(timeout=60)
+        self.assertEqual(run.returncode, 0, out + err)
+        iteration = int((root / "latest_checkpointed_iteration.txt").read_text())
+        self.assertGreater(iteration, 0)
+        self.checkpoint(root, iteration)
+
+    def test_what_is_kept(self):
+        root = self.folder / "root"
+
+        def kept():
+            return sorted(int(path.name[5:]) for path in root.glob("iter_*"))
+
+        self.pretrain("train.train_iters=5", "checkpoint.save_interval=1", f"checkpoint.save={root}", "checkpoint.most_recent_k=2")
+        self.assertEqual(kept(), [4, 5])
+        self.pretrain("train.train_iters=8", "checkpoint.save_interval=1", f"checkpoint.save={root}", f"checkpoint.load={root}",
+                      "checkpoint.save_retain_interval=3", "scheduler.override_opt_param_scheduler=true")
+        self.assertEqual(kept(), [6, 8])
+        # An iteration that is not complete is passed over; nothing of it counts as the newest.
+        (root / "iter_0000008" / ".metadata").rename(root / "iter_0000008" / "metadata-gone")
+        run = self.pretrain("train.train_iters=7", f"checkpoint.load={root}", "scheduler.override_opt_param_scheduler=true")
+        self.assertIn("goes on after iteration 6", run.stdout)
+        self.assertIn("passed over: iter_0000008", run.stdout)
+
+    def test_weights_alone(self):
+        root = self.folder / "root"
+        self.pretrain("train.train_iters=2", f"checkpoint.save={root}", "checkpoint.save_optim=false", "checkpoint.save_rng=false")
+        run = self.pretrain("train.train_iters=3", f"checkpoint.load={root}", expect=MISTAKE)
+        self.assertIn("no optimizer state", run.stderr)
+        self.assertIn("load_optim=false", run.stderr)
+        run = self.pretrain("train.train_iters=1", f"checkpoint.load={root}", "checkpoint.finetune=true")
+        self.assertIn("training begins at iteration 1", run.stdout)
+        run = self.pretrain("train.train_iters=3", f"checkpoint.load={root}", "checkpoint.load_optim=false")
+        self.assertIn("goes on after iteration 2", run.stdout)
+        self.pretrain("train.train_iters=1", f"checkpoint.pretrained_checkpoint={root}")
+
+    def test_faults(self):
+        root = self.folder / "root"
+        save = [f"checkpoint.save={root}", f"checkpoint.load={root}", "checkpoint.save_interval=2"]
+        self.pretrain("train.train_iters=2", *save)
+        before = self.checkpoint(root, 2)
+
+        def no_more_space():  # writing fails as on a full disk
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+
+        run = self.pretrain("train.train_iters=4", *save, "scheduler.override_opt_param_scheduler=true", expect=MISTAKE,
+                            preexec_fn=no_more_space)
+        self.assertIn("error: ", run.stderr)
+        self.assertIn(".distcp", run.stderr)
+        self.assertEqual(self.checkpoint(root, 2), before)
+        self.assertEqual(sorted(path.name for path in root.iterdir()),
+                         ["iter_0000002", "latest_checkpointed_iteration.txt", "latest_train_state.pt"])
+        # On one rank of two: both end, and the other says whose error it was.
+        run = self.pretrain("train.train_iters=4", *save, "scheduler.override_opt_param_scheduler=true", ranks=2, expect=MISTAKE,
+                            preexec_fn=no_more_space)
+        self.assertIn(".distcp", run.stderr)
+        self.assertEqual(self.checkpoint(root, 2), before)
+        # A file that lost its end.
+        data = root / "iter_0000002" / "__0_0.distcp"
+        with open(data, "r+b") as file:
+            file.truncate(len(before[data.name]) // 2)
+        run = self.pretrain("train.train_iters=4", *save, expect=MISTAKE)
+        self.assertIn("__0_0.distcp", run.stderr)
+        # No checkpoint where there must be one.
+        run = self.pretrain("train.train_iters=1", f"checkpoint.load={self.folder / 'none'}", "checkpoint.exit_on_missing_checkpoint=true",
+                            expect=MISTAKE)
+        self.assertIn("none", run.stderr)
+        run = self.pretrain("train.train_iters=1", f"checkpoint.load={root}", "checkpoint.ckpt_step=7", expect=MISTAKE)
+        self.assertIn("7", run.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
