@@ -38,19 +38,24 @@ ADAPTERS = ("lora_llama lora_llama_tp2 canonical_lora_llama lora_qwen3_moe lora_
 TRAIN = ("train_llama_fp32_nodist train_llama_tied_fp32_tp2_pp2_fully train_qwen3_moe_fp32_nodist "
          "train_llama_bf16_dp2_fully_reshardable train_qwen3_moe_bf16_ep2_fully").split()
 MODELS_OF_TRAIN = ["llama_tied2"]
+# Their checkpoints and those of other optimizers' forms; they unpack below train_checkpoints/.
+TRAIN_CHECKPOINTS = ("train_llama_fp32_nodist train_llama_bf16_tp2_nodist train_llama_bf16_dp2_fully_reshardable "
+                     "train_llama_tied_fp32_tp2_pp2_fully train_llama_bf16_tp2_dp2_dp_reshardable_buckets "
+                     "train_qwen3_moe_bf16_ep2_fully train_qwen3_moe_bf16_ep2_dp_reshardable").split()
 # A corpus in Megatron's indexed form with cached indexes and samples of megatron-core; it unpacks below datasets/.
 DATASETS = "gpt_dataset"
 PARTS = ("hf", "megatron", "oracle.json")
 TRAIN_PARTS = ("input.safetensors", "grads_step1.safetensors", "optimizer_expected.safetensors", "oracle.json")
+CHECKPOINT_PARTS = ("megatron", "optimizer_expected.safetensors")
 ADAPTER_PARTS = ("megatron", "hf_adapter", "hf_adapter_from_ckpt", "hf_merged", "oracle.json")
 
 
-def files_below(folder):
+def files_below(folder, parts=None):
     if folder.name == DATASETS:
         yield from sorted(p for p in folder.rglob("*") if p.is_file())
         return
-    parts = ADAPTER_PARTS if folder.name in ADAPTERS else TRAIN_PARTS if folder.name in TRAIN else PARTS
-    for part in parts:
+    usual = ADAPTER_PARTS if folder.name in ADAPTERS else TRAIN_PARTS if folder.name in TRAIN else PARTS
+    for part in parts or usual:
         path = folder / part
         if path.is_file():
             yield path
@@ -58,12 +63,12 @@ def files_below(folder):
             yield from sorted(p for p in path.rglob("*") if p.is_file())
 
 
-def pack(oracle, folders, archive, below=None):
+def pack(oracle, folders, archive, below=None, parts=None):
     buffer = io.BytesIO()
     count = 0
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for folder in folders:
-            for path in files_below(oracle / folder):
+            for path in files_below(oracle / folder, parts):
                 name = path.relative_to(oracle)
                 entry = tarfile.TarInfo(str(pathlib.Path(below, *name.parts[1:]) if below else name))
                 entry.size = path.stat().st_size
@@ -77,7 +82,7 @@ def pack(oracle, folders, archive, below=None):
 def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    oracle, names = pathlib.Path(sys.argv[1]), sys.argv[2:] or FAMILIES + QUANTIZED + ["runs", "adapters", "train", DATASETS]
+    oracle, names = pathlib.Path(sys.argv[1]), sys.argv[2:] or FAMILIES + QUANTIZED + ["runs", "adapters", "train", "train_checkpoints", DATASETS]
     fixtures = pathlib.Path(__file__).resolve().parent / "fixtures"
     for name in names:
         folders = [f"families/{name}"]
@@ -85,6 +90,8 @@ def main():
             folders = [f"runs/_models/{m}" for m in MODELS_OF_RUNS] + [f"runs/{r}" for r in RUNS]
         if name == "train":
             folders = [f"runs/_models/{m}" for m in MODELS_OF_TRAIN] + [f"runs/{r}" for r in TRAIN]
+        if name == "train_checkpoints":
+            folders = [f"runs/{r}" for r in TRAIN_CHECKPOINTS]
         if name == "adapters":
             folders = [f"runs/{r}" for r in ADAPTERS]
         if name == DATASETS:
@@ -92,8 +99,8 @@ def main():
         missing = [f for f in folders if not (oracle / f).is_dir()]
         if missing:
             sys.exit(f"not in {oracle}: {', '.join(missing)}")
-        below = {"adapters": "adapters", "train": "train", DATASETS: "datasets", **dict.fromkeys(QUANTIZED, "quantized")}
-        pack(oracle, folders, fixtures / f"{name}.tar.xz", below.get(name))
+        below = {"adapters": "adapters", "train": "train", "train_checkpoints": "train_checkpoints", DATASETS: "datasets", **dict.fromkeys(QUANTIZED, "quantized")}
+        pack(oracle, folders, fixtures / f"{name}.tar.xz", below.get(name), CHECKPOINT_PARTS if name == "train_checkpoints" else None)
 
 
 if __name__ == "__main__":

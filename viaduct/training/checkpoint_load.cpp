@@ -5,17 +5,19 @@
 
 #include <algorithm>
 #include <unordered_map>
-#include <unordered_set>
 
 #include "viaduct/bridge/executor.h"
 #include "viaduct/bridge/plan_builder.h"
 #include "viaduct/bridge/verify.h"
+#include "viaduct/config/run_config.h"
 #include "viaduct/core/error.h"
 #include "viaduct/formats/torch_dist.h"
 #include "viaduct/nn/agree.h"
 #include "viaduct/nn/tensor_sink.h"
 #include "viaduct/torchx/tensor.h"
+#include "viaduct/training/bucket_form.h"
 #include "viaduct/training/checkpoint_state.h"
+#include "viaduct/training/options.h"
 
 namespace viaduct::training {
 
@@ -27,47 +29,60 @@ namespace {
 // The names under which the optimizers of megatron-core keep main parameters.
 constexpr std::string_view kMainNames[] = {"param", "fp32_param"};
 
-bool has_tensor(const formats::TensorReader& reader, std::string_view prefix) {
-  return std::ranges::any_of(reader.tensors(),
-                             [&](const formats::StoredTensor& tensor) { return tensor.name.starts_with(prefix); });
+using Stored = std::vector<formats::StoredTensor>;
+
+bool has_tensor(const Stored& stored, std::string_view prefix) {
+  return std::ranges::any_of(stored, [&](const formats::StoredTensor& t) { return t.name.starts_with(prefix); });
 }
 
 // Under what this checkpoint has main parameters: where it has none for themselves, the weights are they.
-std::string main_prefix(const formats::TensorReader& reader) {
+std::string main_prefix(const Stored& stored) {
   for (const std::string_view name : kMainNames)
-    if (const std::string prefix = fmt::format("optimizer.state.{}.", name); has_tensor(reader, prefix)) return prefix;
+    if (const std::string prefix = fmt::format("optimizer.state.{}.", name); has_tensor(stored, prefix)) return prefix;
   return "";
 }
 
-// The optimizer's boxes by the keys that the checkpoint has: layers stacked, or each for itself.
-std::vector<StateBox> boxes_in(const GlobalState& state, const formats::TensorReader& reader) {
-  std::unordered_set<std::string_view> names;
-  for (const formats::StoredTensor& tensor : reader.tensors()) names.insert(tensor.name);
-  const models::LayerKeys usual = models::layer_keys_for(state.context->arch);
-  const models::LayerKeys other =
-      usual == models::LayerKeys::kStacked ? models::LayerKeys::kPerLayer : models::LayerKeys::kStacked;
-  const auto boxes = [&](models::LayerKeys keys) {
-    return optimizer_boxes(*state.context, *state.optimizer, main_prefix(reader), keys, ReplicaWriters::kFirst);
+// Layers stacked, or each for itself? As the model's weights are.
+models::LayerKeys keys_of(const models::ArchSpec& arch, const Stored& stored) {
+  const models::LayerKeys usual = models::layer_keys_for(arch);
+  const auto there = [&](models::LayerKeys keys) {
+    for (const models::Parameter& parameter : models::megatron_parameters(arch))
+      if (parameter.layer >= 0) return has_tensor(stored, models::state_keys(parameter, arch, keys)[0].key);
+    return true;
   };
-  const auto there = [&](const std::vector<StateBox>& list) {
-    return std::ranges::all_of(list, [&](const StateBox& box) { return names.contains(box.key); });
-  };
-  std::vector<StateBox> first = boxes(usual);
-  if (there(first)) return first;
-  std::vector<StateBox> second = boxes(other);
-  return there(second) ? std::move(second) : std::move(first);
+  if (there(usual)) return usual;
+  return usual == models::LayerKeys::kStacked ? models::LayerKeys::kPerLayer : models::LayerKeys::kStacked;
+}
+
+// The layout that a checkpoint was written for.
+topology::Parallelism layout_of(const Path& folder) {
+  const Path file = folder / "run_config.yaml";
+  VIADUCT_USER_CHECK(std::filesystem::exists(file),
+                     "{}: its optimizer is stored by buckets, and there is no run_config.yaml that says for which layout; "
+                     "checkpoint.load_optim=false begins with a new optimizer",
+                     folder.string());
+  topology::Parallelism sizes = parallelism_of(config::read_run_config(file).model);
+  sizes.dp = std::max(sizes.dp, sizes.ep * sizes.etp);
+  while (sizes.tp * sizes.cp * sizes.dp % (sizes.ep * sizes.etp) != 0) ++sizes.dp;
+  return sizes;
 }
 
 void load_optimizer(GlobalState& state, const formats::TorchDistReader& reader) {
   const std::string origin = reader.folder().string();
-  VIADUCT_USER_CHECK(!has_tensor(reader, "optimizer.distributed."),
-                     "{}: its optimizer is stored by buckets (dp_reshardable), which are not read yet: "
-                     "checkpoint.load_optim=false begins with a new optimizer",
-                     origin);
-  VIADUCT_USER_CHECK(has_tensor(reader, "optimizer.state."),
+  const models::ArchSpec& arch = state.context->arch;
+  const models::LayerKeys keys = keys_of(arch, reader.tensors());
+  Stored stored = reader.tensors();
+  PickleValue common = reader.common_state();
+  if (has_buckets(reader)) {
+    for (formats::StoredTensor& tensor : without_buckets(reader, arch, keys, layout_of(reader.folder())))
+      stored.push_back(std::move(tensor));
+    common.set_member("optimizer", bucket_groups(reader));
+  }
+  VIADUCT_USER_CHECK(has_tensor(stored, "optimizer.state."),
                      "{}: no optimizer state; checkpoint.load_optim=false begins with a new optimizer", origin);
-  read_boxes(reader, boxes_in(state, reader));
-  load_common_state(state, reader.common_state(), origin);
+  read_boxes(reader.files(), stored,
+             optimizer_boxes(*state.context, *state.optimizer, main_prefix(stored), keys, ReplicaWriters::kFirst));
+  load_common_state(state, common, origin);
 }
 
 // How the rng states come; a line for the console.
@@ -107,11 +122,12 @@ std::optional<IterationFolder> find_checkpoint(const config::CheckpointConfig& c
   return std::nullopt;
 }
 
-void read_boxes(const formats::TensorReader& reader, const std::vector<StateBox>& boxes) {
+void read_boxes(const std::vector<Path>& files, const std::vector<formats::StoredTensor>& tensors,
+                const std::vector<StateBox>& boxes) {
   bridge::StoredTensors stored;
-  stored.files = reader.files();
+  stored.files = files;
   std::unordered_map<std::string, int32_t> ids;
-  for (const formats::StoredTensor& tensor : reader.tensors()) {
+  for (const formats::StoredTensor& tensor : tensors) {
     ids.emplace(tensor.name, static_cast<int32_t>(stored.tensors.size()));
     stored.tensors.push_back(bridge::plain_tensor(tensor));
   }
@@ -142,7 +158,7 @@ void read_boxes(const formats::TensorReader& reader, const std::vector<StateBox>
   std::ranges::sort(problems);
   problems.erase(std::ranges::unique(problems).begin(), problems.end());
   VIADUCT_USER_CHECK(problems.empty(), "{} does not hold what this run has:\n  {}",
-                     reader.files().empty() ? "the checkpoint" : reader.files()[0].parent_path().string(),
+                     files.empty() ? "the checkpoint" : files[0].parent_path().string(),
                      fmt::join(problems.begin(), problems.begin() + std::min<ptrdiff_t>(20, std::ssize(problems)),
                                "\n  "));
   const bridge::TransferPlan plan = builder.finish(std::move(memory));

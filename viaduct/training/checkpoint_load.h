@@ -17,9 +17,10 @@ namespace viaduct::training {
 std::optional<formats::IterationFolder> find_checkpoint(const config::CheckpointConfig& config);
 
 /// Reads boxes of stored tensors into their values, whatever boxes the checkpoint holds them in; numbers become the
-/// values' type. UserError that names a tensor that is missing or has another shape. `reader` is what all ranks open;
-/// each reads what it needs.
-void read_boxes(const formats::TensorReader& reader, const std::vector<StateBox>& boxes);
+/// values' type. `files` and `tensors`: of a reader, or places in its files. UserError that names a tensor that is
+/// missing or has another shape.
+void read_boxes(const std::vector<Path>& files, const std::vector<formats::StoredTensor>& tensors,
+                const std::vector<StateBox>& boxes);
 
 /// Optimizer, schedule, random states and how far the run has come, of a checkpoint whose weights the model already
 /// has: what load_optim, load_rng and finetune of the section checkpoint ask for. Optimizer state comes from any of

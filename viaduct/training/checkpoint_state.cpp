@@ -215,8 +215,8 @@ void load_common_state(GlobalState& state, const PickleValue& common, const std:
                      origin);
   const PickleValue* step = find_below(*optimizer, "common_step");
   if (!step) step = find_below(*optimizer, "step");
-  // dp_reshardable keeps its groups elsewhere; the run's iterations are its steps then, less those that overflowed.
-  if (step) state.optimizer->set_num_updates(static_cast<int64_t>(number_in(*step)));
+  VIADUCT_USER_CHECK(step, "{}: the optimizer's groups do not say how many steps it has made", origin);
+  state.optimizer->set_num_updates(static_cast<int64_t>(number_in(*step)));
   if (optim::LossScaler* scaler = state.optimizer->scaler()) {
     const PickleValue* stored = find_below(*optimizer, "grad_scaler");
     VIADUCT_USER_CHECK(stored, "{}: no loss scale (grad_scaler), which training in float16 goes on from", origin);
