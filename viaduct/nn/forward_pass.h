@@ -3,7 +3,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstddef>
 #include <functional>
+#include <memory>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -24,6 +26,13 @@ struct AuxiliaryLoss {
   int layer = 0;          // of the whole model
   std::string_view name;  // "load_balancing_loss", "seq_load_balancing_loss", "z_loss"
   at::Tensor value;       // scalar, detached
+};
+
+/// What must not happen again when a part of a pass is computed a second time (recompute.h).
+struct Replay {
+  bool again = false;            // is this the second time?
+  std::vector<at::Tensor> kept;  // of ForwardPass::once, in its order
+  size_t next = 0;               // of them, the second time
 };
 
 /// One pass over one micro-batch of b sequences of s positions.
@@ -50,6 +59,16 @@ struct ForwardPass {
   Rotary rotary;           // of layers without a base of their own
   Rotary local_rotary;     // of layers with a window where they have one (Gemma 3)
   at::Tensor query_scale;  // [s, 1 or b, 1, 1] of rotated queries; undefined: none
+
+  /// In a part that is computed twice; null elsewhere.
+  std::shared_ptr<Replay> replay;
+  /// Will the parameters get gradients from what is computed now? (Also where autograd looks away because it will
+  /// record the second time.)
+  bool has_gradients() const;
+  /// Is it the first time that this is computed, or the only one? Then what is counted counts.
+  bool first_time() const { return !replay || !replay->again; }
+  /// What `make` returns, which it is asked for once: the second time it is what it was the first time.
+  at::Tensor once(const std::function<at::Tensor()>& make);
 };
 
 }  // namespace viaduct::nn

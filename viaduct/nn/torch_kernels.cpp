@@ -56,7 +56,10 @@ class TorchKernels : public Kernels {
 
   at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps,
                       bool zero_centered) const override {
-    const at::Tensor wide = widened(x);
+    // Of its own in float32, too: the gradients of its two uses are then summed before those of others, whether the
+    // norm is recomputed or not.
+    at::Tensor wide = widened(x);
+    if (wide.is_same(x)) wide = at::alias(x);
     const at::Tensor normed = wide * at::rsqrt(wide.square().mean(-1, /*keepdim=*/true) + eps);
     if (zero_centered) return (normed * (widened(weight) + 1.0)).to(x.scalar_type());
     // Rounded before the weight multiplies it, as transformers does: a router's choice between experts that are

@@ -1,0 +1,18 @@
+#include "viaduct/nn/forward_pass.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include "viaduct/core/error.h"
+
+namespace viaduct::nn {
+
+bool ForwardPass::has_gradients() const { return replay || at::GradMode::is_enabled(); }
+
+at::Tensor ForwardPass::once(const std::function<at::Tensor()>& make) {
+  if (!replay) return make();
+  if (!replay->again) return replay->kept.emplace_back(make());
+  VIADUCT_CHECK(replay->next < replay->kept.size(), "more is computed the second time than the first");
+  return replay->kept[replay->next++];
+}
+
+}  // namespace viaduct::nn
