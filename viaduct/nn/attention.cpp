@@ -86,6 +86,7 @@ at::Tensor SelfAttention::core_attention(const Heads& heads, const ForwardPass& 
   call.sinks_n = sinks_;
   call.mask.window = spec_.window;
   call.mask.key_valid = pass.key_valid;
+  call.mask.packed = pass.packed;
   if (pass.training) call.dropout = context_->config.attention_dropout;
   return context_->kernels->attention(call);
 }

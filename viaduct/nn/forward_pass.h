@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "viaduct/nn/packed_sequences.h"
+
 namespace viaduct::nn {
 
 /// Keys and values of earlier positions. infer/ implements it.
@@ -41,6 +43,8 @@ struct ForwardPass {
   at::Tensor positions;
   /// [b, keys] bool: false where a key is padding; undefined: every key counts.
   at::Tensor key_valid;
+  /// Attention stays inside of these; `positions` begin anew with each where they are to. Not with a cache.
+  PackedSequencesPtr packed;
   AttentionCache* cache = nullptr;
   bool training = false;  // dropout, expert capacities and auxiliary losses
   /// What every auxiliary loss's gradient is scaled by (the loss scale, over the number of micro-batches).

@@ -91,6 +91,7 @@ at::Tensor LatentAttention::core_attention(const std::vector<at::Tensor>& qkv, c
   call.softcap = spec_.logit_softcap;
   call.mask.window = spec_.window;
   call.mask.key_valid = pass.key_valid;
+  call.mask.packed = pass.packed;
   if (pass.training) call.dropout = context_->config.attention_dropout;
   return context_->kernels->attention(call);
 }
