@@ -11,7 +11,6 @@
 #include "viaduct/nn/gpt_model.h"
 #include "viaduct/nn/gradients.h"
 #include "viaduct/nn/initialize.h"
-#include "viaduct/nn/router_losses.h"
 #include "viaduct/torchx/recompute.h"
 
 namespace viaduct::nn {
@@ -87,8 +86,7 @@ Outcome train(const Settings& settings) {
       parameter.mutable_grad().reset();
     }
     update_expert_biases(chunks, *context, 0.01);
-    for (const auto& module : model->modules())
-      if (const auto* router = dynamic_cast<const Router*>(module.get())) router->losses().reset_global();
+    reset_global_losses(chunks);
   }
   for (const auto& [name, tensor] : testing::state_of(*model)) outcome.parameters.push_back(tensor.detach());
   return outcome;
