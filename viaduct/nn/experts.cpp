@@ -44,9 +44,11 @@ Experts::Experts(const models::MlpSpec& mlp, const models::MoeSpec& moe, Context
 at::Tensor Experts::forward(const at::Tensor& rows, const std::vector<int64_t>& rows_per_expert) const {
   const auto activation = [this](const at::Tensor& x) { return context_->kernels->activation(x, mlp_); };
   const at::Tensor outer = linear_fc1_->forward(rows, rows_per_expert, /*with_bias=*/true);
-  const at::Tensor inner = recomputes_activation_ ? torchx::recomputed(outer, activation) : activation(outer);
   // The parts are summed, so one of them has the bias. All of them see all rows, and with them its whole gradient.
-  return linear_fc2_->forward(inner, rows_per_expert, /*with_bias=*/context_->mesh->etp.rank() == 0);
+  const auto down = [&](const at::Tensor& inner) {
+    return linear_fc2_->forward(inner, rows_per_expert, /*with_bias=*/context_->mesh->etp.rank() == 0);
+  };
+  return recomputes_activation_ ? torchx::recomputed_for(outer, activation, down) : down(activation(outer));
 }
 
 }  // namespace viaduct::nn

@@ -104,13 +104,13 @@ at::Tensor LatentAttention::forward(const at::Tensor& normed, ForwardPass& pass)
   at::Tensor shared_key = down.narrow(2, mla_.kv_lora_rank, mla_.rope_head_dim);
   shared_key = context_->sequence_parallel() ? parallel::gather_and_reduce_grad(shared_key, tp, 0)
                                              : parallel::copy_to_region(shared_key, tp);
-  const std::vector<at::Tensor> qkv =
-      recomputed(recomputes_up_, {query_latent, down.narrow(2, 0, mla_.kv_lora_rank), shared_key}, pass,
-                 [this](const std::vector<at::Tensor>& x, const ForwardPass& now) { return project_up(x, now); });
-  const auto core = [this](const std::vector<at::Tensor>& x, const ForwardPass& now) {
-    return std::vector<at::Tensor>{core_attention(x, now)};
+  const auto up = [this](const std::vector<at::Tensor>& x, const ForwardPass& now) { return project_up(x, now); };
+  const auto core = [this](const std::vector<at::Tensor>& qkv, const ForwardPass& now) {
+    return std::vector<at::Tensor>{core_attention(qkv, now)};
   };
-  return linear_proj_->forward(recomputed(recomputes_core_, qkv, pass, core).front());
+  return linear_proj_->forward(recomputed_for(
+      recomputes_up_, {query_latent, down.narrow(2, 0, mla_.kv_lora_rank), shared_key}, pass, up,
+      [&](const std::vector<at::Tensor>& qkv) { return recomputed(recomputes_core_, qkv, pass, core).front(); }));
 }
 
 }  // namespace viaduct::nn

@@ -26,15 +26,14 @@ ColumnParallelLinear::ColumnParallelLinear(int64_t in, int64_t out, const Option
 
 at::Tensor ColumnParallelLinear::forward(const at::Tensor& x) const {
   const parallel::Group& tp = context_->mesh->tp;
-  at::Tensor normed = x;
-  if (recomputes_norm_) {
-    normed = torchx::recomputed(x, [this](const at::Tensor& input) { return norm_->forward(input); });
-  } else if (norm_) {
-    normed = norm_->forward(x);
-  }
-  const at::Tensor whole =
-      gathers_ ? parallel::gather_and_reduce_grad(normed, tp, 0) : parallel::copy_to_region(normed, tp);
-  return context_->kernels->linear(whole, weight_, bias_);
+  const auto product = [&](const at::Tensor& normed) {
+    const at::Tensor whole =
+        gathers_ ? parallel::gather_and_reduce_grad(normed, tp, 0) : parallel::copy_to_region(normed, tp);
+    return context_->kernels->linear(whole, weight_, bias_);
+  };
+  if (!norm_) return product(x);
+  const auto norm = [this](const at::Tensor& input) { return norm_->forward(input); };
+  return recomputes_norm_ ? torchx::recomputed_for(x, norm, product) : product(norm(x));
 }
 
 RowParallelLinear::RowParallelLinear(int64_t in, int64_t out, const Options& options, ContextPtr context)

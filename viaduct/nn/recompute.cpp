@@ -29,25 +29,45 @@ LayerRecompute layer_recompute(const ModelContext& context, int num_layers) {
   return {count, 1};
 }
 
-std::vector<at::Tensor> recomputed(bool wanted, const std::vector<at::Tensor>& inputs, ForwardPass& pass,
-                                   PassSegment segment) {
-  // A part inside of one that is recomputed: its activations live only as long as that one's backward takes.
-  if (!wanted || !at::GradMode::is_enabled() || pass.replay) return segment(inputs, pass);
+namespace {
+
+// A part inside of one that is recomputed just runs: its activations live only as long as that one's backward
+// takes.
+bool runs_twice(bool wanted, const ForwardPass& pass) {
+  return wanted && at::GradMode::is_enabled() && !pass.replay;
+}
+
+// The segment with its pass: `pass` the first time, one of its own the second time.
+torchx::Segment with_pass(ForwardPass& pass, PassSegment segment) {
   const auto replay = std::make_shared<Replay>();
   ForwardPass again = pass;
   again.auxiliary_losses.clear();
   again.observe = nullptr;
   again.replay = replay;
-  const auto run = [&pass, replay, again = std::move(again),
-                    segment = std::move(segment)](const std::vector<at::Tensor>& now) mutable {
-    if (replay->again) return segment(now, again);
+  return [&pass, replay, again = std::move(again),
+          segment = std::move(segment)](const std::vector<at::Tensor>& inputs) mutable {
+    if (replay->again) return segment(inputs, again);
     pass.replay = replay;
-    std::vector<at::Tensor> outputs = segment(now, pass);
+    std::vector<at::Tensor> outputs = segment(inputs, pass);
     pass.replay = nullptr;
     replay->again = true;  // `pass` is not looked at any more
     return outputs;
   };
-  return torchx::recomputed(inputs, run);
+}
+
+}  // namespace
+
+std::vector<at::Tensor> recomputed(bool wanted, const std::vector<at::Tensor>& inputs, ForwardPass& pass,
+                                   PassSegment segment) {
+  if (!runs_twice(wanted, pass)) return segment(inputs, pass);
+  return torchx::recomputed(inputs, with_pass(pass, std::move(segment)));
+}
+
+at::Tensor recomputed_for(bool wanted, const std::vector<at::Tensor>& inputs, ForwardPass& pass,
+                          PassSegment segment,
+                          const std::function<at::Tensor(const std::vector<at::Tensor>&)>& user) {
+  if (!runs_twice(wanted, pass)) return user(segment(inputs, pass));
+  return torchx::recomputed_for(inputs, with_pass(pass, std::move(segment)), user);
 }
 
 at::Tensor recomputed(bool wanted, const at::Tensor& input, ForwardPass& pass,

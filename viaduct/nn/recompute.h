@@ -33,6 +33,10 @@ using PassSegment =
 /// recorded, or the part belongs to one that is being recomputed, it just runs.
 std::vector<at::Tensor> recomputed(bool wanted, const std::vector<at::Tensor>& inputs, ForwardPass& pass,
                                    PassSegment segment);
+/// torchx::recomputed_for likewise: what `user` makes of outputs that are not kept either.
+at::Tensor recomputed_for(bool wanted, const std::vector<at::Tensor>& inputs, ForwardPass& pass,
+                          PassSegment segment,
+                          const std::function<at::Tensor(const std::vector<at::Tensor>&)>& user);
 /// The same of one tensor.
 at::Tensor recomputed(bool wanted, const at::Tensor& input, ForwardPass& pass,
                       std::function<at::Tensor(const at::Tensor&, ForwardPass&)> segment);

@@ -70,22 +70,27 @@ TransformerLayer::TransformerLayer(const models::LayerSpec& spec, int layer, Con
   }
 }
 
-at::Tensor TransformerLayer::normed(const Norm& norm, const at::Tensor& hidden) const {
-  if (!recomputes_norms_) return norm.forward(hidden);
-  return torchx::recomputed(hidden, [&norm](const at::Tensor& x) { return norm.forward(x); });
+at::Tensor TransformerLayer::normed(const Norm& norm, const at::Tensor& hidden,
+                                    const std::function<at::Tensor(const at::Tensor&)>& user) const {
+  if (!recomputes_norms_) return user(norm.forward(hidden));
+  return torchx::recomputed_for(
+      hidden, [&norm](const at::Tensor& x) { return norm.forward(x); }, user);
 }
 
 at::Tensor TransformerLayer::mixed(const at::Tensor& hidden, ForwardPass& pass) const {
   if (linear_attention_) return linear_attention_->forward(hidden);
   if (!self_attention_) return {};
-  return self_attention_->forward(input_layernorm_ ? normed(*input_layernorm_, hidden) : hidden, pass);
+  if (!input_layernorm_) return self_attention_->forward(hidden, pass);
+  return normed(*input_layernorm_, hidden, [&](const at::Tensor& x) { return self_attention_->forward(x, pass); });
 }
 
 at::Tensor TransformerLayer::fed_forward(const at::Tensor& hidden, ForwardPass& pass) const {
   if (linear_mlp_) return linear_mlp_->forward(hidden);
   if (moe_)
-    return recomputed(recomputes_moe_, normed(*pre_mlp_layernorm_, hidden), pass,
-                      [this](const at::Tensor& x, ForwardPass& now) { return moe_->forward(x, now); });
+    return normed(*pre_mlp_layernorm_, hidden, [&](const at::Tensor& normal) {
+      return recomputed(recomputes_moe_, normal, pass,
+                        [this](const at::Tensor& x, ForwardPass& now) { return moe_->forward(x, now); });
+    });
   if (!mlp_) return {};
   return recomputed(recomputes_mlp_, hidden, pass,
                     [this](const at::Tensor& x, ForwardPass&) { return mlp_->forward(x); });

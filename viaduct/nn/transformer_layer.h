@@ -26,7 +26,9 @@ class TransformerLayer : public torch::nn::Module {
   at::Tensor added(const at::Tensor& residual, const at::Tensor& output, std::string_view module,
                    ForwardPass& pass) const;
 
-  at::Tensor normed(const Norm& norm, const at::Tensor& hidden) const;
+  // What `user` makes of normalised hidden states.
+  at::Tensor normed(const Norm& norm, const at::Tensor& hidden,
+                    const std::function<at::Tensor(const at::Tensor&)>& user) const;
 
   ContextPtr context_;
   int layer_;

@@ -24,4 +24,13 @@ std::vector<at::Tensor> recomputed(const std::vector<at::Tensor>& inputs, Segmen
 /// The same of one tensor.
 at::Tensor recomputed(const at::Tensor& input, std::function<at::Tensor(const at::Tensor&)> segment);
 
+/// What `user` makes of the segment's outputs, of which the outputs are not kept either, although `user` may need
+/// them for its gradient: they are computed again when the gradient of its result arrives (upstream's
+/// CheckpointWithoutOutput). Nothing else may hold the outputs, or views of them.
+at::Tensor recomputed_for(const std::vector<at::Tensor>& inputs, Segment segment,
+                          const std::function<at::Tensor(const std::vector<at::Tensor>&)>& user);
+/// The same of one tensor.
+at::Tensor recomputed_for(const at::Tensor& input, std::function<at::Tensor(const at::Tensor&)> segment,
+                          const std::function<at::Tensor(const at::Tensor&)>& user);
+
 }  // namespace viaduct::torchx

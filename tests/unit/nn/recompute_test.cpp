@@ -174,6 +174,28 @@ TEST(Recompute, SeveralInputsAndOutputs) {
   EXPECT_FALSE(c.grad().defined());
 }
 
+TEST(Recompute, OutputsAreLetGoAndComeBack) {
+  const at::Tensor x = at::randn({8, 4}).requires_grad_(), weight = at::randn({5, 4}).requires_grad_();
+  const auto segment = [](const at::Tensor& input) { return input.sin(); };
+  at::linear(segment(x), weight).sum().backward();
+  const at::Tensor expected_x = x.grad().clone(), expected_weight = weight.grad().clone();
+  x.mutable_grad().reset();
+  weight.mutable_grad().reset();
+  at::Tensor inner;
+  const at::Tensor result = torchx::recomputed_for(x, segment, [&](const at::Tensor& y) {
+    inner = y.detach();
+    return at::linear(y, weight);
+  });
+  EXPECT_EQ(inner.storage().nbytes(), 0u);
+  result.sum().backward();
+  EXPECT_TRUE(at::equal(inner, segment(x)));
+  EXPECT_TRUE(at::equal(x.grad(), expected_x));
+  EXPECT_TRUE(at::equal(weight.grad(), expected_weight));
+  // What is the user's result itself stays.
+  EXPECT_TRUE(at::equal(torchx::recomputed_for(x, segment, [](const at::Tensor& y) { return y.view({32}); }),
+                        segment(x).view({32})));
+}
+
 TEST(Recompute, JustRunsWithoutGradients) {
   const at::NoGradGuard no_grad;
   int runs = 0;
