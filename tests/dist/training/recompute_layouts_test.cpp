@@ -21,7 +21,7 @@ void with_all(config::ModelConfig& config) {
   config.hidden_dropout = config.attention_dropout = 0.1;
   config.moe_router_load_balancing_type = config::Strings{"aux_loss", "global_aux_loss"};
   config.moe_aux_loss_coeff = config::Numbers{0.01, 0.02};
-  config.moe_z_loss_coeff = 0.01;
+  config.moe_z_loss_coeff = config::Number(0.01);
 }
 
 using Change = std::function<void(config::ModelConfig&)>;

@@ -23,6 +23,7 @@ struct Outcome {
 struct Model {
   explicit Model(const std::string& family, const std::string& backend) {
     config::ModelConfig config;
+    config.init_method_std = 0.1;
     if (!backend.empty()) config.attention_backend = config::attention_backend_named(backend);
     context = make_context(testing::arch_of(family, "{}"), config, std::make_shared<parallel::Mesh>(), at::kFloat,
                            at::kCPU);

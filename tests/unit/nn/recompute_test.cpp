@@ -38,7 +38,7 @@ config::ModelConfig config_of(const Settings& settings) {
   config.attention_dropout = 0.1;
   config.moe_router_load_balancing_type = config::Strings{"aux_loss", "seq_aux_loss", "global_aux_loss"};
   config.moe_aux_loss_coeff = config::Numbers{0.01, 0.02, 0.03};
-  config.moe_z_loss_coeff = 0.01;
+  config.moe_z_loss_coeff = config::Number(0.01);
   if (settings.granularity.empty()) return config;
   config.recompute_granularity = settings.granularity;
   if (!settings.method.empty()) config.recompute_method = settings.method;
