@@ -1,12 +1,11 @@
 #include "viaduct/nn/forward_pass.h"
 
-#include <ATen/core/grad_mode.h>
-
 #include "viaduct/core/error.h"
+#include "viaduct/torchx/recompute.h"
 
 namespace viaduct::nn {
 
-bool ForwardPass::has_gradients() const { return replay || at::GradMode::is_enabled(); }
+bool ForwardPass::has_gradients() const { return torchx::has_gradients(); }
 
 at::Tensor ForwardPass::once(const std::function<at::Tensor()>& make) {
   if (!replay) return make();

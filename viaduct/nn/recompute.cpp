@@ -22,8 +22,9 @@ LayerRecompute layer_recompute(const ModelContext& context, int num_layers) {
   if (config.recompute_granularity != "full") return {};
   VIADUCT_USER_CHECK(config.recompute_num_layers && *config.recompute_num_layers > 0,
                      "model.recompute_granularity=full wants model.recompute_num_layers of 1 or more");
-  const auto count = static_cast<int>(std::min<int64_t>(*config.recompute_num_layers, std::max(num_layers, 1)));
-  if (config.recompute_method == "uniform") return {num_layers, count};
+  // A stage may be without layers.
+  const auto count = static_cast<int>(std::min<int64_t>(*config.recompute_num_layers, num_layers));
+  if (config.recompute_method == "uniform") return {num_layers, std::max(count, 1)};
   VIADUCT_USER_CHECK(config.recompute_method == "block",
                      "model.recompute_granularity=full wants model.recompute_method uniform or block");
   return {count, 1};

@@ -6,6 +6,7 @@
 #include "viaduct/core/error.h"
 #include "viaduct/nn/kernels.h"
 #include "viaduct/nn/torch_attention.h"
+#include "viaduct/torchx/recompute.h"
 
 namespace viaduct::nn {
 
@@ -81,7 +82,7 @@ class TorchKernels : public Kernels {
                             const std::vector<at::Tensor>& weights,
                             const std::vector<at::Tensor>& biases) const override {
     VIADUCT_CHECK_EQ(rows_per_expert.size(), weights.size(), "experts");
-    if (!at::GradMode::is_enabled()) return grouped_product(x, rows_per_expert, weights, biases);
+    if (!torchx::has_gradients()) return grouped_product(x, rows_per_expert, weights, biases);
     std::vector<at::Tensor> results;
     int64_t begin = 0;
     for (size_t i = 0; i < weights.size(); ++i) {

@@ -136,6 +136,17 @@ class RecomputeNode : public Node {
   variable_list again_inputs_, again_;  // between compute_again and apply
 };
 
+// Of the segments that this thread computes outside of autograd now.
+thread_local int first_runs = 0;
+
+class FirstRunGuard {
+ public:
+  FirstRunGuard() { ++first_runs; }
+  ~FirstRunGuard() { --first_runs; }
+  FirstRunGuard(const FirstRunGuard&) = delete;
+  FirstRunGuard& operator=(const FirstRunGuard&) = delete;
+};
+
 // The segment's outputs, and the node behind them.
 std::pair<variable_list, std::shared_ptr<RecomputeNode>> run(const variable_list& inputs, Segment segment) {
   VIADUCT_CHECK(!inputs.empty(), "a segment without inputs");
@@ -144,6 +155,7 @@ std::pair<variable_list, std::shared_ptr<RecomputeNode>> run(const variable_list
   variable_list outputs;
   {
     const at::NoGradGuard no_grad;
+    const FirstRunGuard first_run;
     // Tensors of their own: outputs may be views, or the inputs themselves.
     for (const at::Tensor& output : node->segment()(inputs)) outputs.push_back(output.detach());
   }
@@ -159,6 +171,8 @@ Segment of_one(std::function<at::Tensor(const at::Tensor&)> segment) {
 }
 
 }  // namespace
+
+bool has_gradients() { return first_runs > 0 || at::GradMode::is_enabled(); }
 
 std::vector<at::Tensor> recomputed(const std::vector<at::Tensor>& inputs, Segment segment) {
   return at::GradMode::is_enabled() ? run(inputs, std::move(segment)).first : segment(inputs);

@@ -12,6 +12,11 @@ namespace viaduct::torchx {
 /// A part of a forward pass. The same inputs and random state make the same outputs, to the last bit.
 using Segment = std::function<std::vector<at::Tensor>(const std::vector<at::Tensor>& inputs)>;
 
+/// Will there be gradients of what this thread computes now? Where autograd records, and also in the first run of a
+/// segment, where it will. What chooses between two ways to compute the same must ask this, so that both runs have
+/// the same bits.
+bool has_gradients();
+
 /// What `segment` makes of `inputs`, without its activations: the segment runs now outside of autograd, and once
 /// more in the backward pass, from the random state that the generator of the inputs' device has now. Gradients go
 /// to the inputs, and to the parameters that the segment uses by itself, as if it had run once. Where no gradients
