@@ -6,6 +6,8 @@
 #include <c10/util/ThreadLocalDebugInfo.h>
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "tests/unit/nn/moe_fixture.h"
 #include "viaduct/nn/cross_entropy.h"
 #include "viaduct/nn/gpt_model.h"
@@ -99,47 +101,70 @@ void expect_same_bits(const std::vector<at::Tensor>& a, const std::vector<at::Te
   EXPECT_EQ(different, 0) << what << ", of " << a.size();
 }
 
+const Outcome& plain(const std::string& family) {
+  static std::map<std::string, Outcome> outcomes;
+  const auto found = outcomes.find(family);
+  return found != outcomes.end() ? found->second : outcomes.emplace(family, train({family})).first->second;
+}
+
+// `most_kept`: of the bytes between forward and backward, a little above what was measured: they are the same in
+// every run.
 void expect_same(const Settings& settings, double most_kept) {
-  Settings plain_settings;
-  plain_settings.family = settings.family;
-  const Outcome plain = train(plain_settings), again = train(settings);
+  const Outcome& kept = plain(settings.family);
+  const Outcome again = train(settings);
   std::string where = settings.family + " " + settings.granularity + " " + settings.method;
   for (const std::string& module : settings.modules) where += " " + module;
-  expect_same_bits(plain.losses, again.losses, where + ": losses");
-  expect_same_bits(plain.gradients, again.gradients, where + ": gradients");
-  expect_same_bits(plain.parameters, again.parameters, where + ": parameters and buffers");
-  const double kept = static_cast<double>(again.kept) / static_cast<double>(plain.kept);
-  EXPECT_LE(kept, most_kept) << where << ": of " << plain.kept << " bytes";
-  std::printf("%s: keeps %.3f of %.0f KiB\n", where.c_str(), kept, static_cast<double>(plain.kept) / 1024);
+  expect_same_bits(kept.losses, again.losses, where + ": losses");
+  expect_same_bits(kept.gradients, again.gradients, where + ": gradients");
+  expect_same_bits(kept.parameters, again.parameters, where + ": parameters and buffers");
+  EXPECT_LE(static_cast<double>(again.kept), most_kept * static_cast<double>(kept.kept))
+      << where << ": " << again.kept << " of " << kept.kept << " bytes";
 }
 
 constexpr const char* kFamilies[] = {"llama", "gpt_oss", "qwen3_moe", "deepseek_v3", "gemma3"};
 
 TEST(Recompute, FullChangesNoBit) {
   for (const char* family : kFamilies) {
-    expect_same({family, "full", "uniform", 1, {}}, 0.5);
-    expect_same({family, "full", "uniform", 2, {}}, 0.5);
-    expect_same({family, "full", "block", 1, {}}, 0.9);
-    expect_same({family, "full", "block", 100, {}}, 0.5);
+    expect_same({family, "full", "uniform", 1, {}}, 0.19);
+    expect_same({family, "full", "uniform", 2, {}}, 0.15);
+    expect_same({family, "full", "block", 1, {}}, 0.88);
+    expect_same({family, "full", "block", 100, {}}, 0.19);
   }
 }
 
+// The toys' sequences are short, and so is what attention keeps of them.
 TEST(Recompute, SelectiveChangesNoBit) {
-  for (const char* family : kFamilies) expect_same({family, "selective", "", 0, {"core_attn"}}, 0.95);
-  for (const char* family : kFamilies) expect_same({family, "selective", "", 0, {"layernorm"}}, 0.98);
-  for (const char* family : {"llama", "deepseek_v3"}) expect_same({family, "selective", "", 0, {"mlp"}}, 0.95);
-  for (const char* family : {"gpt_oss", "qwen3_moe", "deepseek_v3"}) {
-    expect_same({family, "selective", "", 0, {"moe"}}, 0.8);
-    expect_same({family, "selective", "", 0, {"moe_act"}}, 0.99);
-  }
-  expect_same({"deepseek_v3", "selective", "", 0, {"shared_experts"}}, 0.98);
-  expect_same({"deepseek_v3", "selective", "", 0, {"mla_up_proj"}}, 0.98);
-  expect_same({"deepseek_v3",
-               "selective",
-               "",
-               0,
-               {"core_attn", "mlp", "moe", "moe_act", "layernorm", "mla_up_proj", "shared_experts"}},
-              0.5);
+  struct Row {
+    const char* family;
+    config::Strings modules;
+    double most_kept;
+  };
+  const Row rows[] = {
+      {"llama", {"core_attn"}, 0.97},
+      {"gpt_oss", {"core_attn"}, 0.995},
+      {"qwen3_moe", {"core_attn"}, 0.9},
+      {"deepseek_v3", {"core_attn"}, 0.975},
+      {"gemma3", {"core_attn"}, 0.91},
+      {"llama", {"layernorm"}, 0.92},
+      {"gpt_oss", {"layernorm"}, 0.965},
+      {"qwen3_moe", {"layernorm"}, 0.95},
+      {"deepseek_v3", {"layernorm"}, 0.935},
+      {"gemma3", {"layernorm"}, 0.93},
+      {"llama", {"mlp"}, 0.6},
+      {"deepseek_v3", {"mlp"}, 0.945},
+      {"gpt_oss", {"moe"}, 0.39},
+      {"qwen3_moe", {"moe"}, 0.77},
+      {"deepseek_v3", {"moe"}, 0.715},
+      {"gpt_oss", {"moe_act"}, 0.68},
+      {"qwen3_moe", {"moe_act"}, 0.95},
+      {"deepseek_v3", {"moe_act"}, 0.955},
+      {"deepseek_v3", {"shared_experts"}, 0.985},
+      {"deepseek_v3", {"mla_up_proj"}, 0.88},
+      {"deepseek_v3",
+       {"core_attn", "mlp", "moe", "moe_act", "layernorm", "mla_up_proj", "shared_experts"},
+       0.32},
+  };
+  for (const Row& row : rows) expect_same({row.family, "selective", "", 0, row.modules}, row.most_kept);
 }
 
 // A frozen model below an adapter: no input has a gradient, and the parameters inside have one all the same.
@@ -222,6 +247,9 @@ TEST(Recompute, WhichParts) {
   const LayerRecompute block = layer_recompute(*context_with({"llama", "full", "block", 3, {}}), 2);
   EXPECT_EQ(block.layers, 2);
   EXPECT_EQ(block.group, 1);
+  // A stage of the embedding alone.
+  EXPECT_EQ(layer_recompute(*context_with({"llama", "full", "block", 3, {}}), 0).layers, 0);
+  EXPECT_EQ(layer_recompute(*context_with({"llama", "full", "uniform", 3, {}}), 0).layers, 0);
 }
 
 }  // namespace
