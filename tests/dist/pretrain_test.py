@@ -74,6 +74,14 @@ class Pretrain(CliCase):
         for expected, found in zip(one, other, strict=True):
             self.assertEqual((expected["losses"], expected["grad_norm"]), (found["losses"], found["grad_norm"]))
 
+    def test_balancing_of_an_iteration(self):
+        """With one micro-batch in it, balancing over an iteration is balancing over the micro-batch: none before it counts."""
+        lines = {}
+        for kind in ("aux_loss", "global_aux_loss"):
+            _, lines[kind] = self.pretrain(kind, *EXPERTS, f"model.moe_router_load_balancing_type={kind}",
+                                           "model.moe_aux_loss_coeff=1.0", "train.global_batch_size=2")
+        self.check_equal(lines["aux_loss"], lines["global_aux_loss"], "balancing")
+
     def test_documents_and_batches(self):
         """Attention within documents, the loss of each token, a batch that grows, and an iteration that is skipped."""
         documents = ["dataset.reset_attention_mask=true", "dataset.reset_position_ids=true", "dataset.eod_mask_loss=true"]

@@ -13,6 +13,7 @@
 #include "viaduct/nn/gpt_model.h"
 #include "viaduct/nn/gradients.h"
 #include "viaduct/nn/initialize.h"
+#include "viaduct/nn/router.h"
 #include "viaduct/torchx/recompute.h"
 
 namespace viaduct::nn {
@@ -52,6 +53,7 @@ config::ModelConfig config_of(const Settings& settings) {
 struct Outcome {
   std::vector<at::Tensor> losses;     // a micro-batch each, and the values of the auxiliary losses
   std::vector<at::Tensor> gradients;  // of each step, of each parameter
+  std::vector<at::Tensor> counts;     // of each step and router: tokens of its experts
   std::vector<at::Tensor> parameters;
   int64_t kept = 0;  // bytes between forward and backward, of the first micro-batch
 };
@@ -87,6 +89,9 @@ Outcome train(const Settings& settings) {
       if (parameter.grad().defined()) parameter.sub_(parameter.grad(), 0.05);
       parameter.mutable_grad().reset();
     }
+    for (const auto& module : model->modules())
+      if (const auto* router = dynamic_cast<const Router*>(module.get()))
+        outcome.counts.push_back(router->local_tokens_per_expert().clone());
     update_expert_biases(chunks, *context, 0.01);
     reset_global_losses(chunks);
   }
@@ -116,6 +121,7 @@ void expect_same(const Settings& settings, double most_kept) {
   for (const std::string& module : settings.modules) where += " " + module;
   expect_same_bits(kept.losses, again.losses, where + ": losses");
   expect_same_bits(kept.gradients, again.gradients, where + ": gradients");
+  expect_same_bits(kept.counts, again.counts, where + ": tokens of experts");
   expect_same_bits(kept.parameters, again.parameters, where + ": parameters and buffers");
   EXPECT_LE(static_cast<double>(again.kept), most_kept * static_cast<double>(kept.kept))
       << where << ": " << again.kept << " of " << kept.kept << " bytes";
