@@ -90,7 +90,8 @@ Outcome train(const Settings& settings) {
       parameter.mutable_grad().reset();
     }
     for (const auto& module : model->modules())
-      if (const auto* router = dynamic_cast<const Router*>(module.get()))
+      if (const auto* router = dynamic_cast<const Router*>(module.get());
+          router && router->local_tokens_per_expert().defined())
         outcome.counts.push_back(router->local_tokens_per_expert().clone());
     update_expert_biases(chunks, *context, 0.01);
     reset_global_losses(chunks);
