@@ -45,7 +45,8 @@ std::vector<Uneven> layouts_of(int ranks) {
           with_stages({.pp = 2, .vpp = 2, .dp = 2}, "E|tt|ttt|tL", {0, 2, 3, 1})};
 }
 
-void expect_layers(const Trained& found, const parallel::Mesh& mesh, const Uneven& uneven, const std::string& where) {
+void expect_layers(const Trained& found, const parallel::Mesh& mesh, const Uneven& uneven,
+                   const std::string& where) {
   ASSERT_EQ(static_cast<int>(found.chunks.size()), mesh.sizes().vpp) << where;
   for (size_t chunk = 0; chunk < found.chunks.size(); ++chunk) {
     const size_t place = chunk * static_cast<size_t>(mesh.pp.size()) + static_cast<size_t>(mesh.pp.rank());

@@ -167,9 +167,7 @@ TEST(Recompute, SelectiveChangesNoBit) {
       {"deepseek_v3", {"moe_act"}, 0.955},
       {"deepseek_v3", {"shared_experts"}, 0.985},
       {"deepseek_v3", {"mla_up_proj"}, 0.88},
-      {"deepseek_v3",
-       {"core_attn", "mlp", "moe", "moe_act", "layernorm", "mla_up_proj", "shared_experts"},
-       0.32},
+      {"deepseek_v3", {"core_attn", "mlp", "moe", "moe_act", "layernorm", "mla_up_proj", "shared_experts"}, 0.32},
   };
   for (const Row& row : rows) expect_same({row.family, "selective", "", 0, row.modules}, row.most_kept);
 }
