@@ -19,7 +19,7 @@ BOUND = 5e-6
 
 
 class Pretrain(CliCase):
-    def pretrain(self, name, *overrides, ranks=1, expect=DONE):
+    def pretrain(self, name, *overrides, ranks=1, expect=DONE, skipped=()):
         folder = self.folder / name
         command = ["pretrain", "--cpu", "--config-file", CONFIG, f"train.train_iters={ITERATIONS}",
                    f"logger.tensorboard_dir={folder}", "validation.eval_iters=1", "validation.eval_interval=5", *overrides]
@@ -33,7 +33,7 @@ class Pretrain(CliCase):
         if expect != DONE:
             return run, []
         lines = [json.loads(line) for line in (folder / "iterations.jsonl").read_text().splitlines()]
-        self.assertEqual([line["iteration"] for line in lines], list(range(1, ITERATIONS + 1)))
+        self.assertEqual([line["iteration"] for line in lines], [i for i in range(1, ITERATIONS + 1) if i not in skipped])
         return run, lines
 
     def check_equal(self, one, other, where):
@@ -49,7 +49,9 @@ class Pretrain(CliCase):
             "model.virtual_pipeline_model_parallel_size="
         sp, ep = "model.sequence_parallel=true", "model.expert_model_parallel_size="
         dense = [(2, [tp + "2"]), (2, [pp + "2"]), (2, []), (4, [tp + "2", sp]), (4, [tp + "2", pp + "2", sp]),
-                 (2, [pp + "2", vpp + "2"])]
+                 (2, [pp + "2", vpp + "2"]),
+                 (2, [pp + "2", "model.pipeline_model_parallel_layout=Et|tttL", "model.recompute_granularity=full",
+                      "model.recompute_method=block", "model.recompute_num_layers=2"])]
         experts = [(2, [ep + "2"]), (4, [tp + "2", ep + "2", "model.expert_tensor_parallel_size=1", sp])]
         for kind, more, layouts in (("dense", [], dense), ("experts", EXPERTS, experts)):
             _, one = self.pretrain(f"{kind}-one", *more)
@@ -64,6 +66,37 @@ class Pretrain(CliCase):
                         self.assertLessEqual(abs(one[0]["losses"]["lm loss"] - other[0]["losses"]["lm loss"]),
                                              BOUND * one[0]["losses"]["lm loss"], where)
         self.assertLess(one[-1]["losses"]["lm loss"], one[0]["losses"]["lm loss"])
+
+    def test_recomputation_changes_nothing(self):
+        _, one = self.pretrain("kept", *EXPERTS, "model.hidden_dropout=0.1", "model.attention_dropout=0.1")
+        _, other = self.pretrain("recomputed", *EXPERTS, "model.hidden_dropout=0.1", "model.attention_dropout=0.1",
+                                 "model.recompute_granularity=selective", "model.recompute_modules=[core_attn, layernorm, moe]")
+        for expected, found in zip(one, other, strict=True):
+            self.assertEqual((expected["losses"], expected["grad_norm"]), (found["losses"], found["grad_norm"]))
+
+    def test_balancing_of_an_iteration(self):
+        """With one micro-batch in it, balancing over an iteration is balancing over the micro-batch: none before it counts."""
+        lines = {}
+        for kind in ("aux_loss", "global_aux_loss"):
+            _, lines[kind] = self.pretrain(kind, *EXPERTS, f"model.moe_router_load_balancing_type={kind}",
+                                           "model.moe_aux_loss_coeff=1.0", "train.global_batch_size=2")
+        self.check_equal(lines["aux_loss"], lines["global_aux_loss"], "balancing")
+
+    def test_documents_and_batches(self):
+        """Attention within documents, the loss of each token, a batch that grows, and an iteration that is skipped."""
+        documents = ["dataset.reset_attention_mask=true", "dataset.reset_position_ids=true", "dataset.eod_mask_loss=true"]
+        # Mock documents count through the vocabulary, the end of text included: a small one gives every sample some ends.
+        more = ["model.vocab_size=32", "tokenizer.vocab_size=31", "model.calculate_per_token_loss=true",
+                "ddp.average_in_collective=false", "train.rampup_batch_size=[4,4,8]", "train.iterations_to_skip=[3]"]
+        lines = {}
+        for name, ranks, overrides in (("seen", 1, documents[1:]), ("one", 1, documents),
+                                       ("pipeline", 2, [*documents, "model.pipeline_model_parallel_size=2"]),
+                                       ("data", 2, documents)):
+            _, lines[name] = self.pretrain(f"documents-{name}", *more, *overrides, ranks=ranks, skipped=[3])
+        self.assertEqual([line["global_batch_size"] for line in lines["one"]], [4, 4, 8, 8])
+        self.assertNotEqual(lines["seen"][0]["losses"], lines["one"][0]["losses"])
+        for name in ("pipeline", "data"):
+            self.check_equal(lines["one"], lines[name], name)
 
     def test_what_it_logs(self):
         run, lines = self.pretrain("logged")

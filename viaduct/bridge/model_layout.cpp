@@ -27,6 +27,10 @@ topology::PipelineOptions pipeline_options(const ArchSpec& arch, const Paralleli
   options.mtp_num_layers = arch.mtp ? static_cast<int>(arch.mtp->depth) : 0;
   options.pipeline_model_parallel_size = parallel.pp;
   options.virtual_pipeline_model_parallel_size = parallel.vpp;
+  if (parallel.split.given()) {
+    options.set_split(parallel.split);
+    return options;
+  }
   const int chunks = parallel.pp * parallel.vpp;
   if (layers % chunks == 0 || layers < chunks) return options;
   const int most = (layers + chunks - 1) / chunks;
@@ -153,7 +157,9 @@ std::vector<std::string> check_layout(const ArchSpec& arch, const Parallelism& p
     check.add(check.problems, fmt::format("--ep {} wants experts, and this model has none", parallel.ep));
   const int64_t chunks = int64_t{parallel.pp} * parallel.vpp;
   const char* flag = parallel.vpp > 1 ? "--pp times --vpp," : "--pp";
-  if (arch.num_layers() < chunks)
+  if (parallel.split.given())
+    static_cast<void>(topology::Pipeline(pipeline_options(arch, parallel)));  // says what does not fit
+  else if (arch.num_layers() < chunks)
     check.add(check.problems,
               fmt::format("{} {}, is more than the number of layers {}", flag, chunks, arch.num_layers()));
   else if (arch.num_layers() % chunks != 0)

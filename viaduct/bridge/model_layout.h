@@ -16,7 +16,8 @@ namespace viaduct::bridge {
 int64_t padded_vocab_size(int64_t vocab_size, int64_t divisor, int tp);
 
 /// How the model's layers are spread over pp * vpp chunks: evenly where that goes; else each chunk gets what
-/// divides rounded up until none is left, or, where that would leave a chunk empty, the first ones get one more.
+/// divides rounded up until none is left, or, where that would leave a chunk empty, the first ones get one more. A
+/// layout with a split of its own is taken as it is.
 topology::PipelineOptions pipeline_options(const models::ArchSpec& arch, const topology::Parallelism& parallel);
 
 /// UserError that lists everything in the layout by which the model's weights cannot be cut: sizes, experts,

@@ -28,8 +28,12 @@ config::ModelConfig provider_in_layout(const Checkpoint& source, const MegatronT
   const topology::PipelineOptions pipeline = pipeline_options(arch, parallel);
   if (const auto& layout = pipeline.pipeline_model_parallel_layout)
     provider.pipeline_model_parallel_layout = config::Yaml(topology::to_string(*layout));
+  if (pipeline.num_layers_in_first_pipeline_stage)
+    provider.num_layers_in_first_pipeline_stage = *pipeline.num_layers_in_first_pipeline_stage;
   if (pipeline.num_layers_in_last_pipeline_stage)
     provider.num_layers_in_last_pipeline_stage = *pipeline.num_layers_in_last_pipeline_stage;
+  provider.account_for_embedding_in_pipeline_split |= pipeline.account_for_embedding_in_pipeline_split;
+  provider.account_for_loss_in_pipeline_split |= pipeline.account_for_loss_in_pipeline_split;
   const int64_t vocab = arch.embedding.vocab_size;
   provider.should_pad_vocab = padded_vocab_size(vocab, config::vocab_divisor(vocab), parallel.tp) != vocab;
   // Megatron pads by this number too: it must come to the rows that are stored here.

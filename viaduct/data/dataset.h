@@ -21,6 +21,9 @@ struct Sample {
   /// [S + 1], with inter_document_masking: where documents begin, then S over and over; and the longest of them.
   std::vector<int32_t> cu_seqlens;
   int32_t max_seqlen = 0;
+  /// Where tokens begin that do not see those before them, the first at 0; then S. With reset_attention_mask or
+  /// inter_document_masking, and what an attention mask would say; empty: every token sees all before it.
+  std::vector<int64_t> sequences;
   std::optional<int32_t> dataset_id;  // which dataset of a blend it comes from
 };
 

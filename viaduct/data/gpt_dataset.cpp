@@ -34,6 +34,7 @@ void add_masks(Sample& sample, const GPTDatasetConfig& config) {
   if (mask_attention) sample.attention_mask.resize(length * length);
   int64_t position = 0;
   size_t visible = 0;  // the first token that may be seen
+  if (config.reset_attention_mask) sample.sequences.push_back(0);
   for (size_t i = 0; i < length; ++i) {
     sample.position_ids[i] = position++;
     if (mask_attention) {
@@ -44,8 +45,12 @@ void add_masks(Sample& sample, const GPTDatasetConfig& config) {
     if (sample.tokens[i] != config.tokenizer.eod) continue;
     if (config.eod_mask_loss) sample.loss_mask[i] = 0.0f;
     if (config.reset_position_ids) position = 0;
-    if (config.reset_attention_mask) visible = i + 1;
+    if (config.reset_attention_mask) {
+      visible = i + 1;
+      if (visible < length) sample.sequences.push_back(static_cast<int64_t>(visible));
+    }
   }
+  if (config.reset_attention_mask) sample.sequences.push_back(static_cast<int64_t>(length));
 }
 
 void check_shape(const NpyArray& array, std::initializer_list<DType> dtypes, const Shape& shape, const Path& path) {
@@ -182,13 +187,16 @@ void GptDataset::add_document_masks(Text& text, Sample& sample) const {
   // Documents without tokens are kept as upstream keeps them, as long as there is room: there it is an error.
   if (lengths.size() > static_cast<size_t>(length)) std::erase(lengths, 0);
   sample.cu_seqlens.assign(static_cast<size_t>(length) + 1, length);
+  sample.sequences.clear();
   int32_t begin = 0;
   for (size_t i = 0; i < lengths.size(); ++i) {
     sample.cu_seqlens[i] = begin;
+    sample.sequences.push_back(begin);
     sample.max_seqlen = std::max(sample.max_seqlen, lengths[i]);
     std::iota(sample.position_ids.begin() + begin, sample.position_ids.begin() + begin + lengths[i], int64_t{0});
     begin += lengths[i];
   }
+  sample.sequences.push_back(length);
 }
 
 Sample GptDataset::get_item(int64_t i) const {

@@ -17,20 +17,26 @@ topology::StageList layout_in(const config::Yaml& layout) {
 
 }  // namespace
 
+topology::PipelineSplit pipeline_split(const config::ModelConfig& provider) {
+  topology::PipelineSplit split;
+  if (provider.num_layers_in_first_pipeline_stage)
+    split.num_layers_in_first_pipeline_stage = small(*provider.num_layers_in_first_pipeline_stage);
+  if (provider.num_layers_in_last_pipeline_stage)
+    split.num_layers_in_last_pipeline_stage = small(*provider.num_layers_in_last_pipeline_stage);
+  split.account_for_embedding_in_pipeline_split = provider.account_for_embedding_in_pipeline_split;
+  split.account_for_loss_in_pipeline_split = provider.account_for_loss_in_pipeline_split;
+  if (!provider.pipeline_model_parallel_layout.is_null())
+    split.pipeline_model_parallel_layout = layout_in(provider.pipeline_model_parallel_layout);
+  return split;
+}
+
 topology::PipelineOptions pipeline_options(const config::ModelConfig& provider, const ArchSpec& arch) {
   topology::PipelineOptions options;
   options.num_layers = small(arch.num_layers());
   options.mtp_num_layers = small(provider.mtp_num_layers.value_or(0));
   options.pipeline_model_parallel_size = small(provider.pipeline_model_parallel_size);
   options.virtual_pipeline_model_parallel_size = small(provider.virtual_pipeline_model_parallel_size.value_or(1));
-  if (provider.num_layers_in_first_pipeline_stage)
-    options.num_layers_in_first_pipeline_stage = small(*provider.num_layers_in_first_pipeline_stage);
-  if (provider.num_layers_in_last_pipeline_stage)
-    options.num_layers_in_last_pipeline_stage = small(*provider.num_layers_in_last_pipeline_stage);
-  options.account_for_embedding_in_pipeline_split = provider.account_for_embedding_in_pipeline_split;
-  options.account_for_loss_in_pipeline_split = provider.account_for_loss_in_pipeline_split;
-  if (!provider.pipeline_model_parallel_layout.is_null())
-    options.pipeline_model_parallel_layout = layout_in(provider.pipeline_model_parallel_layout);
+  options.set_split(pipeline_split(provider));
   return options;
 }
 

@@ -8,6 +8,10 @@
 
 namespace viaduct::models {
 
+/// What a provider says about uneven pipeline stages. UserError for a pipeline_model_parallel_layout that cannot be
+/// read.
+topology::PipelineSplit pipeline_split(const config::ModelConfig& provider);
+
 /// The pipeline fields of a provider, for topology::Pipeline. UserError for a pipeline_model_parallel_layout that
 /// cannot be read.
 topology::PipelineOptions pipeline_options(const config::ModelConfig& provider, const ArchSpec& arch);

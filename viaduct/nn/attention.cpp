@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "viaduct/core/error.h"
+#include "viaduct/nn/recompute.h"
 #include "viaduct/parallel/mappings.h"
 
 namespace viaduct::nn {
@@ -28,7 +29,10 @@ at::Tensor flat(const at::Tensor& heads) { return heads.flatten(2); }
 }  // namespace
 
 SelfAttention::SelfAttention(const models::LayerSpec& layer_spec, int layer, ContextPtr context)
-    : context_(std::move(context)), spec_(layer_spec.attention), layer_(layer) {
+    : context_(std::move(context)),
+      spec_(layer_spec.attention),
+      layer_(layer),
+      recomputes_core_(recomputes(*context_, "core_attn")) {
   const int64_t hidden = context_->arch.hidden_size, dim = spec_.head_dim;
   const int tp = context_->mesh->tp.size();
   VIADUCT_USER_CHECK(!spec_.output_gate, "gated attention is not part of this program's model yet");
@@ -72,6 +76,21 @@ at::Tensor SelfAttention::normed_heads(const at::Tensor& heads_sbnd, const Norm&
   return all.narrow(2, tp.rank() * own.size(2), own.size(2)).view_as(heads_sbnd);
 }
 
+at::Tensor SelfAttention::core_attention(const Heads& heads, const ForwardPass& pass) const {
+  AttentionCall call;
+  call.query_sbnd = heads.query_sbnd;
+  call.key_kbgd = heads.key_sbgd;
+  call.value_kbgv = heads.value_sbgd;
+  call.scale = 1.0 / std::sqrt(spec_.query_scale_dim.value_or(static_cast<double>(spec_.head_dim)));
+  call.softcap = spec_.logit_softcap;
+  call.sinks_n = sinks_;
+  call.mask.window = spec_.window;
+  call.mask.key_valid = pass.key_valid;
+  call.mask.packed = pass.packed;
+  if (pass.training) call.dropout = context_->config.attention_dropout;
+  return context_->kernels->attention(call);
+}
+
 at::Tensor SelfAttention::forward(const at::Tensor& hidden, ForwardPass& pass) const {
   const parallel::Group& tp = context_->mesh->tp;
   const Kernels& kernels = *context_->kernels;
@@ -102,17 +121,11 @@ at::Tensor SelfAttention::forward(const at::Tensor& hidden, ForwardPass& pass) c
     heads.query_sbnd = heads.query_sbnd * pass.query_scale.to(heads.query_sbnd.scalar_type());
   if (pass.cache)
     std::tie(heads.key_sbgd, heads.value_sbgd) = pass.cache->append(layer_, heads.key_sbgd, heads.value_sbgd);
-  AttentionCall call;
-  call.query_sbnd = heads.query_sbnd;
-  call.key_kbgd = heads.key_sbgd;
-  call.value_kbgv = heads.value_sbgd;
-  call.scale = 1.0 / std::sqrt(spec_.query_scale_dim.value_or(static_cast<double>(spec_.head_dim)));
-  call.softcap = spec_.logit_softcap;
-  call.sinks_n = sinks_;
-  call.mask.window = spec_.window;
-  call.mask.key_valid = pass.key_valid;
-  if (pass.training) call.dropout = context_->config.attention_dropout;
-  return linear_proj_->forward(kernels.attention(call));
+  const auto core = [this](const std::vector<at::Tensor>& qkv, const ForwardPass& now) {
+    return std::vector<at::Tensor>{core_attention({qkv[0], qkv[1], qkv[2]}, now)};
+  };
+  return linear_proj_->forward(
+      recomputed(recomputes_core_, {heads.query_sbnd, heads.key_sbgd, heads.value_sbgd}, pass, core).front());
 }
 
 std::vector<at::Tensor> SelfAttention::partial_gradients() const {

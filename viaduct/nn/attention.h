@@ -36,10 +36,12 @@ class SelfAttention : public Mixer, public HasPartialGradients {
   };
   Heads split_heads(const at::Tensor& rows_sbr) const;
   at::Tensor normed_heads(const at::Tensor& heads_sbnd, const Norm& norm) const;
+  at::Tensor core_attention(const Heads& heads, const ForwardPass& pass) const;
 
   ContextPtr context_;
   models::AttentionSpec spec_;
   int layer_;
+  bool recomputes_core_;
   int64_t heads_;  // of this rank
   std::shared_ptr<ColumnParallelLinear> linear_qkv_;
   std::shared_ptr<RowParallelLinear> linear_proj_;

@@ -4,6 +4,8 @@
 
 #include "viaduct/core/error.h"
 #include "viaduct/nn/linear.h"
+#include "viaduct/nn/recompute.h"
+#include "viaduct/torchx/recompute.h"
 
 namespace viaduct::nn {
 
@@ -28,7 +30,8 @@ at::Tensor GroupedLinear::forward(const at::Tensor& rows, const std::vector<int6
 Experts::Experts(const models::MlpSpec& mlp, const models::MoeSpec& moe, ContextPtr context)
     : context_(std::move(context)),
       mlp_(mlp),
-      num_local_(divided(moe.num_experts, context_->mesh->ep.size(), "experts")) {
+      num_local_(divided(moe.num_experts, context_->mesh->ep.size(), "experts")),
+      recomputes_activation_(recomputes(*context_, "moe_act")) {
   const int64_t width = moe.latent_size.value_or(context_->arch.hidden_size);
   const int64_t ffn = divided(mlp.ffn_hidden_size, context_->mesh->etp.size(), "rows of an expert");
   linear_fc1_ = register_module(
@@ -39,10 +42,13 @@ Experts::Experts(const models::MlpSpec& mlp, const models::MoeSpec& moe, Context
 }
 
 at::Tensor Experts::forward(const at::Tensor& rows, const std::vector<int64_t>& rows_per_expert) const {
-  const at::Tensor inner =
-      context_->kernels->activation(linear_fc1_->forward(rows, rows_per_expert, /*with_bias=*/true), mlp_);
+  const auto activation = [this](const at::Tensor& x) { return context_->kernels->activation(x, mlp_); };
+  const at::Tensor outer = linear_fc1_->forward(rows, rows_per_expert, /*with_bias=*/true);
   // The parts are summed, so one of them has the bias. All of them see all rows, and with them its whole gradient.
-  return linear_fc2_->forward(inner, rows_per_expert, /*with_bias=*/context_->mesh->etp.rank() == 0);
+  const auto down = [&](const at::Tensor& inner) {
+    return linear_fc2_->forward(inner, rows_per_expert, /*with_bias=*/context_->mesh->etp.rank() == 0);
+  };
+  return recomputes_activation_ ? torchx::recomputed_for(outer, activation, down) : down(activation(outer));
 }
 
 }  // namespace viaduct::nn

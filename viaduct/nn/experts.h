@@ -42,6 +42,7 @@ class Experts : public torch::nn::Module {
   ContextPtr context_;
   models::MlpSpec mlp_;
   int64_t num_local_;
+  bool recomputes_activation_;
   std::shared_ptr<GroupedLinear> linear_fc1_;
   std::shared_ptr<GroupedLinear> linear_fc2_;
 };

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "viaduct/bridge/model_layout.h"
 #include "viaduct/core/error.h"
 #include "viaduct/topology/pipeline.h"
@@ -18,7 +20,8 @@ torch::nn::Module& language_module(torch::nn::Module& root, const std::string& p
 
 }  // namespace
 
-TransformerBlock::TransformerBlock(int first, int count, bool final_norm, ContextPtr context) {
+TransformerBlock::TransformerBlock(int first, int count, bool final_norm, ContextPtr context)
+    : recompute_(layer_recompute(*context, count)) {
   const auto list = register_module("layers", std::make_shared<torch::nn::Module>());
   for (int i = 0; i < count; ++i) {
     const models::LayerSpec& spec = context->arch.layers.at(static_cast<size_t>(first + i));
@@ -30,9 +33,20 @@ TransformerBlock::TransformerBlock(int first, int count, bool final_norm, Contex
                                        std::make_shared<Norm>(context->arch.hidden_size, context));
 }
 
+at::Tensor TransformerBlock::run(size_t begin, size_t end, const at::Tensor& hidden, ForwardPass& pass) const {
+  at::Tensor result = hidden;
+  for (size_t i = begin; i < end; ++i) result = layers_[i]->forward(result, pass);
+  return result;
+}
+
 at::Tensor TransformerBlock::forward(const at::Tensor& hidden, ForwardPass& pass) const {
   at::Tensor result = hidden;
-  for (const auto& layer : layers_) result = layer->forward(result, pass);
+  const auto again = static_cast<size_t>(recompute_.layers), group = static_cast<size_t>(recompute_.group);
+  for (size_t begin = 0; begin < again; begin += group)
+    result = recomputed(true, result, pass, [=, this](const at::Tensor& input, ForwardPass& now) {
+      return run(begin, std::min(begin + group, again), input, now);
+    });
+  result = run(again, layers_.size(), result, pass);
   return final_layernorm_ ? final_layernorm_->forward(result) : result;
 }
 

@@ -10,6 +10,7 @@
 #include "viaduct/nn/embedding.h"
 #include "viaduct/nn/forward_pass.h"
 #include "viaduct/nn/model_context.h"
+#include "viaduct/nn/recompute.h"
 #include "viaduct/nn/rope.h"
 #include "viaduct/nn/transformer_layer.h"
 
@@ -23,7 +24,11 @@ class TransformerBlock : public torch::nn::Module {
   at::Tensor forward(const at::Tensor& hidden, ForwardPass& pass) const;
 
  private:
+  // Layers `begin` to `end` of this block.
+  at::Tensor run(size_t begin, size_t end, const at::Tensor& hidden, ForwardPass& pass) const;
+
   std::vector<std::shared_ptr<TransformerLayer>> layers_;
+  LayerRecompute recompute_;
   std::shared_ptr<Norm> final_layernorm_;
 };
 

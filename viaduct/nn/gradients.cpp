@@ -11,6 +11,7 @@
 #include "viaduct/nn/gpt_model.h"
 #include "viaduct/nn/live_model.h"
 #include "viaduct/nn/router.h"
+#include "viaduct/nn/router_losses.h"
 
 namespace viaduct::nn {
 
@@ -123,6 +124,12 @@ void update_expert_biases(std::span<const std::shared_ptr<torch::nn::Module>> ch
     bias.add_(moves[static_cast<int64_t>(i)]);
     counts[i].zero_();
   }
+}
+
+void reset_global_losses(std::span<const std::shared_ptr<torch::nn::Module>> chunks) {
+  for (const auto& chunk : chunks)
+    for (const auto& module : chunk->modules())
+      if (const auto* router = dynamic_cast<const Router*>(module.get())) router->losses().reset_global();
 }
 
 }  // namespace viaduct::nn

@@ -35,4 +35,8 @@ void finalize_gradients(std::span<const std::shared_ptr<torch::nn::Module>> chun
 void update_expert_biases(std::span<const std::shared_ptr<torch::nn::Module>> chunks, const ModelContext& context,
                           double rate);
 
+/// After an iteration: routers forget the micro-batches that their global balancing loss has counted
+/// (megatron-core's reset_model_temporary_tensors).
+void reset_global_losses(std::span<const std::shared_ptr<torch::nn::Module>> chunks);
+
 }  // namespace viaduct::nn

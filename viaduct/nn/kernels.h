@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "viaduct/models/arch_spec.h"
+#include "viaduct/nn/packed_sequences.h"
 #include "viaduct/nn/token_order.h"
 
 namespace viaduct::nn {
@@ -20,6 +21,7 @@ struct AttentionMask {
   bool causal = true;
   std::optional<int64_t> window;  // positions a query sees, its own included; none: all before it
   at::Tensor key_valid;           // [b, keys] bool: false for padding; undefined: all are valid
+  PackedSequencesPtr packed;      // keys of the query's own sequence; there are as many queries as keys then
 };
 
 /// Softmax attention over whole heads. Shapes: s queries, k keys, b sequences, n heads, g key heads (n is a

@@ -15,7 +15,10 @@ class LatentAttention : public Mixer {
   at::Tensor forward(const at::Tensor& hidden, ForwardPass& pass) const override;
 
  private:
-  at::Tensor queries(const at::Tensor& normed) const;
+  // Queries, keys and values of all heads, of what goes up from the down projections: the queries' latent (or the
+  // hidden states), that of keys and values, and the shared key.
+  std::vector<at::Tensor> project_up(const std::vector<at::Tensor>& down, const ForwardPass& pass) const;
+  at::Tensor core_attention(const std::vector<at::Tensor>& qkv, const ForwardPass& pass) const;
 
   ContextPtr context_;
   models::AttentionSpec spec_;
@@ -23,6 +26,7 @@ class LatentAttention : public Mixer {
   int layer_;
   int64_t heads_;  // of this rank
   double scale_;
+  bool recomputes_up_, recomputes_core_;
   std::shared_ptr<ReplicatedLinear> linear_q_down_proj_;
   std::shared_ptr<ColumnParallelLinear> linear_q_up_proj_;
   std::shared_ptr<ColumnParallelLinear> linear_q_proj_;

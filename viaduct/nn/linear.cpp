@@ -3,7 +3,9 @@
 #include <ATen/ATen.h>
 
 #include "viaduct/core/error.h"
+#include "viaduct/nn/recompute.h"
 #include "viaduct/parallel/mappings.h"
+#include "viaduct/torchx/recompute.h"
 
 namespace viaduct::nn {
 
@@ -13,7 +15,9 @@ int64_t divided(int64_t size, int parts, std::string_view what) {
 }
 
 ColumnParallelLinear::ColumnParallelLinear(int64_t in, int64_t out, const Options& options, ContextPtr context)
-    : context_(std::move(context)), gathers_(options.gathers_sequence && context_->sequence_parallel()) {
+    : context_(std::move(context)),
+      gathers_(options.gathers_sequence && context_->sequence_parallel()),
+      recomputes_norm_(options.norm_eps && recomputes(*context_, "layernorm")) {
   const int64_t rows = divided(out, context_->mesh->tp.size(), "outputs of a column-parallel linear");
   if (options.norm_eps) norm_.emplace(*this, "layer_norm_", in, *options.norm_eps, context_);
   weight_ = register_parameter("weight", at::empty({rows, in}, context_->options()));
@@ -22,10 +26,14 @@ ColumnParallelLinear::ColumnParallelLinear(int64_t in, int64_t out, const Option
 
 at::Tensor ColumnParallelLinear::forward(const at::Tensor& x) const {
   const parallel::Group& tp = context_->mesh->tp;
-  const at::Tensor normed = norm_ ? norm_->forward(x) : x;
-  const at::Tensor whole =
-      gathers_ ? parallel::gather_and_reduce_grad(normed, tp, 0) : parallel::copy_to_region(normed, tp);
-  return context_->kernels->linear(whole, weight_, bias_);
+  const auto product = [&](const at::Tensor& normed) {
+    const at::Tensor whole =
+        gathers_ ? parallel::gather_and_reduce_grad(normed, tp, 0) : parallel::copy_to_region(normed, tp);
+    return context_->kernels->linear(whole, weight_, bias_);
+  };
+  if (!norm_) return product(x);
+  const auto norm = [this](const at::Tensor& input) { return norm_->forward(input); };
+  return recomputes_norm_ ? torchx::recomputed_for(x, norm, product) : product(norm(x));
 }
 
 RowParallelLinear::RowParallelLinear(int64_t in, int64_t out, const Options& options, ContextPtr context)

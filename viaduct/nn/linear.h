@@ -37,6 +37,7 @@ class ColumnParallelLinear : public torch::nn::Module {
  private:
   ContextPtr context_;
   bool gathers_;
+  bool recomputes_norm_;
   std::optional<NormWeights> norm_;
   at::Tensor weight_;
   at::Tensor bias_;

@@ -2,11 +2,13 @@
 
 #include <ATen/ATen.h>
 
+#include "viaduct/nn/recompute.h"
 #include "viaduct/parallel/mappings.h"
 
 namespace viaduct::nn {
 
-MoeLayer::MoeLayer(const models::LayerSpec& spec, int layer, ContextPtr context) : context_(std::move(context)) {
+MoeLayer::MoeLayer(const models::LayerSpec& spec, int layer, ContextPtr context)
+    : context_(std::move(context)), recomputes_shared_experts_(recomputes(*context_, "shared_experts")) {
   const models::MoeSpec& moe = spec.moe.value();
   router_ = register_module("router", std::make_shared<Router>(moe, layer, context_));
   if (moe.latent_size) {
@@ -46,7 +48,9 @@ at::Tensor MoeLayer::forward(const at::Tensor& x, ForwardPass& pass) const {
   at::Tensor result = routed(tokens_th, routing);
   if (fc2_latent_proj_) result = fc2_latent_proj_->forward(result);
   result = result.view(x.sizes());
-  return shared_experts_ ? result + shared_experts_->forward(x) : result;
+  if (!shared_experts_) return result;
+  return result + recomputed(recomputes_shared_experts_, x, pass,
+                             [this](const at::Tensor& now, ForwardPass&) { return shared_experts_->forward(now); });
 }
 
 }  // namespace viaduct::nn

@@ -37,6 +37,7 @@ class MoeLayer : public torch::nn::Module {
   at::Tensor routed(const at::Tensor& tokens_th, const Routing& routing) const;
 
   ContextPtr context_;
+  bool recomputes_shared_experts_;
   std::shared_ptr<Router> router_;
   std::shared_ptr<Experts> experts_;
   std::shared_ptr<SharedExperts> shared_experts_;

@@ -129,7 +129,7 @@ Routing Router::forward(const at::Tensor& x_sbh, ForwardPass& pass) const {
   if (!pass.training) return routing;
   if (capacity_) routing = limit_to_capacity(routing, moe_.num_experts, *capacity_);
   routing.weights_tk = losses_->attach_balancing(routing.weights_tk, logits_te, x_sbh.size(1), valid_t, pass);
-  if (expert_bias_.defined() && at::GradMode::is_enabled()) count(routing, valid_t);
+  if (expert_bias_.defined() && pass.has_gradients() && pass.first_time()) count(routing, valid_t);
   return routing;
 }
 

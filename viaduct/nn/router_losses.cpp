@@ -100,7 +100,7 @@ RouterLosses::RouterLosses(const models::MoeSpec& moe, int layer, ContextPtr con
   if (context_->config.moe_z_loss_coeff) z_coefficient_ = *context_->config.moe_z_loss_coeff;
 }
 
-bool RouterLosses::active(const ForwardPass& pass) const { return pass.training && at::GradMode::is_enabled(); }
+bool RouterLosses::active(const ForwardPass& pass) const { return pass.training && pass.has_gradients(); }
 
 void RouterLosses::sum_over_parts(at::Tensor& tensor, bool global) const {
   const parallel::Mesh& mesh = *context_->mesh;
@@ -139,9 +139,11 @@ at::Tensor RouterLosses::attach_z_loss(const at::Tensor& logits_te, const at::Te
                                 : at::full({}, logits_te.size(0), logits_te.options().dtype(at::kLong));
   const at::Tensor sum = valid_t.defined() ? (squares_t * valid_t).sum() : squares_t.sum();
   const at::Tensor loss = sum / tokens * coefficient;
-  at::Tensor value = loss.detach() / z_coefficient_;
-  sum_over_parts(value, false);
-  pass.auxiliary_losses.push_back({layer_, "z_loss", value});
+  if (pass.first_time()) {
+    at::Tensor value = loss.detach() / z_coefficient_;
+    sum_over_parts(value, false);
+    pass.auxiliary_losses.push_back({layer_, "z_loss", value});
+  }
   return attach(logits_te, loss, tokens, pass);
 }
 
@@ -152,8 +154,11 @@ at::Tensor RouterLosses::balancing(const Loss& loss, const Scores& scores, const
   const at::Tensor local_probability = scores.probability_per_expert(loss.kind);
   const at::Tensor local_tokens_per_expert = scores.tokens_per_expert(loss.kind);
   // Both sums in one exchange: the second only for the value to log.
-  at::Tensor sums = at::cat({local_tokens_per_expert, local_probability.detach().to(at::kDouble)});
-  sum_over_parts(sums, global);
+  const at::Tensor sums = pass.once([&] {
+    at::Tensor parts = at::cat({local_tokens_per_expert, local_probability.detach().to(at::kDouble)});
+    sum_over_parts(parts, global);
+    return parts;
+  });
   at::Tensor tokens_per_expert = sums.narrow(0, 0, columns);
   const at::Tensor probability = sums.narrow(0, columns, columns);
 
@@ -163,11 +168,12 @@ at::Tensor RouterLosses::balancing(const Loss& loss, const Scores& scores, const
       scores.padded ? local_tokens_per_expert.sum() / choices
                     : at::full({}, static_cast<double>(weights_tk.size(0) / sequences), sums.options());
   const at::Tensor tokens = scores.padded ? tokens_per_expert.sum() / choices : local_tokens * num_parts(global);
-  if (global) {
-    global_tokens_per_expert_.add_(tokens_per_expert);
-    global_steps_.add_(1);
-    tokens_per_expert = global_tokens_per_expert_ / global_steps_;
-  }
+  if (global)
+    tokens_per_expert = pass.once([&] {
+      at::Tensor(global_tokens_per_expert_).add_(tokens_per_expert);
+      at::Tensor(global_steps_).add_(1);
+      return global_tokens_per_expert_ / global_steps_;
+    });
   const auto of = [&](const at::Tensor& probability_per_expert, double coefficient) {
     return switch_load_balancing_loss(probability_per_expert, tokens_per_expert, tokens, moe_.top_k,
                                       moe_.num_experts, coefficient) /
@@ -175,7 +181,8 @@ at::Tensor RouterLosses::balancing(const Loss& loss, const Scores& scores, const
   };
   static constexpr std::string_view kNames[] = {"load_balancing_loss", "seq_load_balancing_loss",
                                                 "global_load_balancing_loss"};
-  pass.auxiliary_losses.push_back({layer_, kNames[static_cast<int>(loss.kind)], of(probability, 1.0)});
+  if (pass.first_time())
+    pass.auxiliary_losses.push_back({layer_, kNames[static_cast<int>(loss.kind)], of(probability, 1.0)});
   return attach(weights_tk, of(local_probability, loss.coefficient), local_tokens * sequences, pass);
 }
 

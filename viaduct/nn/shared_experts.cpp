@@ -21,7 +21,9 @@ SharedExperts::SharedExperts(const models::MlpSpec& mlp, const models::MoeSpec& 
         register_parameter("gate_weight", at::empty({1, context_->arch.hidden_size}, context_->options()));
 }
 
-at::Tensor SharedExperts::forward(const at::Tensor& x) const {
+at::Tensor SharedExperts::forward(const at::Tensor& input) const {
+  // The gradients of its uses here are summed before those of others, whether it is recomputed or not.
+  const at::Tensor x = at::alias(input);
   const at::Tensor result = Mlp::forward(x);
   if (!gate_weight_.defined()) return result;
   return at::sigmoid(context_->kernels->linear(x, gate_weight_, {})) * result;

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "viaduct/core/error.h"
+#include "viaduct/nn/packed_attention.h"
 
 namespace viaduct::nn {
 
@@ -113,6 +114,8 @@ bool rounds_scores(const AttentionCall& call) {
 at::Tensor torch_attention(const AttentionCall& call, AttentionBackend backend) {
   VIADUCT_CHECK(call.query_sbnd.size(2) % call.key_kbgd.size(2) == 0, "{} heads, {} of keys",
                 call.query_sbnd.size(2), call.key_kbgd.size(2));
+  if (call.mask.packed)
+    return packed_attention(call, [&](const AttentionCall& one) { return torch_attention(one, backend); });
   const bool fusable = !call.softcap && !call.sinks_n.defined();
   switch (backend) {
     case AttentionBackend::kUnfused:

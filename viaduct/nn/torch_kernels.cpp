@@ -6,6 +6,7 @@
 #include "viaduct/core/error.h"
 #include "viaduct/nn/kernels.h"
 #include "viaduct/nn/torch_attention.h"
+#include "viaduct/torchx/recompute.h"
 
 namespace viaduct::nn {
 
@@ -56,7 +57,10 @@ class TorchKernels : public Kernels {
 
   at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps,
                       bool zero_centered) const override {
-    const at::Tensor wide = widened(x);
+    // Of its own in float32, too: the gradients of its two uses are then summed before those of others, whether the
+    // norm is recomputed or not.
+    at::Tensor wide = widened(x);
+    if (wide.is_same(x)) wide = at::alias(x);
     const at::Tensor normed = wide * at::rsqrt(wide.square().mean(-1, /*keepdim=*/true) + eps);
     if (zero_centered) return (normed * (widened(weight) + 1.0)).to(x.scalar_type());
     // Rounded before the weight multiplies it, as transformers does: a router's choice between experts that are
@@ -78,7 +82,7 @@ class TorchKernels : public Kernels {
                             const std::vector<at::Tensor>& weights,
                             const std::vector<at::Tensor>& biases) const override {
     VIADUCT_CHECK_EQ(rows_per_expert.size(), weights.size(), "experts");
-    if (!at::GradMode::is_enabled()) return grouped_product(x, rows_per_expert, weights, biases);
+    if (!torchx::has_gradients()) return grouped_product(x, rows_per_expert, weights, biases);
     std::vector<at::Tensor> results;
     int64_t begin = 0;
     for (size_t i = 0; i < weights.size(); ++i) {

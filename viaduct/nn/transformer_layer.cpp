@@ -6,6 +6,8 @@
 
 #include "viaduct/core/error.h"
 #include "viaduct/nn/latent_attention.h"
+#include "viaduct/nn/recompute.h"
+#include "viaduct/torchx/recompute.h"
 
 namespace viaduct::nn {
 
@@ -39,7 +41,11 @@ std::string_view mixer_name(models::Mixer mixer) {
 void register_mixer(models::Mixer mixer, MixerFactory factory) { mixers()[mixer] = std::move(factory); }
 
 TransformerLayer::TransformerLayer(const models::LayerSpec& spec, int layer, ContextPtr context)
-    : context_(std::move(context)), layer_(layer) {
+    : context_(std::move(context)),
+      layer_(layer),
+      recomputes_norms_(recomputes(*context_, "layernorm")),
+      recomputes_mlp_(recomputes(*context_, "mlp")),
+      recomputes_moe_(recomputes(*context_, "moe")) {
   const int64_t hidden = context_->arch.hidden_size;
   if (spec.mixer == models::Mixer::kLinear) {
     linear_attention_ = register_module("self_attention", std::make_shared<LinearBlock>(context_));
@@ -64,16 +70,30 @@ TransformerLayer::TransformerLayer(const models::LayerSpec& spec, int layer, Con
   }
 }
 
+at::Tensor TransformerLayer::normed(const Norm& norm, const at::Tensor& hidden,
+                                    const std::function<at::Tensor(const at::Tensor&)>& user) const {
+  if (!recomputes_norms_) return user(norm.forward(hidden));
+  return torchx::recomputed_for(
+      hidden, [&norm](const at::Tensor& x) { return norm.forward(x); }, user);
+}
+
 at::Tensor TransformerLayer::mixed(const at::Tensor& hidden, ForwardPass& pass) const {
   if (linear_attention_) return linear_attention_->forward(hidden);
   if (!self_attention_) return {};
-  return self_attention_->forward(input_layernorm_ ? input_layernorm_->forward(hidden) : hidden, pass);
+  if (!input_layernorm_) return self_attention_->forward(hidden, pass);
+  return normed(*input_layernorm_, hidden, [&](const at::Tensor& x) { return self_attention_->forward(x, pass); });
 }
 
 at::Tensor TransformerLayer::fed_forward(const at::Tensor& hidden, ForwardPass& pass) const {
   if (linear_mlp_) return linear_mlp_->forward(hidden);
-  if (moe_) return moe_->forward(pre_mlp_layernorm_->forward(hidden), pass);
-  return mlp_ ? mlp_->forward(hidden) : at::Tensor();
+  if (moe_)
+    return normed(*pre_mlp_layernorm_, hidden, [&](const at::Tensor& normal) {
+      return recomputed(recomputes_moe_, normal, pass,
+                        [this](const at::Tensor& x, ForwardPass& now) { return moe_->forward(x, now); });
+    });
+  if (!mlp_) return {};
+  return recomputed(recomputes_mlp_, hidden, pass,
+                    [this](const at::Tensor& x, ForwardPass&) { return mlp_->forward(x); });
 }
 
 at::Tensor TransformerLayer::added(const at::Tensor& residual, const at::Tensor& output, std::string_view module,

@@ -26,8 +26,13 @@ class TransformerLayer : public torch::nn::Module {
   at::Tensor added(const at::Tensor& residual, const at::Tensor& output, std::string_view module,
                    ForwardPass& pass) const;
 
+  // What `user` makes of normalised hidden states.
+  at::Tensor normed(const Norm& norm, const at::Tensor& hidden,
+                    const std::function<at::Tensor(const at::Tensor&)>& user) const;
+
   ContextPtr context_;
   int layer_;
+  bool recomputes_norms_, recomputes_mlp_, recomputes_moe_;
   std::shared_ptr<Norm> input_layernorm_;  // of latent attention; other mixers have their norm inside
   std::shared_ptr<Mixer> self_attention_;
   std::shared_ptr<LinearBlock> linear_attention_;

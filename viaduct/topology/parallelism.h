@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "viaduct/topology/pipeline.h"
+
 namespace viaduct::topology {
 
 /// Sizes of the parallel groups, upstream's names shortened: tensor, pipeline, virtual pipeline (model chunks a
@@ -15,6 +17,8 @@ struct Parallelism {
   int ep = 1;
   int etp = 1;
   int dp = 1;
+  /// How layers are spread over the stages, where a model's fields say so.
+  PipelineSplit split = {};
 
   /// UserError naming the size that is not 1 or more, or vpp > 1 without pp > 1.
   void validate() const;

@@ -13,6 +13,14 @@ constexpr int kMostChunks = 1 << 20;
 
 }  // namespace
 
+void PipelineOptions::set_split(const PipelineSplit& split) {
+  num_layers_in_first_pipeline_stage = split.num_layers_in_first_pipeline_stage;
+  num_layers_in_last_pipeline_stage = split.num_layers_in_last_pipeline_stage;
+  account_for_embedding_in_pipeline_split = split.account_for_embedding_in_pipeline_split;
+  account_for_loss_in_pipeline_split = split.account_for_loss_in_pipeline_split;
+  pipeline_model_parallel_layout = split.pipeline_model_parallel_layout;
+}
+
 Pipeline::Pipeline(const PipelineOptions& options)
     : num_layers_(options.num_layers),
       pp_(options.pipeline_model_parallel_size),

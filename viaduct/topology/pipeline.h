@@ -25,6 +25,19 @@ StageList layout_from_names(const std::vector<std::vector<std::string>>& stages)
 /// The shortest plain spelling: "Ett|tt|tt|mL".
 std::string to_string(const StageList& stages);
 
+/// What makes pipeline stages uneven; upstream's fields of the same names.
+struct PipelineSplit {
+  std::optional<int> num_layers_in_first_pipeline_stage;
+  std::optional<int> num_layers_in_last_pipeline_stage;
+  bool account_for_embedding_in_pipeline_split = false;
+  bool account_for_loss_in_pipeline_split = false;
+  std::optional<StageList> pipeline_model_parallel_layout;
+
+  /// Is any of them set?
+  bool given() const { return *this != PipelineSplit{}; }
+  friend bool operator==(const PipelineSplit&, const PipelineSplit&) = default;
+};
+
 /// How a model's layers are spread; upstream's fields of the same names.
 struct PipelineOptions {
   int num_layers = 0;
@@ -36,6 +49,9 @@ struct PipelineOptions {
   bool account_for_embedding_in_pipeline_split = false;
   bool account_for_loss_in_pipeline_split = false;
   std::optional<StageList> pipeline_model_parallel_layout;
+
+  /// The fields of a split.
+  void set_split(const PipelineSplit& split);
 };
 
 /// Which model chunk of which pipeline rank holds each layer of a model.

@@ -18,6 +18,7 @@ struct MicroBatch {
   at::Tensor labels;                       // [b, s] int64
   at::Tensor loss_mask;                    // [b, s] float32
   at::Tensor position_ids;                 // [b, s] int64; undefined: 0, 1, ... s - 1
+  nn::PackedSequencesPtr packed;           // attention stays inside of these; null: a row is one sequence
   std::map<std::string, at::Tensor> more;  // what a forward step of one's own needs
 };
 

@@ -9,6 +9,7 @@ ForwardOutput gpt_forward_step(const ForwardInput& input) {
   const MicroBatch& batch = input.batch;
   if (batch.position_ids.defined() && !input.pass.positions.defined())
     input.pass.positions = batch.position_ids.t();
+  if (batch.packed) input.pass.packed = batch.packed;
   const at::Tensor output = input.model.forward(batch.tokens, input.hidden, input.pass);
   if (!input.model.has_output()) return {output, {}};
   const at::Tensor losses = nn::vocab_parallel_cross_entropy(output, batch.labels.t(), input.model.context());

@@ -1,6 +1,9 @@
 #include "viaduct/training/options.h"
 
+#include <algorithm>
+
 #include "viaduct/core/error.h"
+#include "viaduct/models/pipeline_options.h"
 #include "viaduct/torchx/tensor.h"
 
 namespace viaduct::training {
@@ -24,6 +27,10 @@ topology::Parallelism parallelism_of(const config::ModelConfig& model) {
   sizes.cp = static_cast<int>(model.context_parallel_size);
   sizes.ep = static_cast<int>(model.expert_model_parallel_size);
   sizes.etp = static_cast<int>(model.expert_tensor_parallel_size.value_or(model.tensor_model_parallel_size));
+  sizes.split = models::pipeline_split(model);
+  // A layout says by itself how many chunks a stage has.
+  if (const auto& layout = sizes.split.pipeline_model_parallel_layout; layout && sizes.vpp == 1)
+    sizes.vpp = std::max(static_cast<int>(layout->size()) / std::max(sizes.pp, 1), 1);
   return sizes;
 }
 

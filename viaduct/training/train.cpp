@@ -112,6 +112,7 @@ IterationReport train_step(GlobalState& state, const ForwardStep& forward_step, 
     if (state.cfg.model.moe_router_enable_expert_bias)
       nn::update_expert_biases(state.chunks(), *state.context, state.cfg.model.moe_router_bias_update_rate);
   }
+  nn::reset_global_losses(state.chunks());
   ++state.train_state.step;
   state.train_state.consumed_train_samples += sizes.running;
   state.train_state.floating_point_operations_so_far +=

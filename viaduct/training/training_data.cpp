@@ -39,6 +39,15 @@ MicroBatch collate(const std::vector<data::Sample>& samples, c10::Device device)
   batch.loss_mask = rows_of(samples, &data::Sample::loss_mask, at::kFloat).to(device);
   if (!std::all_of(samples.begin(), samples.end(), counts_up))
     batch.position_ids = rows_of(samples, &data::Sample::position_ids, at::kLong).to(device);
+  const auto several = [](const data::Sample& sample) { return sample.sequences.size() > 2; };
+  if (std::any_of(samples.begin(), samples.end(), several)) {
+    nn::PackedSequences packed;
+    for (const data::Sample& sample : samples) {
+      const auto length = static_cast<int64_t>(sample.tokens.size());
+      packed.cu_seqlens.push_back(sample.sequences.empty() ? std::vector<int64_t>{0, length} : sample.sequences);
+    }
+    batch.packed = std::make_shared<const nn::PackedSequences>(std::move(packed));
+  }
   return batch;
 }
 

@@ -14,7 +14,7 @@
 
 namespace viaduct::training {
 
-/// Samples side by side; position ids only where they differ from 0, 1, ...
+/// Samples side by side; position ids only where they differ from 0, 1, ..., and sequences where there are several.
 MicroBatch collate(const std::vector<data::Sample>& samples, c10::Device device);
 
 /// The samples that a sampler names, read ahead by a thread. At the end of an epoch it goes on with the next one,

@@ -75,7 +75,9 @@ TEST(Mechanisms, WhatIsBuiltIsAccepted) {
                      "ddp.use_distributed_optimizer=true", "ddp.overlap_grad_reduce=true",
                      "ddp.overlap_param_gather=true", "optimizer.optimizer=sgd", "logger.tensorboard_dir=/t",
                      "checkpoint.pretrained_checkpoint=/weights", "dataset.num_workers=8",
-                     "model.bias_activation_fusion=true", "mixed_precision=fp16_mixed"}),
+                     "model.recompute_granularity=full", "model.num_layers_in_first_pipeline_stage=1",
+                     "model.pipeline_model_parallel_layout=Ett|ttL", "model.bias_activation_fusion=true",
+                     "mixed_precision=fp16_mixed"}),
             "");
 }
 
@@ -90,8 +92,6 @@ TEST(Mechanisms, WhatIsNotBuiltSaysSo) {
       {"checkpoint.ckpt_format=fsdp_dtensor", "this format of checkpoints"},
       {"logger.wandb_project=x", "Weights & Biases"},
       {"+peft={_target_: LoRA}", "training adapters"},
-      {"model.recompute_granularity=full", "recomputing activations"},
-      {"model.num_layers_in_first_pipeline_stage=1", "uneven pipeline stages"},
       {"checkpoint.save=/runs/1", "saving checkpoints while training"},
       {"checkpoint.load=/runs/1", "going on from a checkpoint of a run"},
       {"dataset={_target_: GPTSFTDatasetConfig}", "this class of data set"},

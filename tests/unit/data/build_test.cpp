@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <numeric>
@@ -140,6 +141,10 @@ TEST_F(BuildTest, DocumentsWithinASample) {
     EXPECT_EQ(masked.cu_seqlens.size(), 9u);
     EXPECT_EQ(masked.cu_seqlens.back(), 8);
     EXPECT_EQ(masked.position_ids, sample.position_ids) << "documents end where eod stands";
+    EXPECT_EQ(masked.sequences, sample.sequences);
+    for (size_t row = 0; row < 8; ++row)
+      EXPECT_EQ(std::ranges::count(sample.sequences, static_cast<int64_t>(row)), sample.position_ids[row] == 0);
+    EXPECT_EQ(sample.sequences.back(), 8);
     for (size_t row = 0; row < 8; ++row) {
       EXPECT_EQ(sample.loss_mask[row], sample.tokens[row] == 0 ? 0.0f : 1.0f);
       for (size_t column = 0; column < 8; ++column) {
