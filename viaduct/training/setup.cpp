@@ -7,6 +7,7 @@
 #include "viaduct/nn/agree.h"
 #include "viaduct/nn/initialize.h"
 #include "viaduct/nn/live.h"
+#include "viaduct/peft/attach.h"
 #include "viaduct/text/megatron_tokenizer.h"
 #include "viaduct/torchx/tensor.h"
 #include "viaduct/training/options.h"
@@ -72,6 +73,16 @@ void fill(GlobalState& state, const SetupOptions& options) {
                         loaded.seconds));
 }
 
+// Adapters beside the weights that are there; from now on nothing else is trained.
+void adapt(GlobalState& state) {
+  if (!state.cfg.peft) return;
+  const peft::AttachReport report =
+      peft::attach_adapters(state.chunks(), state.context, peft::read_options(*state.cfg.peft),
+                            static_cast<uint64_t>(state.cfg.rng.seed));
+  state.say(fmt::format("adapters: {} layers, {} trained and {} frozen elements of this rank", report.adapters,
+                        report.parameters, report.frozen));
+}
+
 }  // namespace
 
 std::shared_ptr<const text::Tokenizer> open_tokenizer(const config::TokenizerConfig& config) {
@@ -120,6 +131,7 @@ std::unique_ptr<GlobalState> setup(config::ConfigContainer config, parallel::Pro
     state->cfg.to_yaml(*state->cfg.logger.save_config_filepath);
   state->model = nn::make_model(state->context);
   fill(*state, options);
+  adapt(*state);
   state->optimizer = std::make_unique<optim::Optimizer>(state->chunks(), state->context, optimizer);
   return state;
 }
