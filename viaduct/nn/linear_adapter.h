@@ -25,12 +25,14 @@ struct AdapterParameter {
 };
 
 /// What is added to a linear's product. What it gets and returns depends on the linear (see linear.h):
-///   column-parallel  x [s, b, in] whole, of which the linear sums the gradients over the ranks; returns this rank's
+///   column-parallel  x [s, b, in] whole, of which the linear sums the gradients over the ranks; returns this
+///   rank's
 ///                    [s, b, out / tp]
 ///   row-parallel     x [s, b, in / tp]; returns what the linear returns: [s, b, out], summed, under sequence
 ///                    parallelism this rank's positions
 ///   replicated       x [..., in] -> [..., out]
-///   of experts       rows [n, in], rows_per_expert[i] of them of expert i; returns [n, out], of the second linear of
+///   of experts       rows [n, in], rows_per_expert[i] of them of expert i; returns [n, out], of the second linear
+///   of
 ///                    an expert a part that is summed over the expert-tensor-parallel ranks
 class LinearAdapter : public torch::nn::Module {
  public:
@@ -52,7 +54,9 @@ class LinearAdapter : public torch::nn::Module {
 class AdaptableLinear : public torch::nn::Module {
  public:
   /// Puts it there, once.
-  void set_adapter(std::shared_ptr<LinearAdapter> adapter) { adapter_ = register_module("adapter", std::move(adapter)); }
+  void set_adapter(std::shared_ptr<LinearAdapter> adapter) {
+    adapter_ = register_module("adapter", std::move(adapter));
+  }
   /// Null without one.
   const std::shared_ptr<LinearAdapter>& adapter() const { return adapter_; }
 

@@ -47,23 +47,12 @@ std::vector<HeldLinear> held_linears(const nn::ModelChunks& chunks, const nn::Mo
   return result;
 }
 
-int64_t rank_of(const PeftOptions& options, const Parameter& parameter, const nn::ModelContext& context) {
-  if (!options.normalize_moe_lora || parameter.expert < 0) return options.dim;
-  const int64_t top_k = parameter.layer_in(context.arch)->moe.value().top_k;
-  VIADUCT_USER_CHECK(top_k > 0 && options.dim % top_k == 0,
-                     "peft.normalize_moe_lora=true: peft.dim={} is no multiple of moe_router_topk={}", options.dim,
-                     top_k);
-  const int64_t rank = options.dim / top_k, parts = context.mesh->etp.size();
-  // Upstream's rule: what is cut by its rank is widened until it can be.
-  return parameter.split.axis == 1 ? rank : (rank + parts - 1) / parts * parts;
-}
-
 std::shared_ptr<nn::LinearAdapter> make_adapter(const Target& target, const Parameter& parameter,
                                                 const PeftOptions& options, const nn::ContextPtr& context) {
   LowRankShape shape;
   shape.out = parameter.shape[0];
   shape.in = parameter.shape[1];
-  shape.rank = rank_of(options, parameter, *context);
+  shape.rank = adapter_rank(options, parameter, context->arch, context->mesh->etp.size());
   shape.linear = parameter.split;
   shape.expert = parameter.expert >= 0;
   if (shape.expert && !options.share_expert_adapters)
@@ -93,7 +82,8 @@ std::string whole_name(const HeldLinear& linear, const nn::AdapterParameter& par
 void fill(const HeldLinear& linear, const PeftOptions& options, const nn::ModelContext& context, uint64_t seed) {
   for (const nn::AdapterParameter& parameter : linear.module->adapter()->adapter_parameters()) {
     const bool in = parameter.name.find("linear_in.") != std::string::npos;
-    fill_first_values(parameter.tensor.detach(), sharded_as(whole_name(linear, parameter), parameter, *context.mesh),
+    fill_first_values(parameter.tensor.detach(),
+                      sharded_as(whole_name(linear, parameter), parameter, *context.mesh),
                       in ? options.lora_A_init_method : options.lora_B_init_method, seed);
   }
 }
@@ -107,8 +97,8 @@ void for_each_adapter(const nn::ModelChunks& chunks, const std::function<void(nn
 
 }  // namespace
 
-AttachReport attach_adapters(const nn::ModelChunks& chunks, const nn::ContextPtr& context, const PeftOptions& options,
-                             uint64_t seed) {
+AttachReport attach_adapters(const nn::ModelChunks& chunks, const nn::ContextPtr& context,
+                             const PeftOptions& options, uint64_t seed) {
   for_each_adapter(chunks, [](nn::LinearAdapter&) { throw UserError("the model has adapters already"); });
   const std::vector<Parameter> parameters = models::megatron_parameters(context->arch);
   const std::vector<Target> targets = find_targets(parameters, context->arch, options);
@@ -126,7 +116,8 @@ AttachReport attach_adapters(const nn::ModelChunks& chunks, const nn::ContextPtr
     linear.module->set_adapter(make_adapter(*target->second, *linear.parameter, options, context));
     fill(linear, options, *context, seed);
     ++report.adapters;
-    for (const at::Tensor& parameter : linear.module->adapter()->parameters()) report.parameters += parameter.numel();
+    for (const at::Tensor& parameter : linear.module->adapter()->parameters())
+      report.parameters += parameter.numel();
   }
   return report;
 }

@@ -25,11 +25,11 @@ struct AttachReport {
   int64_t frozen = 0;      // elements that are not
 };
 
-/// Puts adapters beside the linear layers that the options name, fills them, and freezes everything else. The chunks
-/// are loaded before. `context` is the one that they were built from. UserError for targets that no layer has, for
-/// ranks that do not fit, and for a model that has adapters already.
-AttachReport attach_adapters(const nn::ModelChunks& chunks, const nn::ContextPtr& context, const PeftOptions& options,
-                             uint64_t seed);
+/// Puts adapters beside the linear layers that the options name, fills them, and freezes everything else. The
+/// chunks are loaded before. `context` is the one that they were built from. UserError for targets that no layer
+/// has, for ranks that do not fit, and for a model that has adapters already.
+AttachReport attach_adapters(const nn::ModelChunks& chunks, const nn::ContextPtr& context,
+                             const PeftOptions& options, uint64_t seed);
 
 /// Switches all adapters on or off (upstream's enable_adapter_layers and disable_adapter_layers). What is off costs
 /// nothing and has no gradient.

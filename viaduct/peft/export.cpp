@@ -39,27 +39,9 @@ struct WholeAdapter {
   adapters::AdapterGraph graph;
 };
 
-// Ranks of the matrices, by the names of the first ones: each rank knows its own, all learn them.
-std::map<std::string, int64_t> ranks_of(const PeftOptions& options, const nn::ModelContext& context,
-                                        const std::vector<models::Parameter>& parameters) {
-  std::map<std::string, int64_t> ranks;
-  for (const models::Parameter& parameter : parameters) {
-    const bool normalized = options.normalize_moe_lora && parameter.expert >= 0;
-    int64_t rank = options.dim;
-    if (normalized) {
-      rank /= parameter.layer_in(context.arch)->moe.value().top_k;
-      const int64_t parts = context.mesh->etp.size();
-      if (parameter.split.axis != 1) rank = (rank + parts - 1) / parts * parts;
-    }
-    ranks[parameter.module()] = rank;
-  }
-  return ranks;
-}
-
 WholeAdapter describe(const nn::ModelContext& context, const PeftOptions& options) {
   WholeAdapter result;
   result.base = bridge::build_weight_graph(adapters::named_forms(context.arch).front());
-  const auto ranks = ranks_of(options, context, result.base.parameters);
   std::unordered_map<std::string, Target> targets;
   for (Target& target : find_targets(result.base.parameters, result.base.arch, options))
     targets.emplace(target.module, target);
@@ -69,7 +51,7 @@ WholeAdapter describe(const nn::ModelContext& context, const PeftOptions& option
     if (!adapters::is_linear(parameter)) continue;
     const auto target = targets.find(parameter.module());
     if (target == targets.end()) continue;
-    const int64_t rank = ranks.at(parameter.module());
+    const int64_t rank = adapter_rank(options, parameter, result.base.arch, context.mesh->etp.size());
     if (target->second.parts.empty()) {
       linears.push_back({p, -1, rank});
       continue;
@@ -83,8 +65,8 @@ WholeAdapter describe(const nn::ModelContext& context, const PeftOptions& option
   return result;
 }
 
-// Every parameter whole, in the graph's order; on the first rank only. Parts are summed: each element is one rank's,
-// and the others' are zero.
+// Every parameter whole, in the graph's order; on the first rank only. Parts are summed: each element is one
+// rank's, and the others' are zero.
 std::vector<at::Tensor> gather(const WholeAdapter& whole, const nn::ModelChunks& chunks,
                                const nn::ModelContext& context) {
   std::unordered_map<std::string, AdapterTensor> held;
@@ -126,7 +108,8 @@ NamedTensors peft_tensors(const WholeAdapter& whole, const std::vector<at::Tenso
   for (size_t id = 0; id < graph.hf_tensors.size(); ++id) add(graph.hf_tensors[id].name, id);
   for (const auto& [copy, of] : whole.graph.copies) add(copy, static_cast<size_t>(of));
   // In the order of names, as PEFT's files have them.
-  std::sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) { return a.first.name < b.first.name; });
+  std::sort(tensors.begin(), tensors.end(),
+            [](const auto& a, const auto& b) { return a.first.name < b.first.name; });
   return tensors;
 }
 

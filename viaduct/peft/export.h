@@ -8,9 +8,10 @@
 
 namespace viaduct::peft {
 
-/// Writes adapter_config.json and adapter_model.safetensors into `folder`, in the matrices' own type, from the parts
-/// that all ranks hold. `base_model`: base_model_name_or_path. Collective over mesh.world; the first rank writes, and
-/// its memory holds the whole adapter. UserError when `folder` is not empty, and when the model has no adapters.
+/// Writes adapter_config.json and adapter_model.safetensors into `folder`, in the matrices' own type, from the
+/// parts that all ranks hold. `base_model`: base_model_name_or_path. Collective over mesh.world; the first rank
+/// writes, and its memory holds the whole adapter. UserError when `folder` is not empty, and when the model has no
+/// adapters.
 void save_peft_folder(const nn::ModelChunks& chunks, const nn::ModelContext& context, const PeftOptions& options,
                       const std::string& base_model, const Path& folder);
 

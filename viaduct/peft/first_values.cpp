@@ -18,8 +18,8 @@ void fill_first_values(at::Tensor tensor, const layout::ShardedTensor& sharded, 
   }
   at::Generator generator = at::globalContext().defaultGenerator(tensor.device()).clone();
   generator.set_current_seed(seed ^ xxh3_64(sharded.name));
-  at::Tensor whole = at::empty(torchx::sizes_of(sharded.global_shape),
-                               tensor.options().dtype(at::kFloat).requires_grad(false));
+  at::Tensor whole =
+      at::empty(torchx::sizes_of(sharded.global_shape), tensor.options().dtype(at::kFloat).requires_grad(false));
   const auto outputs = static_cast<double>(sharded.global_shape[0]);
   const auto inputs = static_cast<double>(sharded.global_shape[1]);
   if (method == InitMethod::kKaiming) {

@@ -47,10 +47,11 @@ LowRankAdapter::LowRankAdapter(const LowRankShape& shape, const PeftOptions& opt
       dropout_(options.dropout),
       dropout_position_(options.dropout_position) {
   const int64_t parts = ranks().size();
-  VIADUCT_USER_CHECK(shape.linear.axis == 1 || shape.rank % parts == 0,
-                     "peft.dim gives a layer the rank {}, which cannot be divided among {} tensor-parallel ranks: set "
-                     "it to a multiple of them",
-                     shape.rank, parts);
+  VIADUCT_USER_CHECK(
+      shape.linear.axis == 1 || shape.rank % parts == 0,
+      "peft.dim gives a layer the rank {}, which cannot be divided among {} tensor-parallel ranks: set "
+      "it to a multiple of them",
+      shape.rank, parts);
   linear_in_ = register_module(
       "linear_in",
       std::make_shared<Factor>(local_shape({shape.rank, shape.in}, in_split_, ranks()), shape.experts, context_));

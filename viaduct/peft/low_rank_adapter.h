@@ -11,9 +11,9 @@ namespace viaduct::peft {
 /// Of which linear an adapter is; sizes of the whole model.
 struct LowRankShape {
   int64_t in = 0, out = 0, rank = 0;
-  layout::Split linear;   // how the linear's weight [out, in] is cut: by rows, by columns or not at all
-  bool expert = false;    // one of a layer's experts
-  int64_t experts = 0;    // of this rank, each with matrices of its own; 0: one adapter for all
+  layout::Split linear;  // how the linear's weight [out, in] is cut: by rows, by columns or not at all
+  bool expert = false;   // one of a layer's experts
+  int64_t experts = 0;   // of this rank, each with matrices of its own; 0: one adapter for all
 };
 
 /// One of the two matrices: "weight", or weight0, weight1 ... where every expert has its own.
@@ -32,8 +32,8 @@ class Factor : public torch::nn::Module {
   std::vector<at::Tensor> weights_;
 };
 
-/// linear_in [rank, in], then linear_out [out, rank], times alpha / rank. linear_in is cut as upstream does: by rows
-/// beside a column-parallel or whole linear, by columns beside a row-parallel one; linear_out always by rows.
+/// linear_in [rank, in], then linear_out [out, rank], times alpha / rank. linear_in is cut as upstream does: by
+/// rows beside a column-parallel or whole linear, by columns beside a row-parallel one; linear_out always by rows.
 class LowRankAdapter : public nn::LinearAdapter {
  public:
   /// Not filled yet. UserError when the ranks do not divide the rank of the matrices or a side of the linear.

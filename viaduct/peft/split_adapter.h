@@ -8,8 +8,8 @@
 
 namespace viaduct::peft {
 
-/// linear_qkv with adapter_q, adapter_k and adapter_v, or linear_fc1 with adapter_gate and adapter_up; those that are
-/// not adapted add nothing.
+/// linear_qkv with adapter_q, adapter_k and adapter_v, or linear_fc1 with adapter_gate and adapter_up; those that
+/// are not adapted add nothing.
 class SplitAdapter : public nn::LinearAdapter {
  public:
   /// The whole linear's shape. UserError when there are more tensor-parallel ranks than query groups.
@@ -24,8 +24,8 @@ class SplitAdapter : public nn::LinearAdapter {
     int64_t width = 0;  // of this rank
     std::shared_ptr<LowRankAdapter> adapter;
   };
-  std::vector<Part> parts_;   // in the order of the linear's rows
-  int64_t head_dim_ = 0;      // of linear_qkv, whose parts alternate by query groups; 0: one behind the other
+  std::vector<Part> parts_;  // in the order of the linear's rows
+  int64_t head_dim_ = 0;     // of linear_qkv, whose parts alternate by query groups; 0: one behind the other
 };
 
 }  // namespace viaduct::peft

@@ -23,8 +23,8 @@ class Pattern {
     try {
       expression_.assign(expression, std::regex::ECMAScript | std::regex::optimize);
     } catch (const std::regex_error& error) {
-      throw UserError(fmt::format("peft.target_modules or exclude_modules has \"{}\", which is no pattern: {}", text_,
-                                  error.what()));
+      throw UserError(fmt::format("peft.target_modules or exclude_modules has \"{}\", which is no pattern: {}",
+                                  text_, error.what()));
     }
   }
   bool names(std::string_view module) const {
@@ -118,6 +118,17 @@ std::vector<Target> find_targets(const std::vector<models::Parameter>& parameter
                        each.target, arch.family, fmt::join(words, ", "), words.empty() ? "" : *words.begin());
   VIADUCT_USER_CHECK(!result.empty(), "peft.exclude_modules leaves no linear layer to adapt");
   return result;
+}
+
+int64_t adapter_rank(const PeftOptions& options, const models::Parameter& parameter, const models::ArchSpec& arch,
+                     int64_t etp) {
+  if (!options.normalize_moe_lora || parameter.expert < 0) return options.dim;
+  const int64_t top_k = parameter.layer_in(arch)->moe.value().top_k;
+  VIADUCT_USER_CHECK(top_k > 0 && options.dim % top_k == 0,
+                     "peft.normalize_moe_lora=true: peft.dim={} is no multiple of moe_router_topk={}", options.dim,
+                     top_k);
+  const int64_t rank = options.dim / top_k;
+  return parameter.split.axis == 1 ? rank : (rank + etp - 1) / etp * etp;
 }
 
 }  // namespace viaduct::peft

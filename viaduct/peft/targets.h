@@ -27,4 +27,10 @@ bool names_module(std::string_view pattern, std::string_view module);
 std::vector<Target> find_targets(const std::vector<models::Parameter>& parameters, const models::ArchSpec& arch,
                                  const PeftOptions& options);
 
+/// The rank of the matrices of a layer whose weight is `parameter`: peft.dim, of experts with normalize_moe_lora
+/// dim / moe_router_topk, widened until `etp` expert-tensor-parallel ranks can share what they cut by it. UserError
+/// when moe_router_topk does not divide dim.
+int64_t adapter_rank(const PeftOptions& options, const models::Parameter& parameter, const models::ArchSpec& arch,
+                     int64_t etp);
+
 }  // namespace viaduct::peft

@@ -18,8 +18,7 @@ at::Tensor tensor_of(const data::IdRows& rows) {
 }
 
 const config::GPTSFTDatasetConfig& section_of(const GlobalState& state) {
-  const auto* dataset =
-      state.cfg.dataset ? std::get_if<config::GPTSFTDatasetConfig>(&*state.cfg.dataset) : nullptr;
+  const auto* dataset = state.cfg.dataset ? std::get_if<config::GPTSFTDatasetConfig>(&*state.cfg.dataset) : nullptr;
   VIADUCT_USER_CHECK(dataset,
                      "fine-tuning needs dataset._target_ GPTSFTDatasetConfig (FinetuningDatasetConfig) with "
                      "dataset.dataset_root; pretrain takes text");
@@ -80,9 +79,11 @@ MicroBatch SftBatches::next() {
 FinetuneData::FinetuneData(const GlobalState& state, std::shared_ptr<const text::Tokenizer> tokenizer) {
   nn::agree(state.mesh->world, state.device, [&] {
     const config::GPTSFTDatasetConfig& dataset = section_of(state);
-    VIADUCT_USER_CHECK(tokenizer, "fine-tuning needs a tokenizer: set tokenizer.tokenizer_type and tokenizer_model");
-    VIADUCT_USER_CHECK(state.batches->is_constant(), "fine-tuning data have one global batch size: set "
-                                                     "train.rampup_batch_size=null");
+    VIADUCT_USER_CHECK(tokenizer,
+                       "fine-tuning needs a tokenizer: set tokenizer.tokenizer_type and tokenizer_model");
+    VIADUCT_USER_CHECK(state.batches->is_constant(),
+                       "fine-tuning data have one global batch size: set "
+                       "train.rampup_batch_size=null");
     const SftSettings settings = sft_settings(dataset);
     const int64_t cut = state.context->sequence_parallel() ? state.mesh->tp.size() : 1;
     collate_ = sft_collate_options(dataset, settings, *tokenizer, cut);
@@ -117,7 +118,8 @@ std::unique_ptr<MicroBatches> FinetuneData::train(const GlobalState& state) cons
     sampler = data::batch_sampler(options, batch);
   } else {
     VIADUCT_USER_CHECK(kind != "external", "dataset.dataloader_type=external is not built yet");
-    sampler = kind == "cyclic" ? data::cyclic_sampler(options, dataset.data_sharding) : data::single_sampler(options);
+    sampler =
+        kind == "cyclic" ? data::cyclic_sampler(options, dataset.data_sharding) : data::single_sampler(options);
   }
   return std::make_unique<SftBatches>(train_, std::move(sampler), collate_, micro, state.device);
 }

@@ -12,7 +12,8 @@
 
 namespace viaduct::training {
 
-/// Micro-batches of examples. What the sampler names at a time (of "batch": a global batch) is padded to one length.
+/// Micro-batches of examples. What the sampler names at a time (of "batch": a global batch) is padded to one
+/// length.
 class SftBatches : public MicroBatches {
  public:
   /// `sampler` names whole micro-batches at a time. It begins anew at the end of an epoch.
@@ -40,7 +41,8 @@ class FinetuneData {
 
   /// From state.train_state.consumed_train_samples on.
   std::unique_ptr<MicroBatches> train(const GlobalState& state) const;
-  /// In the order of the file, from its first line on; null where there is no file or dataset.do_validation is false.
+  /// In the order of the file, from its first line on; null where there is no file or dataset.do_validation is
+  /// false.
   std::unique_ptr<MicroBatches> validation(const GlobalState& state) const;
   /// Likewise, with dataset.do_test.
   std::unique_ptr<MicroBatches> test(const GlobalState& state) const;

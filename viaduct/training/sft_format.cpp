@@ -14,8 +14,8 @@ namespace viaduct::training {
 namespace {
 
 // Keys whose values change no number here: where upstream keeps its caches, and how it makes masks.
-constexpr std::array<std::string_view, 4> kWithoutInfluence = {"get_attention_mask_from_fusion", "index_mapping_dir",
-                                                               "hf_dataset", "min_seq_length"};
+constexpr std::array<std::string_view, 4> kWithoutInfluence = {"get_attention_mask_from_fusion",
+                                                               "index_mapping_dir", "hf_dataset", "min_seq_length"};
 
 Json json_of(const config::Yaml& value) {
   if (value.is_null()) return Json();
@@ -55,9 +55,10 @@ void read_key(SftSettings& settings, const std::string& key, const config::Yaml&
       is("ceil_to_power_2", settings.ceil_to_power_2) || is("use_hf_tokenizer_chat_template", hf_template) ||
       std::find(kWithoutInfluence.begin(), kWithoutInfluence.end(), key) != kWithoutInfluence.end();
   VIADUCT_USER_CHECK(known, "dataset.dataset_kwargs has \"{}\", which is no setting of fine-tuning data", key);
-  VIADUCT_USER_CHECK(hf_template,
-                     "dataset.dataset_kwargs.use_hf_tokenizer_chat_template=false: conversations are rendered by the "
-                     "tokenizer's chat template; leave the key out, or set tokenizer.chat_template");
+  VIADUCT_USER_CHECK(
+      hf_template,
+      "dataset.dataset_kwargs.use_hf_tokenizer_chat_template=false: conversations are rendered by the "
+      "tokenizer's chat template; leave the key out, or set tokenizer.chat_template");
 }
 
 // Ids of the chat template's text and, where it tells, of what the assistant said in it.
@@ -133,9 +134,9 @@ data::CollateOptions sft_collate_options(const config::GPTSFTDatasetConfig& data
                                          const text::Tokenizer& tokenizer, int64_t cut) {
   data::CollateOptions options;
   options.padding.max_seq_length = dataset.seq_length;
-  options.padding.pad_seq_length_to_mult =
-      std::lcm(settings.chat ? std::max<int64_t>(16, settings.pad_seq_length_to_mult) : settings.pad_seq_length_to_mult,
-               cut);
+  options.padding.pad_seq_length_to_mult = std::lcm(
+      settings.chat ? std::max<int64_t>(16, settings.pad_seq_length_to_mult) : settings.pad_seq_length_to_mult,
+      cut);
   options.padding.pad_to_max_length = settings.pad_to_max_length;
   options.padding.ceil_to_power_2 = settings.ceil_to_power_2;
   options.padding.pad_id = eod(tokenizer).value_or(0);

@@ -30,8 +30,8 @@ struct SftSettings {
 /// From dataset.dataset_kwargs and dataset.preprocessing.
 SftSettings sft_settings(const config::GPTSFTDatasetConfig& dataset);
 
-/// Lines to examples of at most dataset.seq_length tokens. `may_lack`: a line may have no answer (of a test set). The
-/// tokenizer lives as long as the format.
+/// Lines to examples of at most dataset.seq_length tokens. `may_lack`: a line may have no answer (of a test set).
+/// The tokenizer lives as long as the format.
 std::unique_ptr<data::SftFormat> make_sft_format(const config::GPTSFTDatasetConfig& dataset,
                                                  const SftSettings& settings,
                                                  std::shared_ptr<const text::Tokenizer> tokenizer, bool may_lack);

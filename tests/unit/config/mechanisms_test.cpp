@@ -77,7 +77,8 @@ TEST(Mechanisms, WhatIsBuiltIsAccepted) {
                      "checkpoint.pretrained_checkpoint=/weights", "dataset.num_workers=8",
                      "model.bias_activation_fusion=true", "mixed_precision=fp16_mixed"}),
             "");
-  EXPECT_EQ(refused({"+peft={_target_: LoRA, dim: 8, dropout: 0.1}", "dataset={_target_: FinetuningDatasetConfig}"}), "");
+  EXPECT_EQ(
+      refused({"+peft={_target_: LoRA, dim: 8, dropout: 0.1}", "dataset={_target_: FinetuningDatasetConfig}"}), "");
   EXPECT_EQ(refused({"+peft={_target_: CanonicalLoRA, target_modules: [linear_q]}"}), "");
 }
 
@@ -93,7 +94,8 @@ TEST(Mechanisms, WhatIsNotBuiltSaysSo) {
       {"logger.wandb_project=x", "Weights & Biases"},
       {"+peft={_target_: DoRA}", "training this kind of adapter"},
       {"+peft={_target_: VLMLoRA}", "training this kind of adapter"},
-      {"+peft={_target_: LoRA, lora_dtype: {_call_: false, _target_: torch.float32}}", "another type than the model's"},
+      {"+peft={_target_: LoRA, lora_dtype: {_call_: false, _target_: torch.float32}}",
+       "another type than the model's"},
       {"model.recompute_granularity=full", "recomputing activations"},
       {"model.num_layers_in_first_pipeline_stage=1", "uneven pipeline stages"},
       {"checkpoint.save=/runs/1", "saving checkpoints while training"},
