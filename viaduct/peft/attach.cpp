@@ -1,6 +1,7 @@
 #include "viaduct/peft/attach.h"
 
 #include <functional>
+#include <set>
 #include <unordered_map>
 
 #include "viaduct/adapters/adapter_graph.h"
@@ -88,6 +89,23 @@ void fill(const HeldLinear& linear, const PeftOptions& options, const nn::ModelC
   }
 }
 
+// What was named and is no linear of ours (a router) must not stay as it is in silence. "All layers but" means
+// linears.
+void check_adapted(const std::vector<Target>& targets, const std::set<std::string>& adapted,
+                   const PeftOptions& options, const nn::ModelContext& context,
+                   const std::vector<Parameter>& parameters) {
+  if (options.target_modules.empty()) return;
+  std::set<std::string> named;
+  for (const Target& target : targets) named.insert(target.module);
+  const topology::Parallelism& sizes = context.mesh->sizes();
+  for (const bridge::RankParameter& held :
+       bridge::rank_parameters(context.arch, sizes, nn::grid_rank(sizes, context.mesh->place()))) {
+    const std::string module = parameters[static_cast<size_t>(held.parameter)].module();
+    VIADUCT_USER_CHECK(!named.contains(module) || adapted.contains(module),
+                       "peft.target_modules names {}: adapters of such a layer are not built yet", module);
+  }
+}
+
 void for_each_adapter(const nn::ModelChunks& chunks, const std::function<void(nn::LinearAdapter&)>& call) {
   for (const auto& chunk : chunks)
     for (const auto& module : chunk->modules())
@@ -105,6 +123,7 @@ AttachReport attach_adapters(const nn::ModelChunks& chunks, const nn::ContextPtr
   std::unordered_map<std::string, const Target*> by_module;
   for (const Target& target : targets) by_module.emplace(target.module, &target);
   AttachReport report;
+  std::set<std::string> adapted;
   for (const auto& chunk : chunks)
     for (at::Tensor& parameter : chunk->parameters()) {
       parameter.set_requires_grad(false);
@@ -116,9 +135,11 @@ AttachReport attach_adapters(const nn::ModelChunks& chunks, const nn::ContextPtr
     linear.module->set_adapter(make_adapter(*target->second, *linear.parameter, options, context));
     fill(linear, options, *context, seed);
     ++report.adapters;
+    adapted.insert(target->first);
     for (const at::Tensor& parameter : linear.module->adapter()->parameters())
       report.parameters += parameter.numel();
   }
+  check_adapted(targets, adapted, options, *context, parameters);
   return report;
 }
 

@@ -39,6 +39,7 @@ void disable_adapter_layers(const nn::ModelChunks& chunks);
 /// While it lives the adapters are off; afterwards they are on.
 class AdaptersOff {
  public:
+  /// Of these chunks.
   explicit AdaptersOff(nn::ModelChunks chunks) : chunks_(std::move(chunks)) { disable_adapter_layers(chunks_); }
   ~AdaptersOff() { enable_adapter_layers(chunks_); }
   AdaptersOff(const AdaptersOff&) = delete;

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "viaduct/core/error.h"
 #include "viaduct/nn/agree.h"
 
@@ -38,21 +40,25 @@ data::SamplerOptions sampler_options(const GlobalState& state, int64_t samples, 
 }  // namespace
 
 SftBatches::SftBatches(std::shared_ptr<const data::SftDataset> dataset, std::unique_ptr<data::Sampler> sampler,
-                       data::CollateOptions options, int64_t micro_batch_size, c10::Device device)
+                       data::CollateOptions options, int64_t micro_batch_size, c10::Device device, bool epochs)
     : dataset_(std::move(dataset)),
       sampler_(std::move(sampler)),
       options_(std::move(options)),
       micro_batch_size_(micro_batch_size),
-      device_(device) {}
+      device_(device),
+      epochs_(epochs) {}
 
 void SftBatches::read() {
   auto named = sampler_->next();
-  if (!named) {
+  if (!named && epochs_) {
     sampler_->restart();
     named = sampler_->next();
   }
-  VIADUCT_USER_CHECK(named && !named->empty(), "the fine-tuning data hold no whole batch of {} samples",
-                     micro_batch_size_);
+  VIADUCT_USER_CHECK(
+      named && !named->empty(),
+      "the fine-tuning data are at their end after {} samples: train for fewer iterations, give more "
+      "data, or set dataset.dataloader_type=batch",
+      sampler_->consumed_samples());
   std::vector<data::SftExample> examples;
   for (const int64_t sample : *named) examples.push_back(dataset_->get(sample));
   const data::SftBatch batch = data::collate(examples, options_);
@@ -121,7 +127,7 @@ std::unique_ptr<MicroBatches> FinetuneData::train(const GlobalState& state) cons
     sampler =
         kind == "cyclic" ? data::cyclic_sampler(options, dataset.data_sharding) : data::single_sampler(options);
   }
-  return std::make_unique<SftBatches>(train_, std::move(sampler), collate_, micro, state.device);
+  return std::make_unique<SftBatches>(train_, std::move(sampler), collate_, micro, state.device, kind != "single");
 }
 
 std::unique_ptr<MicroBatches> FinetuneData::evaluation(

@@ -16,9 +16,10 @@ namespace viaduct::training {
 /// length.
 class SftBatches : public MicroBatches {
  public:
-  /// `sampler` names whole micro-batches at a time. It begins anew at the end of an epoch.
+  /// `sampler` names whole micro-batches at a time. `epochs`: it begins anew at the end of the data; else
+  /// UserError.
   SftBatches(std::shared_ptr<const data::SftDataset> dataset, std::unique_ptr<data::Sampler> sampler,
-             data::CollateOptions options, int64_t micro_batch_size, c10::Device device);
+             data::CollateOptions options, int64_t micro_batch_size, c10::Device device, bool epochs = true);
   MicroBatch next() override;
 
  private:
@@ -29,6 +30,7 @@ class SftBatches : public MicroBatches {
   data::CollateOptions options_;
   int64_t micro_batch_size_;
   c10::Device device_;
+  bool epochs_;
   std::deque<MicroBatch> ready_;
 };
 

@@ -76,9 +76,11 @@ void fill(GlobalState& state, const SetupOptions& options) {
 // Adapters beside the weights that are there; from now on nothing else is trained.
 void adapt(GlobalState& state) {
   if (!state.cfg.peft) return;
-  const peft::AttachReport report =
-      peft::attach_adapters(state.chunks(), state.context, peft::read_options(*state.cfg.peft),
-                            static_cast<uint64_t>(state.cfg.rng.seed));
+  peft::AttachReport report;
+  nn::agree(state.mesh->world, state.device, [&] {
+    report = peft::attach_adapters(state.chunks(), state.context, peft::read_options(*state.cfg.peft),
+                                   static_cast<uint64_t>(state.cfg.rng.seed));
+  });
   state.say(fmt::format("adapters: {} layers, {} trained and {} frozen elements of this rank", report.adapters,
                         report.parameters, report.frozen));
 }

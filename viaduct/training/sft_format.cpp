@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <numeric>
+#include <type_traits>
 
 #include "viaduct/core/error.h"
 #include "viaduct/data/sft_chat.h"
@@ -77,8 +78,6 @@ data::ApplyChatTemplate renderer(std::shared_ptr<const text::Tokenizer> tokenize
   };
 }
 
-std::optional<int32_t> eod(const text::Tokenizer& tokenizer) { return tokenizer.eod_id(); }
-
 }  // namespace
 
 SftSettings sft_settings(const config::GPTSFTDatasetConfig& dataset) {
@@ -124,7 +123,7 @@ std::unique_ptr<data::SftFormat> make_sft_format(const config::GPTSFTDatasetConf
   options.add_eos = settings.add_eos;
   options.bos_id = tokenizer->special_id("bos_token");
   options.sep_id = tokenizer->special_id("sep_token");
-  options.eos_id = eod(*tokenizer);
+  options.eos_id = tokenizer->eod_id();
   options.label_may_lack = may_lack;
   options.space_sensitive = data::is_space_sensitive(tokenize);
   return std::make_unique<data::PromptFormat>(std::move(options), tokenize);
@@ -139,7 +138,7 @@ data::CollateOptions sft_collate_options(const config::GPTSFTDatasetConfig& data
       cut);
   options.padding.pad_to_max_length = settings.pad_to_max_length;
   options.padding.ceil_to_power_2 = settings.ceil_to_power_2;
-  options.padding.pad_id = eod(tokenizer).value_or(0);
+  options.padding.pad_id = tokenizer.eod_id().value_or(0);
   options.answer_only_loss = settings.answer_only_loss;
   options.chat = settings.chat;
   return options;
