@@ -29,6 +29,7 @@ void add_diff(CLI::App& program, Action& action);
 void add_inspect(CLI::App& program, Action& action);
 void add_plan(CLI::App& program, Action& action);
 void add_list_models(CLI::App& program, Action& action);
+void add_list_recipes(CLI::App& program, Action& action);
 void add_doctor(CLI::App& program, Action& action);
 void add_toy(CLI::App& program, Action& action);
 void add_completion(CLI::App& program, Action& action);

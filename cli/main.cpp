@@ -30,6 +30,7 @@ void add_commands(CLI::App& program, Action& action, int argc, char** argv) {
   add_inspect(program, action);
   add_plan(program, action);
   add_list_models(program, action);
+  add_list_recipes(program, action);
   add_download(program, action);
   add_login(program, action);
   add_doctor(program, action);

@@ -19,7 +19,7 @@
 #include "viaduct/core/hash.h"
 #include "viaduct/core/strings.h"
 #include "viaduct/formats/safetensors_writer.h"
-#include "viaduct/models/registry.h"
+#include "viaduct/models/known_size.h"
 
 namespace viaduct::cli {
 
@@ -35,26 +35,6 @@ Json setting_value(const std::string& text) {
   } catch (const UserError&) {
     return Json(text);
   }
-}
-
-void apply_size(Json& config, const models::Family& family, const std::string& size_name) {
-  std::vector<std::string> names;
-  for (const models::KnownSize& size : family.sizes) {
-    names.emplace_back(size.name);
-    if (size.name != size_name) continue;
-    const Json changes = Json::parse(size.config, size_name);
-    for (const auto& [key, value] : changes.members()) config.set(key, value);
-    return;
-  }
-  for (const models::Family& other : models::families())
-    for (const models::KnownSize& size : other.sizes)
-      VIADUCT_USER_CHECK(size.name != size_name, "\"{}\" is a size of the family {}, not of {}", size_name,
-                         other.name, family.name);
-  const auto near = nearest(size_name, names);
-  std::string all;
-  for (const std::string& known : names) all += (all.empty() ? "" : ", ") + known;
-  throw UserError(fmt::format("{} has no size \"{}\"{}; there are {}, and key=value settings", family.name,
-                              size_name, near ? fmt::format(" (did you mean \"{}\"?)", *near) : "", all));
 }
 
 void apply_setting(Json& config, const std::string& setting) {
@@ -308,7 +288,7 @@ Json toy_config(const models::Family& family, const std::vector<std::string>& se
   Json config = Json::parse(family.toy_config, fmt::format("toy configuration of {}", family.name));
   for (const std::string& setting : settings) {
     if (setting.find('=') == std::string::npos) {
-      apply_size(config, family, setting);
+      models::apply_size(config, family, setting);
     } else {
       apply_setting(config, setting);
     }

@@ -1,14 +1,14 @@
 # cmake -DROOT=<repository> -P CheckFamilyNames.cmake
 # Families are described in viaduct/models and nowhere else: refuses a line of code (comments do not count) in another
-# folder of viaduct/ or in cli/ that names one. viaduct/config and viaduct/text are exempt: upstream's provider classes and
-# transformers' tokenizer classes carry such names.
+# folder of viaduct/ or in cli/ that names one. Exempt are viaduct/config and viaduct/text, where upstream's provider
+# classes and transformers' tokenizer classes carry such names, and viaduct/recipes, which are for public models.
 cmake_minimum_required(VERSION 3.25)
 set(names "llama|mistral|ministral|qwen|gemma|olmoe|deepseek|moonlight|kimi|glm4|glm_|gptoss|gpt_oss|nemotron|decilm|pixtral|siglip")
 file(GLOB_RECURSE files RELATIVE ${ROOT} ${ROOT}/viaduct/*.h ${ROOT}/viaduct/*.cpp ${ROOT}/viaduct/*.inc ${ROOT}/cli/*.h ${ROOT}/cli/*.cpp)
 set(bad 0)
 set(read 0)
 foreach(file IN LISTS files)
-  if(file MATCHES "^viaduct/(models|config|text)/")
+  if(file MATCHES "^viaduct/(models|config|text|recipes)/")
     continue()
   endif()
   math(EXPR read "${read}+1")
@@ -27,4 +27,4 @@ endforeach()
 if(bad OR read LESS 50)
   message(FATAL_ERROR "${bad} lines of ${read} files name a family; what depends on one belongs into viaduct/models")
 endif()
-message(STATUS "no family is named in ${read} files outside of viaduct/models, viaduct/config and viaduct/text")
+message(STATUS "no family is named in ${read} files outside of viaduct/models, config, recipes and text")

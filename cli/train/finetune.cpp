@@ -1,13 +1,13 @@
 #include "cli/train/finetune.h"
 
-#include "viaduct/parallel/world.h"
+#include "cli/train/run_training.h"
 #include "viaduct/training/finetune.h"
 
 namespace viaduct::cli {
 
 int run(const FinetuneFlags& options) {
-  return run_training(options.training, [&](const config::ConfigContainer& config, parallel::ProcessWorld& world,
-                                            const training::SetupOptions& setup) {
+  return run_training(options, [&](const config::ConfigContainer& config, parallel::ProcessWorld& world,
+                                   const training::SetupOptions& setup) {
     training::finetune(config, world, training::gpt_forward_step, {}, setup, options.adapter_folder);
   });
 }

@@ -1,23 +1,25 @@
 // viaduct finetune: trains a model, or an adapter of it, on instructions or conversations.
 #pragma once
 
-#include "cli/train/training_flags.h"
+#include "cli/train/run_config.h"
 
 namespace viaduct::cli {
 
-struct FinetuneFlags {
+struct FinetuneFlags : RunConfigFlags {
   static constexpr const char* kName = "finetune";
   static constexpr const char* kText = "Train a model, or an adapter of it, on instructions or conversations";
 
-  TrainingFlags training;
   std::string adapter_folder;
 
   void add_to(CLI::App& command) {
-    training.add_to(command, kName);
+    RunConfigFlags::add_to(command);
     command
         .add_option("--adapter-dir", adapter_folder,
                     "With a section peft: the PEFT folder that the adapter is written to at the end")
         ->type_name("DIR");
+    command.footer(
+        "viaduct finetune --config-file run.yaml --adapter-dir adapter checkpoint.pretrained_checkpoint=MODEL\n"
+        "viaduct finetune --recipe NAME checkpoint.pretrained_checkpoint=MODEL dataset.dataset_root=FOLDER");
   }
 };
 

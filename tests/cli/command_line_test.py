@@ -6,7 +6,7 @@ import unittest
 
 from cli_case import CliCase, DONE, MISTAKE, PROGRAM, Run, families
 
-COMMANDS = ["import", "export", "verify", "diff", "inspect", "plan", "list-models", "doctor", "toy"]
+COMMANDS = ["import", "export", "verify", "diff", "inspect", "plan", "list-models", "list-recipes", "doctor", "toy"]
 
 
 class CommandLine(CliCase):
@@ -72,6 +72,16 @@ class ListModels(CliCase):
             self.assertTrue(family["sources"])
         sizes = {size["name"]: size["hf_id"] for family in listed for size in family["sizes"]}
         self.assertEqual(sizes["llama-3.2-1b"], "meta-llama/Llama-3.2-1B")
+
+
+class ListRecipes(CliCase):
+    def test_table_and_json(self):
+        text = self.viaduct("list-recipes").out
+        listed = {recipe["recipe"]: recipe for recipe in self.json("list-recipes")["recipes"]}
+        for name in listed:
+            self.assertIn(name, text)
+        self.assertEqual(listed["llama32_1b_sft"]["model"], "meta-llama/Llama-3.2-1B")
+        self.assertEqual(listed["qwen3_30b_a3b_peft"]["expert_model_parallel_size"], 4)
 
 
 class Doctor(CliCase):

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "viaduct/config/section_access.h"
+#include "viaduct/config/upstream_values.h"
 #include "viaduct/core/strings.h"
 
 namespace viaduct::config {
@@ -67,10 +68,11 @@ std::string key_place(std::string_view origin, std::string_view path, const Yaml
   return fmt::format("{}: {}", origin, path);
 }
 
-ConfigContainer ConfigContainer::from_dict(const Yaml& document, std::string_view origin, UnknownKeys unknown,
+ConfigContainer ConfigContainer::from_dict(const Yaml& written, std::string_view origin, UnknownKeys unknown,
                                            const YamlLines* lines) {
-  VIADUCT_USER_CHECK(document.is_mapping(), "{}: {}, not the mapping of sections that a configuration is", origin,
-                     document.describe());
+  VIADUCT_USER_CHECK(written.is_mapping(), "{}: {}, not the mapping of sections that a configuration is", origin,
+                     written.describe());
+  const Yaml document = with_declared_types(written);
   ConfigContainer config;
   if (const std::string* target = target_in(document)) config.target = *target;
   for (const auto& [key, node] : document.members()) {

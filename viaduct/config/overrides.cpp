@@ -4,6 +4,7 @@
 #include <cctype>
 
 #include "viaduct/config/override_value.h"
+#include "viaduct/config/upstream_values.h"
 #include "viaduct/config/yaml_path.h"
 #include "viaduct/core/strings.h"
 
@@ -240,8 +241,9 @@ void apply_overrides(ConfigContainer& config, std::span<const std::string> overr
   if (!message.empty()) throw UserError(message);
 }
 
-void merge_yaml(ConfigContainer& config, const Yaml& document, std::string_view origin, const YamlLines* lines) {
-  VIADUCT_USER_CHECK(document.is_mapping(), "{}: {}, not a mapping of sections", origin, document.describe());
+void merge_yaml(ConfigContainer& config, const Yaml& written, std::string_view origin, const YamlLines* lines) {
+  VIADUCT_USER_CHECK(written.is_mapping(), "{}: {}, not a mapping of sections", origin, written.describe());
+  const Yaml document = with_declared_types(written);
   for (const auto& [key, node] : document.members()) {
     const std::string name = key.is_string() ? key.as_string() : emit_yaml(key);
     if (name == "_target_") continue;

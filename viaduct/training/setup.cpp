@@ -16,27 +16,6 @@ namespace viaduct::training {
 
 namespace {
 
-// Upstream's rule: a model's own vocabulary size must hold the tokenizer's tokens; without one it is the
-// tokenizer's, padded so that the tensor-parallel ranks can share it.
-void settle_vocabulary(config::ConfigContainer& config, const text::Tokenizer* tokenizer) {
-  config::ModelConfig& model = config.model;
-  if (!tokenizer) {
-    VIADUCT_USER_CHECK(model.vocab_size,
-                       "model.vocab_size is not set, and there is no tokenizer that would tell it: set "
-                       "either, tokenizer.tokenizer_type=NullTokenizer tokenizer.vocab_size=N for mock data");
-    return;
-  }
-  const int64_t tokens = tokenizer->vocab_size();
-  if (!model.vocab_size) {
-    model.vocab_size = tokens;
-    model.should_pad_vocab = true;
-    return;
-  }
-  VIADUCT_USER_CHECK(*model.vocab_size >= tokens,
-                     "model.vocab_size is {}, and the tokenizer {} has {} tokens: raise it, or leave it out",
-                     *model.vocab_size, tokenizer->facts().origin, tokens);
-}
-
 TrainingLogOptions log_options(const config::ConfigContainer& config, const GlobalState& state,
                                const SetupOptions& options) {
   const config::LoggerConfig& logger = config.logger;
@@ -86,6 +65,25 @@ void adapt(GlobalState& state) {
 }
 
 }  // namespace
+
+void settle_vocabulary(config::ConfigContainer& config, const text::Tokenizer* tokenizer) {
+  config::ModelConfig& model = config.model;
+  if (!tokenizer) {
+    VIADUCT_USER_CHECK(model.vocab_size,
+                       "model.vocab_size is not set, and there is no tokenizer that would tell it: set "
+                       "either, tokenizer.tokenizer_type=NullTokenizer tokenizer.vocab_size=N for mock data");
+    return;
+  }
+  const int64_t tokens = tokenizer->vocab_size();
+  if (!model.vocab_size) {
+    model.vocab_size = tokens;
+    model.should_pad_vocab = true;
+    return;
+  }
+  VIADUCT_USER_CHECK(*model.vocab_size >= tokens,
+                     "model.vocab_size is {}, and the tokenizer {} has {} tokens: raise it, or leave it out",
+                     *model.vocab_size, tokenizer->facts().origin, tokens);
+}
 
 std::shared_ptr<const text::Tokenizer> open_tokenizer(const config::TokenizerConfig& config) {
   if (!config.tokenizer_type) return nullptr;
