@@ -12,8 +12,10 @@ namespace viaduct::cli {
 
 int run_training(const RunConfigFlags& flags,
                  const std::function<void(const config::ConfigContainer& config, parallel::ProcessWorld& world,
-                                          const training::SetupOptions& setup)>& train) {
+                                          const training::SetupOptions& setup)>& train,
+                 const std::function<void(const config::ConfigContainer& config)>& check) {
   const config::ConfigContainer config = read_run_config(flags);
+  if (flags.dry_run && check) check(config);
   if (print_only(flags, config)) return kDone;
   const auto minutes = std::chrono::minutes(config.dist.distributed_timeout_minutes);
   parallel::ProcessWorld world(

@@ -6,11 +6,18 @@
 
 namespace viaduct::training {
 
-Ended finetune(config::ConfigContainer config, parallel::ProcessWorld& world, const ForwardStep& forward_step,
-               const Callbacks& callbacks, const SetupOptions& options, const Path& adapter_folder) {
+void check_finetuning(const config::ConfigContainer& config) {
   VIADUCT_USER_CHECK(config.checkpoint.pretrained_checkpoint || config.checkpoint.load,
                      "fine-tuning without weights to begin with: set checkpoint.pretrained_checkpoint to a Hugging "
                      "Face folder or name, or to a Megatron checkpoint");
+  VIADUCT_USER_CHECK(config.dataset && std::holds_alternative<config::GPTSFTDatasetConfig>(*config.dataset),
+                     "fine-tuning needs dataset._target_ GPTSFTDatasetConfig (FinetuningDatasetConfig) with "
+                     "dataset.dataset_root; pretrain takes text");
+}
+
+Ended finetune(config::ConfigContainer config, parallel::ProcessWorld& world, const ForwardStep& forward_step,
+               const Callbacks& callbacks, const SetupOptions& options, const Path& adapter_folder) {
+  check_finetuning(config);
   VIADUCT_USER_CHECK(adapter_folder.empty() || config.peft,
                      "an adapter is to be written, but none is trained: add a section peft");
   VIADUCT_USER_CHECK(adapter_folder.empty() || !std::filesystem::exists(adapter_folder) ||

@@ -20,12 +20,9 @@ at::Tensor tensor_of(const data::IdRows& rows) {
 }
 
 const config::GPTSFTDatasetConfig& section_of(const GlobalState& state) {
-  const auto* dataset = state.cfg.dataset ? std::get_if<config::GPTSFTDatasetConfig>(&*state.cfg.dataset) : nullptr;
-  VIADUCT_USER_CHECK(dataset,
-                     "fine-tuning needs dataset._target_ GPTSFTDatasetConfig (FinetuningDatasetConfig) with "
-                     "dataset.dataset_root; pretrain takes text");
-  VIADUCT_USER_CHECK(dataset->dataset_root, "dataset.dataset_root is not set: name a folder with training.jsonl");
-  return *dataset;
+  const auto& dataset = std::get<config::GPTSFTDatasetConfig>(state.cfg.dataset.value());
+  VIADUCT_USER_CHECK(dataset.dataset_root, "dataset.dataset_root is not set: name a folder with training.jsonl");
+  return dataset;
 }
 
 data::SamplerOptions sampler_options(const GlobalState& state, int64_t samples, int64_t micro_batch_size) {

@@ -37,7 +37,7 @@ class SftBatches : public MicroBatches {
 /// training.jsonl, validation.jsonl and test.jsonl of dataset.dataset_root.
 class FinetuneData {
  public:
-  /// UserError when the section dataset is no GPTSFTDatasetConfig (FinetuningDatasetConfig), when there is no
+  /// Of a section dataset that is a GPTSFTDatasetConfig (FinetuningDatasetConfig). UserError when there is no
   /// tokenizer, or no training.jsonl.
   FinetuneData(const GlobalState& state, std::shared_ptr<const text::Tokenizer> tokenizer);
 

@@ -7,6 +7,7 @@
 
 #include "viaduct/core/error.h"
 #include "viaduct/data/sft_chat.h"
+#include "viaduct/data/sft_pair.h"
 #include "viaduct/data/sft_prompt.h"
 #include "viaduct/text/chat_template.h"
 
@@ -17,6 +18,22 @@ namespace {
 // Keys whose values change no number here: where upstream keeps its caches, and how it makes masks.
 constexpr std::array<std::string_view, 4> kWithoutInfluence = {"get_attention_mask_from_fusion",
                                                                "index_mapping_dir", "hf_dataset", "min_seq_length"};
+
+// Keys that a section dataset.preprocessing replaces.
+bool says_how_lines_are_read(std::string_view key) {
+  constexpr std::string_view kKeys[] = {"add_bos",
+                                        "add_eos",
+                                        "add_sep",
+                                        "answer_only_loss",
+                                        "chat",
+                                        "chat_loss_mode",
+                                        "label_key",
+                                        "prompt_template",
+                                        "truncation_field",
+                                        "truncation_method",
+                                        "use_hf_tokenizer_chat_template"};
+  return std::find(std::begin(kKeys), std::end(kKeys), key) != std::end(kKeys);
+}
 
 Json json_of(const config::Yaml& value) {
   if (value.is_null()) return Json();
@@ -83,17 +100,52 @@ data::ApplyChatTemplate renderer(std::shared_ptr<const text::Tokenizer> tokenize
 SftSettings sft_settings(const config::GPTSFTDatasetConfig& dataset) {
   SftSettings settings;
   if (dataset.preprocessing) {
-    const auto* chat = std::get_if<config::ChatSFTPreprocessingConfig>(&*dataset.preprocessing);
-    VIADUCT_USER_CHECK(chat,
-                       "dataset.preprocessing=PromptCompletionSFTPreprocessingConfig is not built yet: "
-                       "dataset.dataset_kwargs has prompt_template and label_key");
-    settings.chat = true;
-    settings.chat_loss_mode = chat->loss_mode;
+    if (const auto* chat = std::get_if<config::ChatSFTPreprocessingConfig>(&*dataset.preprocessing)) {
+      settings.chat = true;
+      settings.chat_loss_mode = chat->loss_mode;
+    } else {
+      settings.pair = std::get<config::PromptCompletionSFTPreprocessingConfig>(*dataset.preprocessing);
+    }
   }
   if (!dataset.dataset_kwargs.is_mapping()) return settings;
-  for (const auto& [key, value] : dataset.dataset_kwargs.members()) read_key(settings, key.as_string(), value);
+  for (const auto& [key, value] : dataset.dataset_kwargs.members()) {
+    const std::string& name = key.as_string();
+    VIADUCT_USER_CHECK(
+        !dataset.preprocessing || !says_how_lines_are_read(name),
+        "dataset.dataset_kwargs.{} and dataset.preprocessing both say how lines are read: remove one "
+        "of them",
+        name);
+    read_key(settings, name, value);
+  }
   return settings;
 }
+
+namespace {
+
+// Ids of the tokens that are never learned.
+std::vector<int32_t> never_learned(const text::Tokenizer& tokenizer) {
+  std::vector<int32_t> ids;
+  for (const std::string& token : data::never_learned_tokens())
+    if (const auto id = tokenizer.token_to_id(token)) ids.push_back(*id);
+  return ids;
+}
+
+data::PairOptions pair_options(const config::PromptCompletionSFTPreprocessingConfig& section) {
+  data::PairOptions options;
+  options.prompt_column = section.prompt_column;
+  options.completion_column = section.completion_column;
+  options.prompt_template = section.prompt_template;
+  options.separator = section.separator;
+  options.learn_prompt = section.loss_mode == "full";
+  options.strip_whitespace = section.strip_whitespace;
+  options.truncation_method = data::parse_truncation_method(section.truncation_method);
+  options.add_bos = section.add_bos;
+  options.add_sep = section.add_sep;
+  options.add_eos = section.add_eos;
+  return options;
+}
+
+}  // namespace
 
 std::unique_ptr<data::SftFormat> make_sft_format(const config::GPTSFTDatasetConfig& dataset,
                                                  const SftSettings& settings,
@@ -107,25 +159,34 @@ std::unique_ptr<data::SftFormat> make_sft_format(const config::GPTSFTDatasetConf
     options.tool_schemas = settings.tool_schemas;
     options.chat_template = text::choose_chat_template(tokenizer->facts(), std::nullopt,
                                                        /*has_tools=*/!settings.tool_schemas.is_null());
-    for (const std::string& token : data::never_learned_tokens())
-      if (const auto id = tokenizer->token_to_id(token)) options.never_learned.push_back(*id);
+    options.never_learned = never_learned(*tokenizer);
     const std::string source = options.chat_template;
     return std::make_unique<data::ChatFormat>(std::move(options), renderer(tokenizer, source), tokenize);
   }
+  const auto add_ids = [&](auto& options) {
+    options.max_seq_length = dataset.seq_length;
+    options.bos_id = tokenizer->special_id("bos_token");
+    options.sep_id = tokenizer->special_id("sep_token");
+    options.eos_id = tokenizer->eod_id();
+    options.space_sensitive = data::is_space_sensitive(tokenize);
+  };
+  if (settings.pair) {
+    data::PairOptions options = pair_options(*settings.pair);
+    add_ids(options);
+    options.never_learned = never_learned(*tokenizer);
+    options.completion_may_lack = may_lack;
+    return std::make_unique<data::PairFormat>(std::move(options), tokenize);
+  }
   data::PromptOptions options;
+  add_ids(options);
   options.prompt_template = settings.prompt_template;
   options.label_key = settings.label_key;
   options.truncation_field = settings.truncation_field;
   options.truncation_method = data::parse_truncation_method(settings.truncation_method);
-  options.max_seq_length = dataset.seq_length;
   options.add_bos = settings.add_bos;
   options.add_sep = settings.add_sep;
   options.add_eos = settings.add_eos;
-  options.bos_id = tokenizer->special_id("bos_token");
-  options.sep_id = tokenizer->special_id("sep_token");
-  options.eos_id = tokenizer->eod_id();
   options.label_may_lack = may_lack;
-  options.space_sensitive = data::is_space_sensitive(tokenize);
   return std::make_unique<data::PromptFormat>(std::move(options), tokenize);
 }
 

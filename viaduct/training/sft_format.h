@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "viaduct/config/config_container.h"
 #include "viaduct/data/sft_collate.h"
@@ -25,9 +26,11 @@ struct SftSettings {
   bool pad_to_max_length = false;
   int64_t pad_seq_length_to_mult = 16;
   bool ceil_to_power_2 = false;
+  /// dataset.preprocessing of pairs, which then says instead of the keys above how lines are read.
+  std::optional<config::PromptCompletionSFTPreprocessingConfig> pair;
 };
 
-/// From dataset.dataset_kwargs and dataset.preprocessing.
+/// From dataset.dataset_kwargs and dataset.preprocessing; UserError when both say how lines are read.
 SftSettings sft_settings(const config::GPTSFTDatasetConfig& dataset);
 
 /// Lines to examples of at most dataset.seq_length tokens. `may_lack`: a line may have no answer (of a test set).
