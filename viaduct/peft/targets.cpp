@@ -14,14 +14,27 @@ namespace {
 
 std::string_view last_word(std::string_view module) { return module.substr(module.rfind('.') + 1); }
 
-// A pattern as upstream reads it: a regular expression in which "*" is any text.
+// A pattern as upstream reads it: a regular expression in which "*" is any text. But a dot is a dot: by upstream's
+// reading "*.layers.1.*" names layers 10 to 19, too.
+std::string regular_expression(std::string_view pattern) {
+  std::string result;
+  for (const char c : pattern) {
+    const bool escaped = !result.empty() && result.back() == '\\';
+    if (c == '*')
+      result += ".*";
+    else if (c == '.' && !escaped)
+      result += "\\.";
+    else
+      result += c;
+  }
+  return result;
+}
+
 class Pattern {
  public:
   explicit Pattern(std::string text) : text_(std::move(text)) {
-    std::string expression;
-    for (const char c : text_) expression += c == '*' ? std::string(".*") : std::string(1, c);
     try {
-      expression_.assign(expression, std::regex::ECMAScript | std::regex::optimize);
+      expression_.assign(regular_expression(text_), std::regex::ECMAScript | std::regex::optimize);
     } catch (const std::regex_error& error) {
       throw UserError(fmt::format("peft.target_modules or exclude_modules has \"{}\", which is no pattern: {}",
                                   text_, error.what()));

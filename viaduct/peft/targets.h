@@ -19,7 +19,7 @@ struct Target {
 };
 
 /// Does a pattern name a module: is it the module's last word, or does it match all of its path? "*" stands for any
-/// text, other characters for themselves as in upstream's regular expressions: [0-3] is one of a range.
+/// text, a dot for itself, and the rest is a regular expression: [0-3] is one of a range.
 bool names_module(std::string_view pattern, std::string_view module);
 
 /// In the order of `parameters`, the whole model's. UserError for a name that no layer has, with the names that

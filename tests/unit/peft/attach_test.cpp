@@ -16,6 +16,7 @@
 #include "viaduct/formats/torch_dist.h"
 #include "viaduct/models/state_keys.h"
 #include "viaduct/peft/export.h"
+#include "viaduct/peft/low_rank_adapter.h"
 #include "viaduct/peft/targets.h"
 #include "viaduct/torchx/stored_tensor.h"
 
@@ -119,6 +120,36 @@ INSTANTIATE_TEST_SUITE_P(Runs, LiveAdapter,
                          testing::Values("lora_llama", "lora_qwen3_moe", "canonical_lora_llama",
                                          "canonical_lora_qwen3_moe"),
                          [](const auto& info) { return info.param; });
+
+// Of what goes in, or of what comes out: then each element is nothing, or what it is without dropout divided by the
+// share that is kept.
+TEST(Dropout, IsBeforeOrAfterTheMatricesAndNotInEvaluation) {
+  const Adapted adapted("lora_llama");
+  for (const DropoutPosition position : {DropoutPosition::kPre, DropoutPosition::kPost}) {
+    PeftOptions options = adapted.options;
+    options.dropout = 0.5;
+    options.dropout_position = position;
+    LowRankAdapter adapter({.in = 16, .out = 8, .rank = 4, .linear = layout::Split::along(0)}, options,
+                           adapted.model.context);
+    const at::NoGradGuard no_grad;
+    for (at::Tensor& parameter : adapter.parameters()) parameter.normal_();
+    const at::Tensor x = at::randn({32, 2, 16}, adapter.parameters().front().options().requires_grad(false));
+    adapter.eval();
+    const at::Tensor whole = adapter.forward(x, {});
+    EXPECT_TRUE(at::equal(adapter.forward(x, {}), whole));
+    adapter.train();
+    const at::Tensor dropped = adapter.forward(x, {});
+    const int64_t kept = at::eq(dropped, whole * 2).sum().item<int64_t>();
+    const int64_t gone = at::eq(dropped, 0).sum().item<int64_t>();
+    if (position == DropoutPosition::kPost) {
+      EXPECT_EQ(kept + gone, whole.numel());
+      EXPECT_GT(kept, whole.numel() / 4);
+      EXPECT_GT(gone, whole.numel() / 4);
+    } else {
+      EXPECT_LT(kept + gone, whole.numel() / 10);
+    }
+  }
+}
 
 TEST(Targets, AreLastWordsOrPathsWithWildcards) {
   const std::string module = "decoder.layers.10.self_attention.linear_qkv";
