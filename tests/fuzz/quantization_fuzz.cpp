@@ -33,7 +33,8 @@ void read(const viaduct::Json& json) {
   }
   const auto logical = viaduct::bridge::logical_tensors(tensors, quantization, "input");
   for (const viaduct::bridge::LogicalTensor& tensor : logical.tensors) {
-    if (tensor.form < 0) continue;
+    // A weight without elements needs no scale; one may stand beside it.
+    if (tensor.form < 0 || viaduct::num_elements(tensor.shape) == 0) continue;
     // The scales are as many as the form needs.
     const auto& form = logical.forms.at(static_cast<size_t>(tensor.form));
     VIADUCT_CHECK_EQ(viaduct::num_elements(form.grid(tensor.shape)),

@@ -16,6 +16,7 @@ namespace {
 
 constexpr int kRedirects = 10;
 constexpr size_t kMostFiles = 100'000;
+constexpr size_t kMostPages = 2'000;  // a page of the Hub's listing holds 1000 entries: far more than kMostFiles
 
 // What the server asks for, else a second that doubles with each try; at most a minute.
 std::chrono::milliseconds pause_before(int attempt, const HttpResponse& response) {
@@ -238,9 +239,11 @@ RemoteRevision HubClient::list(const RepoName& name) const {
   const Json info = Json::parse(api(name, info_url).body, info_url);
   result.commit = checked_etag(info.at("sha").as_string(), 40, info_url, "the commit");
   std::string url = fmt::format("{}/tree/{}?recursive=true&expand=false", models, result.commit);
-  while (!url.empty()) {
+  for (size_t page = 1;; ++page) {
     const HttpResponse response = api(name, url);
     const std::string where = url_for_message(url);
+    VIADUCT_USER_CHECK(page <= kMostPages, "{}: the list of {}'s files has no end after {} pages", where, name.id,
+                       kMostPages);
     const Json listing = Json::parse(response.body, where);
     for (const Json& entry : listing.items()) {
       if (entry.at("type").as_string() != "file") continue;
@@ -259,6 +262,7 @@ RemoteRevision HubClient::list(const RepoName& name) const {
     }
     const std::string next = next_page(response);
     if (next.empty()) break;
+    VIADUCT_USER_CHECK(!listing.items().empty(), "{}: an empty page of the list names a next one", where);
     const std::string address = absolute_url(url, next);
     VIADUCT_USER_CHECK(origin_of(address) == origin_of(settings_.endpoint) && address != url,
                        "{}: the next page is said to be at {}", where, url_for_message(address));
