@@ -66,7 +66,7 @@ class DryRun(CliCase):
 
     def test_finetuning_refusals(self):
         recipe = ["finetune", "--recipe", "llama32_1b_sft", "--dry-run"]
-        self.fails(*recipe, *OWN_DATA[1:], says=["dataset.hf_dataset", "squad", "dataset.dataset_root"])
+        self.fails(*recipe, *OWN_DATA[1:], says=["dataset.hf_dataset=squad", "set dataset.dataset_root=FOLDER"])
         self.fails(*recipe, OWN_DATA[0], *OWN_DATA[3:], says=["packed sequences", "dataset.enable_offline_packing=false"])
         self.fails(*recipe, *OWN_DATA[:3], *OWN_DATA[4:], says=["weights to begin with", "checkpoint.pretrained_checkpoint"])
         self.fails("finetune", *RECIPE[1:], "--dry-run", "checkpoint.pretrained_checkpoint=model",
