@@ -5,7 +5,7 @@
 #   make build-train  and what runs models, at bin/viaduct-train
 #   make demo    a real model to Megatron and back, bit for bit
 #   make demo-chat  that model answers, on the CPU (also gets libtorch, 5 GB, and Rust)
-#   make demo-train  and learns a style from 216 conversations by LoRA, in minutes (also gets transformers and peft)
+#   make demo-train  and learns a style from 160 conversations by LoRA, in minutes (also gets transformers and peft)
 #   make test    every test; what CI runs
 #   make check   format, layering, build and tests of what you are working on
 #   make docs    the C++ API and the guides, at build/docs/api/index.html

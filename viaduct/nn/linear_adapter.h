@@ -25,15 +25,13 @@ struct AdapterParameter {
 };
 
 /// What is added to a linear's product. What it gets and returns depends on the linear (see linear.h):
-///   column-parallel  x [s, b, in] whole, of which the linear sums the gradients over the ranks; returns this
-///   rank's
+///   column-parallel  x [s, b, in] whole, its gradient summed over the ranks by the linear; this rank's part
 ///                    [s, b, out / tp]
-///   row-parallel     x [s, b, in / tp]; returns what the linear returns: [s, b, out], summed, under sequence
-///                    parallelism this rank's positions
-///   replicated       x [..., in] -> [..., out]
-///   of experts       rows [n, in], rows_per_expert[i] of them of expert i; returns [n, out], of the second linear
-///   of
-///                    an expert a part that is summed over the expert-tensor-parallel ranks
+///   row-parallel     x [s, b, in / tp]; what the linear returns: [s, b, out], summed, under sequence parallelism
+///                    this rank's positions
+///   replicated       x [..., in]; [..., out]
+///   of experts       rows [n, in], rows_per_expert[i] of them of expert i; [n, out], of an expert's second linear
+///                    a part that is summed over the expert-tensor-parallel ranks
 class LinearAdapter : public torch::nn::Module {
  public:
   /// Its sum. `rows_per_expert` is empty but for experts.

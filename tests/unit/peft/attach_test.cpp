@@ -3,11 +3,13 @@
 #include "viaduct/peft/attach.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cstdlib>
 #include <filesystem>
 #include <map>
+#include <set>
 
 #include "tests/model/golden_dir.h"
 #include "tests/model/loaded_model.h"
@@ -158,6 +160,21 @@ TEST(Targets, AreLastWordsOrPathsWithWildcards) {
     EXPECT_TRUE(names_module(pattern, module)) << pattern;
   for (const char* pattern : {"qkv", "linear", "*.layers.1.*", "*.layers.0.*.linear_qkv", "decoder.layers"})
     EXPECT_FALSE(names_module(pattern, module)) << pattern;
+}
+
+TEST(Targets, MayBeAllLinearLayersButSome) {
+  Adapted adapted("lora_llama");
+  adapted.options.target_modules = {};
+  adapted.options.exclude_modules = {"linear_qkv", "*.layers.0.*"};
+  adapted.attach();
+  std::set<std::string> layers;
+  for (const AdapterTensor& tensor : adapted.tensors())
+    layers.insert(tensor.name.substr(0, tensor.name.find(".adapter.")));
+  std::set<std::string> expected;
+  for (size_t i = 1; i < adapted.model.context->arch.layers.size(); ++i)
+    for (const char* linear : {"self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2"})
+      expected.insert(fmt::format("decoder.layers.{}.{}", i, linear));
+  EXPECT_EQ(layers, expected);
 }
 
 TEST(Targets, ThatNothingHasAreErrors) {
