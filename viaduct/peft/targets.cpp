@@ -14,8 +14,8 @@ namespace {
 
 std::string_view last_word(std::string_view module) { return module.substr(module.rfind('.') + 1); }
 
-// As upstream reads a pattern "*" is any text. But a dot is a dot: by upstream's reading "*.layers.1.*" names layers
-// 10 to 19, too.
+// As upstream reads a pattern "*" is any text. But a dot is a dot: by upstream's reading "*.layers.1.*" names
+// layers 10 to 19, too.
 std::string regular_expression(std::string_view pattern) {
   std::string result;
   for (const char c : pattern) {
