@@ -5,6 +5,7 @@
 #   make build-train  and what runs models, at bin/viaduct-train
 #   make demo    a real model to Megatron and back, bit for bit
 #   make demo-chat  that model answers, on the CPU (also gets libtorch, 5 GB, and Rust)
+#   make demo-train  and learns a style from 160 conversations by LoRA, in minutes (also gets transformers and peft)
 #   make test    every test; what CI runs
 #   make check   format, layering, build and tests of what you are working on
 #   make docs    the C++ API and the guides, at build/docs/api/index.html
@@ -16,7 +17,7 @@ CMAKE := .venv/build/bin/cmake
 export PATH := $(CURDIR)/.venv/build/bin:$(PATH)
 JOBS ?= $(shell nproc)
 
-.PHONY: build build-train release demo demo-chat docs test check bench clean setup-converter setup-test
+.PHONY: build build-train release demo demo-chat demo-train docs test check bench clean setup-converter setup-test
 .DEFAULT_GOAL := build
 
 setup-converter:
@@ -43,6 +44,10 @@ build-train: build
 
 demo-chat: build-train
 	@tools/demo_chat
+
+demo-train: build-train
+	@tools/setup test
+	@tools/demo_train
 
 docs:
 	@tools/setup docs

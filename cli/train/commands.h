@@ -8,6 +8,7 @@
 #include "cli/command.h"
 #include "cli/train/chat.h"
 #include "cli/train/compare.h"
+#include "cli/train/finetune.h"
 #include "cli/train/generate.h"
 #include "cli/train/logprobs.h"
 #include "cli/train/preprocess_data.h"
@@ -17,7 +18,7 @@
 namespace viaduct::cli {
 
 using TrainCommands = std::tuple<GenerateFlags, ChatFlags, CompareFlags, LogprobsFlags, RoundtripOptions,
-                                 PreprocessDataOptions, PretrainFlags>;
+                                 PreprocessDataOptions, PretrainFlags, FinetuneFlags>;
 
 /// Adds all of them, in their order. `run` is called with the options of the one that the command line chose and
 /// returns the exit code.

@@ -1,4 +1,4 @@
-"""viaduct pretrain --recipe and --dry-run: what they print, and what they refuse."""
+"""--recipe and --dry-run of viaduct pretrain and finetune: what they print, and what they refuse."""
 import re
 import unittest
 
@@ -6,6 +6,10 @@ from cli_case import CliCase
 
 RECIPE = ["pretrain", "--recipe", "llama32_1b_pretrain", "checkpoint.save=null", "checkpoint.load=null",
           "logger.log_timers_to_tensorboard=false", "train.global_batch_size=64"]
+
+OWN_DATA = ["dataset.dataset_root=data", "dataset.enable_offline_packing=false", "dataset.offline_packing_specs=null",
+            "checkpoint.pretrained_checkpoint=model", "checkpoint.save=null", "checkpoint.load=null",
+            "logger.log_timers_to_tensorboard=false"]
 
 
 class DryRun(CliCase):
@@ -49,6 +53,24 @@ class DryRun(CliCase):
         self.assertEqual(plain[0], plain[1])
         self.assertIn("  global_batch_size: 64", plain[0])
         self.assertIn("  bf16: true", plain[0])  # of mixed_precision, which a run applies
+
+    def test_finetuning(self):
+        trained = {}
+        for recipe in ("llama32_1b_sft_config", "llama32_1b_peft_config"):
+            text = self.viaduct("finetune", "--recipe", recipe, "--dry-run", *OWN_DATA, cwd=self.folder).out
+            for line in ("  dataset_root: data", "  hf_dataset: null", "  hf_validation_proportion: null"):
+                self.assertIn(f"\n{line}\n", text)
+            _, _, _, _, gradients, *_ = self.column(text, "# stage", "0")
+            trained[recipe] = gradients
+        self.assertLess(trained["llama32_1b_peft_config"], 0.05 * trained["llama32_1b_sft_config"])
+
+    def test_finetuning_refusals(self):
+        recipe = ["finetune", "--recipe", "llama32_1b_sft", "--dry-run"]
+        self.fails(*recipe, *OWN_DATA[1:], says=["dataset.hf_dataset=squad", "set dataset.dataset_root=FOLDER"])
+        self.fails(*recipe, OWN_DATA[0], *OWN_DATA[3:], says=["packed sequences", "dataset.enable_offline_packing=false"])
+        self.fails(*recipe, *OWN_DATA[:3], *OWN_DATA[4:], says=["weights to begin with", "checkpoint.pretrained_checkpoint"])
+        self.fails("finetune", *RECIPE[1:], "--dry-run", "checkpoint.pretrained_checkpoint=model",
+                   says=["GPTSFTDatasetConfig", "pretrain takes text"])
 
     def test_refusals(self):
         self.fails("pretrain", "--recipe", "llama32_1b_pretrian", "--print-config",

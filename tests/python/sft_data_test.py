@@ -1,14 +1,38 @@
 """Finetuning data: what Megatron-Bridge gave for some cases, what numpy reads, and what must be refused."""
+import importlib.util
 import json
 import lzma
+import pathlib
 import random
+import sys
+import types
 import unittest
+from unittest import mock
 
 import numpy as np
+import torch
 from sft_cases import ALWAYS, CASES, CHANGING, CHATML, LLAMA, MARKED, PLAIN, Bytes, SftProbe, Words, difference, ours, sentence, write_lines
 from viaduct_test import SOURCE, report, scratch
 
 EXPECTED = json.loads(lzma.open(SOURCE / "tests/golden/fixtures/sft/expected.json.xz").read())
+
+
+def upstream_pairs():
+    """Megatron Bridge's module of pairs. Its package cannot be imported without Transformer Engine, the module itself can."""
+    def stub(name, **members):
+        module = types.ModuleType(name)
+        module.__dict__.update(members)
+        return module
+
+    folder = pathlib.Path(importlib.util.find_spec("megatron.bridge").origin).parent / "data"
+    spec = importlib.util.spec_from_file_location("sft_processing", folder / "sft_processing.py")
+    module = importlib.util.module_from_spec(spec)
+    name = "megatron.bridge.data"
+    stubs = {name: stub(name), f"{name}.conversation_processing": stub(
+        "conversation_processing", get_processor_tokenizer=lambda tokenizer: tokenizer, normalize_chat_conversation=None)}
+    with mock.patch.dict(sys.modules, {**stubs, "sft_processing": module}):
+        spec.loader.exec_module(module)
+    return module
 
 
 class SftData(unittest.TestCase):
@@ -26,6 +50,57 @@ class SftData(unittest.TestCase):
             case = CASES[kind](int(seed))
             self.assertEqual(difference(ours(self.probe, case, scratch("case"), want), want), "", name)
         report(f"sft_data: {len(EXPECTED)} cases as Megatron-Bridge 0.6.2 made them")
+
+    def test_pairs(self):
+        upstream = upstream_pairs()
+        rng, taken, cut = random.Random(3), 0, 0
+        for case in range(120):
+            tokenizer = self.probe.tokenizer = Words() if case % 2 else Bytes(PLAIN)
+            never = [] if case % 2 else tokenizer.never_learned()
+            options = dict(prompt_template=rng.choice(["{prompt}", "Q: {prompt}\n{{A}}: ", "{prompt} {prompt}"]),
+                           separator=rng.choice(["", " ", "  ", "\n"]), strip_whitespace=rng.random() < 0.7,
+                           truncation_method=rng.choice(["left", "right"]), add_bos=rng.random() < 0.4, add_sep=rng.random() < 0.3,
+                           add_eos=rng.random() < 0.7)
+            columns = rng.choice([{}, dict(prompt_column="input", completion_column="output")])
+            full, length, test = rng.random() < 0.3, rng.choice([8, 20, 60, 400]), rng.random() < 0.3
+            prompt, completion = (" " * rng.randint(0, 2) + sentence(rng, most) + " " for most in (12, 6))
+            if rng.random() < 0.3:
+                completion += rng.choice(["<|image_pad|>", "é橋"])
+            keys = rng.choice([("prompt", "completion"), tuple(columns.values()) or ("prompt", "completion")])
+            line = {keys[0]: prompt, keys[1]: completion, "id": case}
+            if test and keys == (tuple(columns.values()) or ("prompt", "completion")):
+                del line[keys[1]]
+            config = upstream.PromptCompletionSFTPreprocessingConfig(loss_mode="full" if full else "completion", **options, **columns)
+            form = dict(options, **columns, pair=True, learn_prompt=full, is_test=test, max_seq_length=length, never_learned=never,
+                        bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id, sep_id=tokenizer.sep_id)
+            answer = self.example([line], form)
+            try:
+                want = upstream.tokenize_prompt_completion_example(
+                    line, tokenizer, config, max_length=length, allow_missing_completion=test, sep_token_id=tokenizer.sep_id,
+                    skipped_tokens=torch.tensor(never))
+            except ValueError as error:
+                self.assertIn("error", answer, f"{line} {form}: {error}")
+                continue
+            example, taken = answer["answer"]["examples"][0], taken + 1
+            cut += len(want.input_ids) == length
+            got = (example["input_ids"], example["loss_mask"], example["context_length"], example["answer_length"])
+            self.assertEqual(got, (want.input_ids.tolist(), [int(m) for m in want.loss_mask], len(want.prompt_ids),
+                                   len(want.completion_ids)), f"{line} {form}")
+            self.assertEqual(example["metadata"], dict(id=case))
+        self.assertGreater(min(taken, cut), 20)
+        report(f"sft_data: {taken} pairs as Megatron Bridge tokenizes them, {cut} of them cut")
+
+    def test_pairs_that_are_refused(self):
+        self.probe.tokenizer = Words()
+        good, base = dict(prompt="a b", completion="c"), dict(pair=True, eos_id=2)
+        for line, form, words in (
+                (good, dict(prompt_template="{prompt} {answer}"), "may have no other placeholder than {prompt}"),
+                (good, dict(prompt_template="Q"), "must contain {prompt}"), (good, dict(prompt_column="completion"), "two columns"),
+                (good, dict(add_bos=True), "add_bos is true, but the tokenizer has no such token"),
+                (good, dict(max_seq_length=1), "has no room"), (dict(prompt="a"), {}, "line 1 has no 'completion'"),
+                (dict(completion="a"), {}, "line 1 has no 'prompt'"), (dict(good, prompt=3), {}, "line 1: 3 is no text"),
+                (dict(good, messages=[]), {}, "ChatSFTPreprocessingConfig")):
+            self.assertIn(words, self.example([line], dict(base, **form)).get("error", "not refused"), form)
 
     def test_numpys_orders(self):
         for size, samples, block in ((7, 7, 10 ** 6), (7, 40, 10 ** 6), (50, 20, 10 ** 6), (50, 130, 8), (50, 50, 50), (64, 128, 16)):

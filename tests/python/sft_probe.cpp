@@ -16,6 +16,7 @@
 #include "viaduct/data/sft_collate.h"
 #include "viaduct/data/sft_dataset.h"
 #include "viaduct/data/sft_packing.h"
+#include "viaduct/data/sft_pair.h"
 #include "viaduct/data/sft_prompt.h"
 
 namespace viaduct::data {
@@ -95,8 +96,31 @@ std::vector<int32_t> tokenize(std::string_view text) {
   return numbers<int32_t>(ask(Json::object({{"tokenize", text}})));
 }
 
+std::unique_ptr<SftFormat> pair_format(const Options& from) {
+  PairOptions options;
+  from.read("prompt_column", options.prompt_column);
+  from.read("completion_column", options.completion_column);
+  from.read("prompt_template", options.prompt_template);
+  from.read("separator", options.separator);
+  from.read("learn_prompt", options.learn_prompt);
+  from.read("strip_whitespace", options.strip_whitespace);
+  from.read("max_seq_length", options.max_seq_length);
+  from.read("truncation_method", options.truncation_method, parse_truncation_method);
+  from.read("add_bos", options.add_bos);
+  from.read("add_sep", options.add_sep);
+  from.read("add_eos", options.add_eos);
+  from.read("bos_id", options.bos_id);
+  from.read("sep_id", options.sep_id);
+  from.read("eos_id", options.eos_id);
+  from.read("is_test", options.completion_may_lack);
+  if (const Json* ids = from.find("never_learned")) options.never_learned = numbers<int32_t>(*ids);
+  options.space_sensitive = is_space_sensitive(tokenize);
+  return std::make_unique<PairFormat>(std::move(options), tokenize);
+}
+
 std::unique_ptr<SftFormat> format_of(const Json& json) {
   const Options from(json);
+  if (from.find("pair")) return pair_format(from);
   if (from.find("chat_template")) {
     ChatOptions options;
     from.read("loss_mode", options.loss_mode, parse_chat_loss);

@@ -64,8 +64,10 @@ void finalize_peft(FinalizeContext& context) {
                         "set it to 1 or more");
           context.check(peft.dropout >= 0 && peft.dropout < 1,
                         fmt::format("{} is not in [0, 1)", shown("peft.dropout", peft.dropout)), "set it below 1");
-          context.check(!peft.target_modules.empty(), "peft.target_modules is empty",
-                        "name modules, e.g. [linear_qkv]");
+          context.check(peft.target_modules.empty() != peft.exclude_modules.empty(),
+                        "peft.target_modules and peft.exclude_modules: exactly one of them says what is adapted",
+                        peft.target_modules.empty() ? "name modules in peft.target_modules, e.g. [linear_qkv]"
+                                                    : "set peft.exclude_modules=[], or peft.target_modules=[]");
         }
         if constexpr (std::is_same_v<Class, CanonicalLoRA>) finalize_canonical(context, peft);
       },

@@ -93,9 +93,15 @@ void check_mechanisms(const ConfigContainer& config, Violations& violations) {
     const auto [section, field] = split_path(row.path);
     const Yaml* value = sections.at(section).find(field);
     if (!value || !holds(row.condition, *value)) continue;
-    violations.add(fmt::format("{}={}: {} is not built yet", row.path, python_text(*value), row.what),
-                   row.condition == "true" ? fmt::format("set {}=false", row.path)
-                                           : fmt::format("take {} back to its default", row.path));
+    const size_t bar = row.what.find('|');
+    std::string fix = row.condition == "true" ? fmt::format("set {}=false", row.path)
+                                              : fmt::format("take {} back to its default", row.path);
+    if (bar != row.what.npos) fix = row.what.substr(bar + 1);
+    // Of a data set the name says more than the class.
+    const Yaml* name = value->is_mapping() ? value->find("dataset_name") : nullptr;
+    violations.add(fmt::format("{}={}: {} is not built yet", row.path, python_text(name ? *name : *value),
+                               row.what.substr(0, bar)),
+                   fix);
   }
 }
 

@@ -21,10 +21,11 @@ GroupedLinear::GroupedLinear(int64_t num_experts, int64_t in, int64_t out, bool 
 at::Tensor GroupedLinear::forward(const at::Tensor& rows, const std::vector<int64_t>& rows_per_expert,
                                   bool with_bias) const {
   if (with_bias || biases_.empty())
-    return context_->kernels->grouped_linear(rows, rows_per_expert, weights_, biases_);
+    return adapted(context_->kernels->grouped_linear(rows, rows_per_expert, weights_, biases_), rows,
+                   rows_per_expert);
   std::vector<at::Tensor> zeros;
   for (const at::Tensor& bias : biases_) zeros.push_back(bias - bias.detach());
-  return context_->kernels->grouped_linear(rows, rows_per_expert, weights_, zeros);
+  return adapted(context_->kernels->grouped_linear(rows, rows_per_expert, weights_, zeros), rows, rows_per_expert);
 }
 
 Experts::Experts(const models::MlpSpec& mlp, const models::MoeSpec& moe, ContextPtr context)

@@ -5,12 +5,13 @@
 
 #include <vector>
 
+#include "viaduct/nn/linear_adapter.h"
 #include "viaduct/nn/model_context.h"
 
 namespace viaduct::nn {
 
 /// The same linear of several experts: weight0, weight1 ... [out, in], and bias0 ... [out].
-class GroupedLinear : public torch::nn::Module {
+class GroupedLinear : public AdaptableLinear {
  public:
   /// Of this rank's experts; in and out are its own too.
   GroupedLinear(int64_t num_experts, int64_t in, int64_t out, bool bias, ContextPtr context);

@@ -9,6 +9,7 @@
 #include "viaduct/core/error.h"
 #include "viaduct/models/parameters.h"
 #include "viaduct/nn/gpt_model.h"
+#include "viaduct/nn/linear_adapter.h"
 #include "viaduct/nn/live_model.h"
 #include "viaduct/nn/router.h"
 #include "viaduct/nn/router_losses.h"
@@ -23,7 +24,8 @@ struct Kind {
   bool expert = false;  // reduced among the ranks of the same experts
 };
 
-std::unordered_map<std::string, Kind> kinds_of(const ModelContext& context, int chunk) {
+std::unordered_map<std::string, Kind> kinds_of(const ModelContext& context, int chunk,
+                                               const torch::nn::Module& model) {
   std::unordered_map<std::string, Kind> kinds;
   const topology::Parallelism& sizes = context.mesh->sizes();
   const std::vector<models::Parameter> parameters = models::megatron_parameters(context.arch);
@@ -33,6 +35,11 @@ std::unordered_map<std::string, Kind> kinds_of(const ModelContext& context, int 
     const models::Parameter& parameter = parameters[static_cast<size_t>(held.parameter)];
     kinds[held.name] = {parameter.split.is_replicated() && parameter.expert < 0, parameter.expert >= 0};
   }
+  for (const auto& item : model.named_modules())
+    if (const auto* adapter = dynamic_cast<const LinearAdapter*>(item.value().get()))
+      for (const AdapterParameter& parameter : adapter->adapter_parameters())
+        kinds[fmt::format("{}.{}", item.key(), parameter.name)] = {
+            parameter.split.is_replicated() && !parameter.expert, parameter.expert};
   return kinds;
 }
 
@@ -52,6 +59,16 @@ std::unordered_set<const c10::TensorImpl*> partial_parameters(const torch::nn::M
   return result;
 }
 
+// Parameters of which every rank of expert parallelism has a copy, used by its own experts.
+std::vector<at::Tensor> shared_by_experts(const torch::nn::Module& chunk) {
+  std::vector<at::Tensor> result;
+  for (const auto& module : chunk.modules())
+    if (const auto* adapter = dynamic_cast<const LinearAdapter*>(module.get()))
+      for (const AdapterParameter& parameter : adapter->adapter_parameters())
+        if (parameter.shared_by_experts && parameter.tensor.requires_grad()) result.push_back(parameter.tensor);
+  return result;
+}
+
 // A parameter that no token reached on this rank may have been reached on another.
 at::Tensor gradient_of(const at::Tensor& parameter) {
   at::Tensor& gradient = parameter.mutable_grad();
@@ -64,7 +81,7 @@ at::Tensor gradient_of(const at::Tensor& parameter) {
 void sum_shared_gradients(std::span<const std::shared_ptr<torch::nn::Module>> chunks, const ModelContext& context) {
   const parallel::Mesh& mesh = *context.mesh;
   for (size_t chunk = 0; chunk < chunks.size(); ++chunk) {
-    const std::unordered_map<std::string, Kind> kinds = kinds_of(context, static_cast<int>(chunk));
+    const std::unordered_map<std::string, Kind> kinds = kinds_of(context, static_cast<int>(chunk), *chunks[chunk]);
     const auto partial = partial_parameters(*chunks[chunk]);
     for (const auto& item : chunks[chunk]->named_parameters()) {
       const at::Tensor& parameter = item.value();
@@ -73,6 +90,11 @@ void sum_shared_gradients(std::span<const std::shared_ptr<torch::nn::Module>> ch
       if (!in_parts && !(kind_of(kinds, item.key()).whole && context.sequence_parallel())) continue;
       at::Tensor gradient = gradient_of(parameter);
       mesh.tp.all_reduce(gradient);
+    }
+    if (mesh.ep.alone()) continue;
+    for (const at::Tensor& parameter : shared_by_experts(*chunks[chunk])) {
+      at::Tensor gradient = gradient_of(parameter);
+      mesh.ep.all_reduce(gradient);
     }
   }
   if (mesh.embedding.alone()) return;
@@ -88,7 +110,7 @@ void sum_shared_gradients(std::span<const std::shared_ptr<torch::nn::Module>> ch
 void finalize_gradients(std::span<const std::shared_ptr<torch::nn::Module>> chunks, const ModelContext& context) {
   const parallel::Mesh& mesh = *context.mesh;
   for (size_t chunk = 0; chunk < chunks.size(); ++chunk) {
-    const std::unordered_map<std::string, Kind> kinds = kinds_of(context, static_cast<int>(chunk));
+    const std::unordered_map<std::string, Kind> kinds = kinds_of(context, static_cast<int>(chunk), *chunks[chunk]);
     for (const auto& item : chunks[chunk]->named_parameters()) {
       if (!item.value().requires_grad()) continue;
       at::Tensor gradient = gradient_of(item.value());

@@ -22,7 +22,8 @@ class HasPartialGradients {
 };
 
 /// Sums the gradients of a rank's model chunks over the ranks of one copy of the model that hold the same
-/// parameter: those of tensor parallelism as above, and first and last stage for a tied embedding.
+/// parameter: those of tensor parallelism as above, those of an adapter that all experts share, and first and last
+/// stage for a tied embedding.
 void sum_shared_gradients(std::span<const std::shared_ptr<torch::nn::Module>> chunks, const ModelContext& context);
 
 /// The same, and averages them over data parallelism: dense parameters over dp x cp, experts over their own

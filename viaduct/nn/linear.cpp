@@ -29,7 +29,7 @@ at::Tensor ColumnParallelLinear::forward(const at::Tensor& x) const {
   const auto product = [&](const at::Tensor& normed) {
     const at::Tensor whole =
         gathers_ ? parallel::gather_and_reduce_grad(normed, tp, 0) : parallel::copy_to_region(normed, tp);
-    return context_->kernels->linear(whole, weight_, bias_);
+    return adapted(context_->kernels->linear(whole, weight_, bias_), whole);
   };
   if (!norm_) return product(x);
   const auto norm = [this](const at::Tensor& input) { return norm_->forward(input); };
@@ -54,6 +54,7 @@ at::Tensor RowParallelLinear::forward(const at::Tensor& x) const {
     result = parallel::reduce_from_region(result, tp);
   }
   if (bias_.defined() && !tp.alone()) result = result + bias_;
+  result = adapted(result, x);
   return post_norm_ ? post_norm_->forward(result) : result;
 }
 
@@ -64,7 +65,7 @@ ReplicatedLinear::ReplicatedLinear(int64_t in, int64_t out, bool bias, ContextPt
 }
 
 at::Tensor ReplicatedLinear::forward(const at::Tensor& x) const {
-  return context_->kernels->linear(x, weight_, bias_);
+  return adapted(context_->kernels->linear(x, weight_, bias_), x);
 }
 
 }  // namespace viaduct::nn

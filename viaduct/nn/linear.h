@@ -6,6 +6,7 @@
 
 #include <optional>
 
+#include "viaduct/nn/linear_adapter.h"
 #include "viaduct/nn/model_context.h"
 #include "viaduct/nn/norm.h"
 
@@ -17,7 +18,7 @@ namespace viaduct::nn {
 /// A column-parallel linear: weight [out / tp, in]. Its input is whole (gathered under sequence parallelism), its
 /// output is this rank's part. With `norm` the norm before it is part of the module
 /// (TELayerNormColumnParallelLinear).
-class ColumnParallelLinear : public torch::nn::Module {
+class ColumnParallelLinear : public AdaptableLinear {
  public:
   /// What it has beside its weight.
   struct Options {
@@ -46,7 +47,7 @@ class ColumnParallelLinear : public torch::nn::Module {
 /// A row-parallel linear: weight [out, in / tp]. Its input is this rank's part; its output is the sum, whole, or
 /// cut along the sequence under sequence parallelism. The bias is added once. With `post_norm` a norm of the output
 /// is a module inside ("post_layernorm").
-class RowParallelLinear : public torch::nn::Module {
+class RowParallelLinear : public AdaptableLinear {
  public:
   /// What it has beside its weight.
   struct Options {
@@ -66,7 +67,7 @@ class RowParallelLinear : public torch::nn::Module {
 };
 
 /// A linear that every rank has whole: weight [out, in].
-class ReplicatedLinear : public torch::nn::Module {
+class ReplicatedLinear : public AdaptableLinear {
  public:
   /// With a bias [out] or without.
   ReplicatedLinear(int64_t in, int64_t out, bool bias, ContextPtr context);

@@ -109,9 +109,9 @@ std::pair<double, int64_t> Optimizer::measure() const {
 
 StepResult Optimizer::step(const StepSettings& settings) {
   const at::NoGradGuard no_grad;
-  std::vector<at::Tensor> gradients;
+  std::vector<at::Tensor> gradients;  // none where all that this rank has is frozen
   for (size_t i = 0; i < slices_.size(); ++i) gradients.push_back(gradient_of(i));
-  if (const double scale = loss_scale(); scale != 1) at::_foreach_mul_(gradients, 1 / scale);
+  if (const double scale = loss_scale(); scale != 1 && !gradients.empty()) at::_foreach_mul_(gradients, 1 / scale);
   StepResult result;
   const auto [squares, zeros] = measure();
   result.grad_norm = std::sqrt(squares);
@@ -121,7 +121,7 @@ StepResult Optimizer::step(const StepSettings& settings) {
   if (!finite || result.grad_norm > options_.grad_norm_skip_threshold) return result;
   // Megatron's clipping: the small number keeps a norm of zero from dividing.
   const double factor = options_.clip_grad / (result.grad_norm + 1e-6);
-  if (options_.clip_grad > 0 && factor < 1) at::_foreach_mul_(gradients, factor);
+  if (options_.clip_grad > 0 && factor < 1 && !gradients.empty()) at::_foreach_mul_(gradients, factor);
   update(settings);
   result.updated = true;
   return result;

@@ -89,7 +89,8 @@ class Driver {
     const Kept& kept = node.mapped();
     at::Tensor gradient;  // undefined: of the loss by itself, 1
     if (!ends_model(step.chunk)) gradient = link_.receive_backward(model_.hidden_sizes(step.microbatch));
-    torch::autograd::backward({kept.output}, {gradient});
+    // The first stage may have nothing that is trained.
+    if (kept.output.requires_grad()) torch::autograd::backward({kept.output}, {gradient});
     if (begins_model(step.chunk)) return;
     VIADUCT_CHECK(kept.input.grad().defined(), "chunk {} of stage {} does not use its input", step.chunk,
                   stages_.rank());

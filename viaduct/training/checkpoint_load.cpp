@@ -42,16 +42,15 @@ std::string main_prefix(const Stored& stored) {
   return "";
 }
 
-// Layers stacked, or each for itself? As the model's weights are.
+// Layers stacked, or each for itself? A stacked key has no number behind "layers.".
 models::LayerKeys keys_of(const models::ArchSpec& arch, const Stored& stored) {
-  const models::LayerKeys usual = models::layer_keys_for(arch);
-  const auto there = [&](models::LayerKeys keys) {
-    for (const models::Parameter& parameter : models::megatron_parameters(arch))
-      if (parameter.layer >= 0) return has_tensor(stored, models::state_keys(parameter, arch, keys)[0].key);
-    return true;
-  };
-  if (there(usual)) return usual;
-  return usual == models::LayerKeys::kStacked ? models::LayerKeys::kPerLayer : models::LayerKeys::kStacked;
+  constexpr std::string_view kLayers = "decoder.layers.";
+  for (const formats::StoredTensor& tensor : stored) {
+    if (!tensor.name.starts_with(kLayers)) continue;
+    const char next = tensor.name.size() > kLayers.size() ? tensor.name[kLayers.size()] : ' ';
+    return next >= '0' && next <= '9' ? models::LayerKeys::kPerLayer : models::LayerKeys::kStacked;
+  }
+  return models::layer_keys_for(arch);
 }
 
 // The layout that a checkpoint was written for.
@@ -81,7 +80,8 @@ void load_optimizer(GlobalState& state, const formats::TorchDistReader& reader) 
   VIADUCT_USER_CHECK(has_tensor(stored, "optimizer.state."),
                      "{}: no optimizer state; checkpoint.load_optim=false begins with a new optimizer", origin);
   read_boxes(reader.files(), stored,
-             optimizer_boxes(*state.context, *state.optimizer, main_prefix(stored), keys, ReplicaWriters::kFirst));
+             optimizer_boxes(state.chunks(), *state.context, *state.optimizer, main_prefix(stored), keys,
+                             ReplicaWriters::kFirst));
   load_common_state(state, common, origin);
 }
 
@@ -171,6 +171,18 @@ void read_boxes(const std::vector<Path>& files, const std::vector<formats::Store
   options.max_memory = 96u << 20;
   options.crc = false;
   bridge::execute(plan, *from, *to, options);
+}
+
+void load_adapters(GlobalState& state, const IterationFolder& checkpoint) {
+  nn::agree(state.mesh->world, state.device, [&] {
+    VIADUCT_USER_CHECK(checkpoint.form == formats::MegatronForm::kTorchDist,
+                       "{}: adapters are read from torch_dist checkpoints only", checkpoint.folder.string());
+    const auto reader = formats::TorchDistReader::open(checkpoint.folder);
+    const models::LayerKeys keys = keys_of(state.context->arch, reader->tensors());
+    read_boxes(reader->files(), reader->tensors(),
+               model_boxes(state.chunks(), *state.context, keys, ReplicaWriters::kFirst));
+  });
+  state.say(fmt::format("adapters: {}", checkpoint.folder.string()));
 }
 
 void load_training_state(GlobalState& state, const IterationFolder& checkpoint) {

@@ -22,6 +22,9 @@ std::optional<formats::IterationFolder> find_checkpoint(const config::Checkpoint
 void read_boxes(const std::vector<Path>& files, const std::vector<formats::StoredTensor>& tensors,
                 const std::vector<StateBox>& boxes);
 
+/// The adapters of a checkpoint into those that the model has. Collective.
+void load_adapters(GlobalState& state, const formats::IterationFolder& checkpoint);
+
 /// Optimizer, schedule, random states and how far the run has come, of a checkpoint whose weights the model already
 /// has: what load_optim, load_rng and finetune of the section checkpoint ask for. Optimizer state comes from any of
 /// megatron-core's three forms and any layout. Random states come back where the layout is the one that wrote them;

@@ -61,17 +61,17 @@ struct Part {
 
 Part lay_out(const GlobalState& state, const SaveOptions& options) {
   const nn::ModelContext& context = *state.context;
-  std::vector<StateBox> boxes = model_boxes(state.chunks(), context, options.writers);
   const models::LayerKeys keys = models::layer_keys_for(context.arch);
+  std::vector<StateBox> boxes = model_boxes(state.chunks(), context, keys, options.writers);
   if (options.optimizer) {
     std::optional<std::string> main;
     if (const std::string name = main_parameter_name(*state.optimizer); !name.empty())
       main = "optimizer.state." + name + ".";
-    for (StateBox& box : optimizer_boxes(context, *state.optimizer, main, keys, options.writers))
+    for (StateBox& box : optimizer_boxes(state.chunks(), context, *state.optimizer, main, keys, options.writers))
       boxes.push_back(std::move(box));
   }
   formats::TorchDistShard shard(state.mesh->world.rank(), options.files);
-  if (state.mesh->world.rank() == 0)
+  if (state.mesh->world.rank() == 0 && !state.cfg.peft)
     for (const std::string& name :
          models::extra_state_names(models::megatron_parameters(context.arch), context.arch, keys))
       shard.add_object(name, formats::empty_extra_state());

@@ -68,6 +68,8 @@ ForwardBackwardResult forward_backward(const std::vector<std::shared_ptr<nn::Gpt
                                        const ForwardBackwardOptions& options) {
   const nn::ModelContext& context = chunks.front()->context();
   const parallel::Mesh& mesh = *context.mesh;
+  // Modules that know no pass (adapters' dropout) look at their own mode.
+  for (const auto& chunk : chunks) chunk->train(!options.forward_only);
   Window window(batches, options.num_microbatches);
   std::map<std::string, at::Tensor> logged;
   at::Tensor num_tokens = at::zeros({}, at::TensorOptions().device(context.device).dtype(at::kDouble));

@@ -27,15 +27,18 @@ RankState::RankState(const models::ArchSpec& arch, models::LayerKeys keys, const
       place_(place),
       parameters_(models::megatron_parameters(arch)),
       held_(bridge::rank_parameters(arch, sizes, nn::grid_rank(sizes, place))) {
-  for (const bridge::RankParameter& held : held_)
-    by_name_.emplace(std::pair(held.chunk, held.name), held.parameter);
+  for (const bridge::RankParameter& held : held_) add(held.chunk, held.name, parameter(held));
 }
 
-const models::Parameter& RankState::parameter(int chunk, const std::string& name) const {
+void RankState::add(int chunk, const std::string& name, models::Parameter parameter) {
+  by_name_[{chunk, name}].push_back(std::move(parameter));
+}
+
+const std::vector<models::Parameter>& RankState::parameters(int chunk, const std::string& name) const {
   const auto found = by_name_.find({chunk, name});
   VIADUCT_USER_CHECK(found != by_name_.end(), "{} is no parameter of the {} model: a checkpoint has no key for it",
                      name, arch_.family);
-  return parameters_.at(static_cast<size_t>(found->second));
+  return found->second;
 }
 
 std::vector<StoredPart> RankState::parts(const models::Parameter& parameter) const {

@@ -38,8 +38,11 @@ class RankState {
   const models::Parameter& parameter(const bridge::RankParameter& held) const {
     return parameters_.at(static_cast<size_t>(held.parameter));
   }
-  /// By the chunk and the name there. UserError for a parameter that the model's description does not have.
-  const models::Parameter& parameter(int chunk, const std::string& name) const;
+  /// Parameters that are none of the model itself (an adapter's), by the chunk and the name there; a tensor may stand
+  /// for several.
+  void add(int chunk, const std::string& name, models::Parameter parameter);
+  /// What a tensor of a chunk is. UserError for one that is neither of the model nor added.
+  const std::vector<models::Parameter>& parameters(int chunk, const std::string& name) const;
   /// The parts of this rank's shard of a parameter, in the order in which they lie in it.
   std::vector<StoredPart> parts(const models::Parameter& parameter) const;
   /// Of the ranks of one replica of the model that hold the same of a parameter: is this the first?
@@ -52,7 +55,7 @@ class RankState {
   topology::Coordinates place_;
   std::vector<models::Parameter> parameters_;
   std::vector<bridge::RankParameter> held_;
-  std::map<std::pair<int, std::string>, int32_t> by_name_;
+  std::map<std::pair<int, std::string>, std::vector<models::Parameter>> by_name_;
 };
 
 }  // namespace viaduct::training

@@ -9,6 +9,7 @@
 #include "viaduct/nn/agree.h"
 #include "viaduct/nn/initialize.h"
 #include "viaduct/nn/live.h"
+#include "viaduct/peft/attach.h"
 #include "viaduct/text/megatron_tokenizer.h"
 #include "viaduct/torchx/tensor.h"
 #include "viaduct/training/checkpoint_load.h"
@@ -72,6 +73,18 @@ void fill(GlobalState& state, const std::optional<formats::IterationFolder>& che
                         loaded.seconds));
   for (const std::string& passed : checkpoint ? checkpoint->passed_over : std::vector<std::string>())
     state.say(fmt::format("passed over: {}", passed));
+}
+
+// Adapters beside the weights that are there; from now on nothing else is trained.
+void adapt(GlobalState& state) {
+  if (!state.cfg.peft) return;
+  peft::AttachReport report;
+  nn::agree(state.mesh->world, state.device, [&] {
+    report = peft::attach_adapters(state.chunks(), state.context, peft::read_options(*state.cfg.peft),
+                                   static_cast<uint64_t>(state.cfg.rng.seed));
+  });
+  state.say(fmt::format("adapters: {} layers, {} trained and {} frozen elements of this rank", report.adapters,
+                        report.parameters, report.frozen));
 }
 
 }  // namespace
@@ -144,7 +157,10 @@ std::unique_ptr<GlobalState> setup(config::ConfigContainer config, parallel::Pro
     state->cfg.to_yaml(*state->cfg.logger.save_config_filepath);
   state->model = nn::make_model(state->context);
   const std::optional<formats::IterationFolder> checkpoint = checkpoint_of(*state);
-  fill(*state, checkpoint, options);
+  // A checkpoint of adapters holds nothing of the model beside them.
+  fill(*state, state->cfg.peft ? std::nullopt : checkpoint, options);
+  adapt(*state);
+  if (checkpoint && state->cfg.peft) load_adapters(*state, *checkpoint);
   state->optimizer = std::make_unique<optim::Optimizer>(state->chunks(), state->context, optimizer);
   if (checkpoint) load_training_state(*state, *checkpoint);
   if (state->cfg.checkpoint.save)

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 
+#include "viaduct/peft/attach.h"
 #include "viaduct/torchx/tensor.h"
 #include "viaduct/training/rank_state.h"
 
@@ -93,48 +94,56 @@ std::vector<Box> boxes_of_range(const Shape& shape, int64_t begin, int64_t end) 
 }
 
 std::vector<StateBox> model_boxes(const nn::ModelChunks& chunks, const nn::ModelContext& context,
-                                  ReplicaWriters writers) {
-  const parallel::Mesh& mesh = *context.mesh;
-  const RankState rank(context.arch, models::layer_keys_for(context.arch), mesh.sizes(), mesh.place());
-  Dealer dealer(writers);
-  std::vector<StateBox> boxes;
-  for (const nn::LiveTensor& live : nn::match_modules(chunks, context.arch, mesh, "the model")) {
-    const models::Parameter& parameter = rank.parameter(live.parameter);
-    const bool mine = dealer.is_mine(replicas_of(mesh, parameter), static_cast<int64_t>(live.tensor.nbytes()));
-    for (const StoredPart& part : rank.parts(parameter)) {
-      at::Tensor values = live.tensor;
-      for (int axis = 0; axis < part.local.rank(); ++axis)
-        values = values.narrow(axis, part.local.offset[axis], part.local.size[axis]);
-      boxes.push_back(state_box(part, "", part.local, values, mine && rank.counts(parameter)));
-    }
-  }
-  return boxes;
-}
-
-std::vector<StateBox> optimizer_boxes(const nn::ModelContext& context, const optim::Optimizer& optimizer,
-                                      const std::optional<std::string>& main_prefix, models::LayerKeys keys,
-                                      ReplicaWriters writers) {
+                                  models::LayerKeys keys, ReplicaWriters writers) {
   const parallel::Mesh& mesh = *context.mesh;
   const RankState rank(context.arch, keys, mesh.sizes(), mesh.place());
   Dealer dealer(writers);
   std::vector<StateBox> boxes;
+  const auto add = [&](const models::Parameter& parameter, const at::Tensor& tensor) {
+    const bool mine = dealer.is_mine(replicas_of(mesh, parameter), static_cast<int64_t>(tensor.nbytes()));
+    for (const StoredPart& part : rank.parts(parameter)) {
+      at::Tensor values = tensor;
+      for (int axis = 0; axis < part.local.rank(); ++axis)
+        values = values.narrow(axis, part.local.offset[axis], part.local.size[axis]);
+      boxes.push_back(state_box(part, "", part.local, values, mine && rank.counts(parameter)));
+    }
+  };
+  const std::vector<peft::AdapterTensor> adapters = peft::adapter_tensors(chunks, context);
+  for (const peft::AdapterTensor& adapter : adapters) add(adapter.parameter, adapter.tensor);
+  if (!adapters.empty()) return boxes;
+  for (const nn::LiveTensor& live : nn::match_modules(chunks, context.arch, mesh, "the model"))
+    add(rank.parameter(live.parameter), live.tensor);
+  return boxes;
+}
+
+std::vector<StateBox> optimizer_boxes(const nn::ModelChunks& chunks, const nn::ModelContext& context,
+                                      const optim::Optimizer& optimizer,
+                                      const std::optional<std::string>& main_prefix, models::LayerKeys keys,
+                                      ReplicaWriters writers) {
+  const parallel::Mesh& mesh = *context.mesh;
+  RankState rank(context.arch, keys, mesh.sizes(), mesh.place());
+  for (peft::AdapterTensor& adapter : peft::adapter_tensors(chunks, context))
+    rank.add(adapter.chunk, adapter.name, std::move(adapter.parameter));
+  Dealer dealer(writers);
+  std::vector<StateBox> boxes;
   for (const optim::OptimizerSlice& slice : optimizer.slices()) {
-    const models::Parameter& parameter = rank.parameter(slice.parameter->chunk, slice.parameter->name);
-    const Shape shape = torchx::shape_of(slice.parameter->tensor);
-    // A part of a sharded optimizer is held by one rank alone.
-    const bool mine = optimizer.sharded() || dealer.is_mine(replicas_of(mesh, parameter), slice.size);
     std::vector<std::pair<std::string, at::Tensor>> tensors;  // by the beginning of their key
     if (main_prefix) tensors.emplace_back(*main_prefix, slice.main);
     for (size_t s = 0; s < slice.state.size(); ++s)
       tensors.emplace_back("optimizer.state." + optimizer.rule().state_names()[s] + ".", slice.state[s]);
+    const Shape shape = torchx::shape_of(slice.parameter->tensor);
     const std::vector<Box> range = boxes_of_range(shape, slice.begin, slice.begin + slice.size);
-    for (const StoredPart& part : rank.parts(parameter))
-      for (const Box& piece : range)
-        if (const auto local = layout::intersect(piece, part.local))
-          for (const auto& [prefix, flat] : tensors)
-            boxes.push_back(state_box(part, prefix, *local,
-                                      view_of(flat, slice.begin, shape, local->offset, local->size),
-                                      mine && rank.counts(parameter)));
+    for (const models::Parameter& parameter : rank.parameters(slice.parameter->chunk, slice.parameter->name)) {
+      // A part of a sharded optimizer is held by one rank alone.
+      const bool mine = optimizer.sharded() || dealer.is_mine(replicas_of(mesh, parameter), slice.size);
+      for (const StoredPart& part : rank.parts(parameter))
+        for (const Box& piece : range)
+          if (const auto local = layout::intersect(piece, part.local))
+            for (const auto& [prefix, flat] : tensors)
+              boxes.push_back(state_box(part, prefix, *local,
+                                        view_of(flat, slice.begin, shape, local->offset, local->size),
+                                        mine && rank.counts(parameter)));
+    }
   }
   return boxes;
 }

@@ -34,16 +34,16 @@ enum class ReplicaWriters {
   kShared,  // they share the work (upstream's fully_parallel_save)
 };
 
-/// The model's parameters and buffers on this rank, under the keys of megatron-core's distributed checkpoints.
-/// UserError when the modules are not what the model's description says.
+/// The model's parameters and buffers on this rank, under the keys of megatron-core's distributed checkpoints. Of a
+/// model with adapters they alone. `keys`: how the checkpoint counts layers. UserError when the modules are not what the model's description says.
 std::vector<StateBox> model_boxes(const nn::ModelChunks& chunks, const nn::ModelContext& context,
-                                  ReplicaWriters writers);
+                                  models::LayerKeys keys, ReplicaWriters writers);
 
 /// What the optimizer remembers: under "optimizer.state.NAME.KEY" for every name of its update rule, with the model's
 /// keys and shapes (upstream's fully_reshardable form); main parameters under `main_prefix` and KEY (none: not at all;
 /// "": where the model's own weights are). A part of a sharded optimizer may begin in the middle of a row: it is
-/// several boxes then. `keys`: how the checkpoint counts layers.
-std::vector<StateBox> optimizer_boxes(const nn::ModelContext& context, const optim::Optimizer& optimizer,
+/// several boxes then.
+std::vector<StateBox> optimizer_boxes(const nn::ModelChunks& chunks, const nn::ModelContext& context, const optim::Optimizer& optimizer,
                                       const std::optional<std::string>& main_prefix, models::LayerKeys keys,
                                       ReplicaWriters writers);
 

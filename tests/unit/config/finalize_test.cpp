@@ -132,6 +132,20 @@ TEST_F(Finalize, AllViolationsAtOnceWithValuesAndFixes) {
   EXPECT_THAT(error, HasSubstr("     fix: set model.recompute_num_layers to 1 to 4, the layers of a stage"));
 }
 
+TEST_F(Finalize, AnAdapterHasTargetsOrWhatItLeavesOut) {
+  RunFacts elsewhere = facts(4);
+  elsewhere.check_paths = false;
+  const std::string base_model = "checkpoint.pretrained_checkpoint=/weights";
+  for (const char* bad : {"+peft={_target_: LoRA, target_modules: []}",
+                          "+peft={_target_: LoRA, target_modules: [linear_qkv], exclude_modules: [linear_proj]}"})
+    EXPECT_THAT(error_of({base_model, bad}, elsewhere), HasSubstr("exactly one of them says what is adapted"));
+  ConfigContainer config = base();
+  apply_overrides(config,
+                  std::vector<std::string>{
+                      base_model, "+peft={_target_: LoRA, target_modules: [], exclude_modules: [linear_proj]}"});
+  EXPECT_NO_THROW(finalize_config(config, elsewhere));
+}
+
 TEST_F(Finalize, PrecisionSaysWhatItOverwrites) {
   ConfigContainer config = base();
   apply_overrides(config, std::vector<std::string>{"mixed_precision=fp16_mixed"});

@@ -74,11 +74,15 @@ TEST(Mechanisms, WhatIsBuiltIsAccepted) {
                      "model.expert_model_parallel_size=2", "model.expert_tensor_parallel_size=2",
                      "ddp.use_distributed_optimizer=true", "ddp.overlap_grad_reduce=true",
                      "ddp.overlap_param_gather=true", "optimizer.optimizer=sgd", "logger.tensorboard_dir=/t",
-                     "checkpoint.pretrained_checkpoint=/weights", "dataset.num_workers=8",
+                     "checkpoint.pretrained_checkpoint=/weights", "checkpoint.save=/runs/1", "checkpoint.load=/runs/1",
+                     "checkpoint.async_save=true", "dataset.num_workers=8",
                      "model.recompute_granularity=full", "model.num_layers_in_first_pipeline_stage=1",
                      "model.pipeline_model_parallel_layout=Ett|ttL", "model.bias_activation_fusion=true",
                      "mixed_precision=fp16_mixed"}),
             "");
+  EXPECT_EQ(
+      refused({"+peft={_target_: LoRA, dim: 8, dropout: 0.1}", "dataset={_target_: FinetuningDatasetConfig}"}), "");
+  EXPECT_EQ(refused({"+peft={_target_: CanonicalLoRA, target_modules: [linear_q]}"}), "");
 }
 
 TEST(Mechanisms, WhatIsNotBuiltSaysSo) {
@@ -91,10 +95,13 @@ TEST(Mechanisms, WhatIsNotBuiltSaysSo) {
       {"optimizer.optimizer=dist_muon", "this optimizer"},
       {"checkpoint.ckpt_format=fsdp_dtensor", "this format of checkpoints"},
       {"logger.wandb_project=x", "Weights & Biases"},
-      {"+peft={_target_: LoRA}", "training adapters"},
-      {"checkpoint.save=/runs/1", "saving checkpoints while training"},
-      {"checkpoint.load=/runs/1", "going on from a checkpoint of a run"},
-      {"dataset={_target_: GPTSFTDatasetConfig}", "this class of data set"},
+      {"+peft={_target_: DoRA}", "training this kind of adapter"},
+      {"+peft={_target_: VLMLoRA}", "training this kind of adapter"},
+      {"+peft={_target_: LoRA, lora_dtype: {_call_: false, _target_: torch.float32}}",
+       "another type than the model's"},
+      {"dataset={_target_: GPTSFTDatasetConfig, enable_offline_packing: true}", "packed sequences"},
+      {"dataset={_target_: GPTSFTDatasetConfig, hf_dataset: {dataset_name: squad}}", "data sets of the hub"},
+      {"dataset={_target_: DirectHFSFTDatasetConfig}", "this class of data set"},
       {"dataset={_target_: EnergonDatasetConfig}", "this class of data set"},
       {"dataset={_target_: my.Provider}", "this class of data set"},
       {"rerun_state_machine.rerun_mode=validate_results", "running steps again"},

@@ -1,0 +1,176 @@
+"""viaduct finetune: LoRA against transformers with peft and torch's AdamW, and the same in every layout."""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import unittest
+
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "cli"))
+from cli_case import DONE, MISTAKE, PROGRAM, CliCase  # noqa: E402
+
+BATCH, MICRO, STEPS, LENGTH, LR, DECAY = 4, 2, 3, 64, 2e-3, 0.01
+# Of losses and gradients' norms: sums in another order, through a few AdamW steps.
+BOUND = 5e-6
+# Of weights, which move by percents: the difference beside the weights. Where a gradient is as small as AdamW's eps, its
+# rounding is a part of the step.
+WEIGHTS = 5e-5
+WORDS = "arch stone river bridge keystone span load pier cable deck tower truss".split()
+
+
+class Loader(yaml.SafeLoader):
+    """PyYAML's, with the sets that adapters' sections have."""
+
+
+Loader.add_constructor("tag:yaml.org,2002:set", lambda loader, node: dict.fromkeys(loader.construct_mapping(node)))
+
+
+class Finetune(CliCase):
+    def make(self, family, *settings):
+        """A random model, its data, and a configuration with its model section."""
+        self.hf, self.data, self.config = self.folder / "hf", self.folder / "data", self.folder / "run.yaml"
+        self.viaduct("toy", family, self.hf, "--dtype", "float32", *settings)
+        self.viaduct("import", self.hf, self.folder / "megatron")
+        section = yaml.load((self.folder / "megatron/iter_0000000/run_config.yaml").read_text(), Loader)["model"]
+        section.update(bf16=False, params_dtype={"_call_": False, "_target_": "torch.float32"}, seq_length=LENGTH)
+        self.config.write_text(yaml.safe_dump({"model": section}))
+        self.data.mkdir()
+        self.lines = [{"input": f"{WORDS[i % 12]} {WORDS[i * 5 % 12]}", "output": f"{WORDS[i * 7 % 12]} {i}"}
+                      for i in range(BATCH * STEPS)]
+        for name in ("training", "validation", "test"):
+            (self.data / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+
+    def finetune(self, name, *overrides, ranks=1, peft="LoRA", expect=DONE):
+        """The iterations as the log has them, and the adapter; of a run that must fail what it says."""
+        folder = self.folder / name
+        command = ["finetune", "--cpu", "--config-file", self.config,
+                   f"checkpoint.pretrained_checkpoint={self.hf}", f"train.train_iters={STEPS}",
+                   f"train.global_batch_size={BATCH}", f"train.micro_batch_size={MICRO}",
+                   "+dataset={_target_: FinetuningDatasetConfig, dataset_root: %s, seq_length: %d, dataloader_type: single}"
+                   % (self.data, LENGTH), "tokenizer.tokenizer_type=HuggingFaceTokenizer", f"tokenizer.tokenizer_model={self.hf}",
+                   f"optimizer.lr={LR}", f"optimizer.min_lr={LR}", "scheduler.lr_decay_style=constant",
+                   "scheduler.lr_warmup_iters=0", f"optimizer.weight_decay={DECAY}", "optimizer.clip_grad=0.0",
+                   "validation.eval_iters=1", "validation.eval_interval=100", "logger.log_interval=1",
+                   f"logger.tensorboard_dir={folder}/log"]
+        if peft:
+            command += ["--adapter-dir", folder / "adapter",
+                        "+peft={_target_: %s, dim: 4, alpha: 8, lora_B_init_method: normal}" % peft]
+        launcher = [] if ranks == 1 else [sys.executable, "-m", "torch.distributed.run", "--no-python", "--standalone",
+                                          "--nproc-per-node", str(ranks)]
+        run = subprocess.run([*launcher, str(PROGRAM), *map(str, command), *overrides], capture_output=True, text=True,
+                             stdin=subprocess.DEVNULL, env=dict(os.environ, OMP_NUM_THREADS="1"), timeout=240)
+        self.assertEqual(run.returncode == 0, expect == DONE, f"{command}\n{run.stdout}{run.stderr}")
+        if expect != DONE:
+            return run.stderr
+        log = folder / "log/iterations.jsonl"
+        lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        return lines, load_file(folder / "adapter/adapter_model.safetensors") if peft else None
+
+    def adapter_model(self, folder, fused):
+        """The base with the adapter in `folder`. `fused`: what Megatron fuses has one lora_A."""
+        from peft import PeftModel
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(self.hf, dtype=torch.float32), folder,
+                                          is_trainable=True)
+        for layer in model.base_model.model.model.layers if fused else ():
+            for first, others in ((layer.self_attn.q_proj, (layer.self_attn.k_proj, layer.self_attn.v_proj)),
+                                  (layer.mlp.gate_proj, (layer.mlp.up_proj,))):
+                for other in others:
+                    other.lora_A.default.weight = first.lora_A.default.weight
+        return model
+
+    def train(self, model):
+        """Loss and gradients' norm of each step by transformers and torch. What is told is the mean over all tokens, what is
+        minimized the mean of the micro-batches' means."""
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        decayed, others = ([p for p in parameters if (p.dim() > 1) == decays] for decays in (True, False))
+        optimizer = torch.optim.AdamW([dict(params=decayed, weight_decay=DECAY), dict(params=others, weight_decay=0.0)], lr=LR,
+                                      betas=(0.9, 0.999), eps=1e-8)
+        tokenizer = AutoTokenizer.from_pretrained(self.hf)
+        encode = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
+        steps = []
+        for step in range(STEPS):
+            losses, sums, counts = [], 0.0, 0
+            for begin in range(step * BATCH, (step + 1) * BATCH, MICRO):
+                total, count = 0.0, 0
+                for line in self.lines[begin:begin + MICRO]:
+                    prompt = encode(line["input"])
+                    ids = prompt + encode(" " + line["output"]) + [tokenizer.eos_token_id]
+                    logits = model(torch.tensor([ids])).logits[0, len(prompt) - 1:-1]
+                    total = total + torch.nn.functional.cross_entropy(logits, torch.tensor(ids[len(prompt):]), reduction="sum")
+                    count += len(ids) - len(prompt)
+                losses.append(total / count)
+                sums, counts = sums + total.item(), counts + count
+            optimizer.zero_grad()
+            (sum(losses) / len(losses)).backward()
+            norm = torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in parameters])).item()
+            optimizer.step()
+            steps.append((sums / counts, norm))
+        return steps
+
+    def check_steps(self, lines, steps, where):
+        """`steps`: of the reference, or of another run of ours."""
+        steps = [(s["losses"]["lm loss"], s["grad_norm"]) if isinstance(s, dict) else s for s in steps]
+        for line, (loss, norm) in zip(lines, steps, strict=True):
+            self.assertLessEqual(abs(line["losses"]["lm loss"] - loss), BOUND * loss, f"{where}: {line} {loss}")
+            self.assertLessEqual(abs(line["grad_norm"] - norm), BOUND * norm, f"{where}: {line} {norm}")
+
+    def check_adapters(self, one, other, where):
+        self.assertEqual(set(one), set(other), where)
+        for name in one:
+            self.assertLessEqual((one[name] - other[name]).norm(), WEIGHTS * one[name].norm(), f"{where}: {name}")
+
+    def check_layouts(self, layouts, one, adapter, *overrides, peft="LoRA"):
+        for number, (ranks, layout) in enumerate(layouts):
+            with self.subTest(layout, peft=peft):
+                lines, other = self.finetune(f"{peft}-layout-{number}", *overrides, *layout, ranks=ranks, peft=peft)
+                self.check_steps(lines, one, layout)
+                self.check_adapters(adapter, other, layout)
+
+    def test_llama(self):
+        self.make("llama")
+        tp, pp, sp = ("model.tensor_model_parallel_size=2", "model.pipeline_model_parallel_size=2", "model.sequence_parallel=true")
+        for peft, layouts in (("LoRA", [(2, [tp]), (2, [tp, sp]), (2, [pp]), (2, ["ddp.use_distributed_optimizer=true"])]),
+                              ("CanonicalLoRA", [(2, [tp, sp])])):
+            with self.subTest(peft):
+                _, start = self.finetune(f"{peft}-start", "train.skip_train=true", peft=peft)
+                lines, found = self.finetune(f"{peft}-run", peft=peft)
+                model = self.adapter_model(self.folder / f"{peft}-start/adapter", fused=peft == "LoRA")
+                self.check_steps(lines, self.train(model), peft)
+                expected = {name.replace(".default.", "."): value.detach()
+                            for name, value in model.named_parameters(remove_duplicate=False) if "lora_" in name}
+                self.check_adapters(expected, found, peft)
+                for name in start:
+                    self.assertGreater((found[name] - start[name]).norm(), 0.01 * start[name].norm(), name)
+                self.check_layouts(layouts, lines, found, peft=peft)
+        # All weights, and pairs as upstream's recipes have them.
+        pairs = ("+dataset.preprocessing={_target_: PromptCompletionSFTPreprocessingConfig, prompt_column: input, "
+                 "completion_column: output, separator: ' '}")
+        lines, _ = self.finetune("all", pairs, peft=None)
+        self.check_steps(lines, self.train(AutoModelForCausalLM.from_pretrained(self.hf, dtype=torch.float32)), "all weights")
+
+    def test_experts(self):
+        self.make("qwen3_moe")
+        for shared in ("true", "false"):
+            with self.subTest(shared):
+                more = ["model.moe_aux_loss_coeff=0.0", f"peft.share_expert_adapters={shared}"]
+                one, adapter = self.finetune(f"one-{shared}", *more)
+                lines, other = self.finetune(f"parallel-{shared}", *more, "model.expert_model_parallel_size=2", ranks=2)
+                self.check_steps(lines, one, shared)
+                self.check_adapters(adapter, other, shared)
+
+    def test_mistakes(self):
+        self.make("llama")
+        message = self.finetune("target", "peft.target_modules=[linear_qvk]", expect=MISTAKE)
+        self.assertIn("linear_qvk", message)
+        self.assertIn("linear_qkv", message)
+        message = self.finetune("keys", "+dataset.dataset_kwargs={promt_template: x}", expect=MISTAKE)
+        self.assertIn("promt_template", message)
+
+
+if __name__ == "__main__":
+    unittest.main()
