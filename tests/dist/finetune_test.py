@@ -159,9 +159,40 @@ class Finetune(CliCase):
             with self.subTest(shared):
                 more = ["model.moe_aux_loss_coeff=0.0", f"peft.share_expert_adapters={shared}"]
                 one, adapter = self.finetune(f"one-{shared}", *more)
-                lines, other = self.finetune(f"parallel-{shared}", *more, "model.expert_model_parallel_size=2", ranks=2)
+                root = self.folder / f"saved-{shared}"
+                lines, other = self.finetune(f"parallel-{shared}", *more, "model.expert_model_parallel_size=2",
+                                             "ddp.use_distributed_optimizer=true", f"checkpoint.save={root}",
+                                             "checkpoint.save_interval=2", ranks=2)
                 self.check_steps(lines, one, shared)
                 self.check_adapters(adapter, other, shared)
+                lines, other = self.finetune(f"resumed-{shared}", *more, f"checkpoint.load={root}", "checkpoint.ckpt_step=2")
+                self.check_steps(lines, one[2:], shared)
+                self.check_adapters(adapter, other, shared)
+
+    def test_going_on(self):
+        """A checkpoint holds the adapters alone: a run goes on from it, to the same bits or under another layout, and it is
+        exported as the run itself exports."""
+        self.make("llama")
+        root = self.folder / "saved"
+        _, whole = self.finetune("whole")
+        self.finetune("first", f"checkpoint.save={root}", "train.exit_interval=2")
+        lines, tp = self.finetune("parallel", f"checkpoint.load={root}", "model.tensor_model_parallel_size=2", ranks=2)
+        self.assertEqual([line["iteration"] for line in lines], [3])
+        self.check_adapters(whole, tp, "tensor parallel")
+        lines, resumed = self.finetune("second", f"checkpoint.load={root}", f"checkpoint.save={root}")
+        self.assertEqual([line["iteration"] for line in lines], [3])
+        self.assertEqual(set(whole), set(resumed))
+        for name, values in whole.items():
+            self.assertTrue(torch.equal(values, resumed[name]), name)
+        self.viaduct("export-adapter", root, self.folder / "exported", "--base", self.hf)
+        exported = load_file(self.folder / "exported/adapter_model.safetensors")
+        self.assertEqual(set(whole), set(exported))
+        for name, values in whole.items():
+            self.assertTrue(torch.equal(values, exported[name]), name)
+        total = sum(path.stat().st_size for path in (root / "iter_0000003").glob("*.distcp"))
+        self.assertLess(total, 8 * sum(values.nbytes for values in whole.values()) + (1 << 17), "more than the adapters is saved")
+        says = self.finetune("alone", f"checkpoint.load={root}", "checkpoint.pretrained_checkpoint=null", expect=MISTAKE)
+        self.assertIn("set checkpoint.pretrained_checkpoint", says)
 
     def test_mistakes(self):
         self.make("llama")
