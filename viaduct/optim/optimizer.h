@@ -79,9 +79,11 @@ class Optimizer {
   int64_t num_updates() const { return num_updates_; }
   void set_num_updates(int64_t updates) { num_updates_ = updates; }
   const UpdateRule& rule() const { return *rule_; }
+  /// What it was made with.
   const OptimizerOptions& options() const { return options_; }
   /// Does every data-parallel rank remember a part only?
   bool sharded() const { return options_.use_distributed_optimizer; }
+  /// All that are trained, on this rank.
   const std::vector<ModelParameter>& parameters() const { return parameters_; }
   /// All this rank remembers. The tensors may be written (a checkpoint is loaded); then main_parameters_changed().
   const std::vector<OptimizerSlice>& slices() const { return slices_; }

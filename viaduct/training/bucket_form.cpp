@@ -70,12 +70,14 @@ class Unpacking {
                          bucket->name, bucket->dtype, bucket->shape);
       const int64_t length = bucket->shape[0];
       for (int64_t end = 0; end < length; ++next) {
-        VIADUCT_USER_CHECK(next < order.size(), "{}: {} elements, and the parameters of this part of the model end at {}",
-                           bucket->name, length, end);
+        VIADUCT_USER_CHECK(next < order.size(),
+                           "{}: {} elements, and the parameters of this part of the model end at {}", bucket->name,
+                           length, end);
         const Shape& local = order[next]->tensor.local_shape;
         const int64_t begin = round_up(end, 64);
         end = begin + num_elements(local);
-        VIADUCT_USER_CHECK(end <= length, "{}: {} elements, and {} would end at {}: it was written for another model",
+        VIADUCT_USER_CHECK(end <= length,
+                           "{}: {} elements, and {} would end at {}: it was written for another model",
                            bucket->name, length, order[next]->tensor.name, end);
         add(key.name, rank, rank.parameter(*order[next]), local, *bucket, begin);
       }
@@ -91,8 +93,8 @@ class Unpacking {
   }
 
  private:
-  // Dense layers: a group for each (pipeline stage, tensor rank); experts: for each (stage, expert rank, tensor rank
-  // in the expert).
+  // Dense layers: a group for each (pipeline stage, tensor rank); experts: for each (stage, expert rank, tensor
+  // rank in the expert).
   const RankState& rank_of(const BucketKey& key) {
     topology::Coordinates place{};
     int left = key.group;
@@ -106,7 +108,8 @@ class Unpacking {
       left /= sizes_.tp;
     }
     place.pp = left;
-    VIADUCT_USER_CHECK(left < sizes_.pp, "dp_group_idx_{}: the layout that run_config.yaml names has fewer", key.group);
+    VIADUCT_USER_CHECK(left < sizes_.pp, "dp_group_idx_{}: the layout that run_config.yaml names has fewer",
+                       key.group);
     const auto id = std::pair(key.experts, key.group);
     if (const auto found = ranks_.find(id); found != ranks_.end()) return found->second;
     // Some rank with these coordinates; what else it has does not matter.
@@ -128,7 +131,8 @@ class Unpacking {
     const int64_t end = begin + num_elements(local);
     for (const StoredPart& part : rank.parts(parameter)) {
       const std::string key = fmt::format("optimizer.state.{}.{}", name, part.key);
-      StoredTensor& tensor = tensors_.try_emplace(key, StoredTensor{key, DType::kF32, part.shape, {}}).first->second;
+      StoredTensor& tensor =
+          tensors_.try_emplace(key, StoredTensor{key, DType::kF32, part.shape, {}}).first->second;
       for (const formats::StoredChunk& chunk : bucket.chunks) {
         const int64_t from = std::max(begin, chunk.offset[0]), to = std::min(end, chunk.offset[0] + chunk.size[0]);
         if (from >= to) continue;
@@ -157,7 +161,8 @@ class Unpacking {
 }  // namespace
 
 bool has_buckets(const formats::TorchDistReader& reader) {
-  return std::ranges::any_of(reader.tensors(), [](const StoredTensor& tensor) { return parse(tensor.name).has_value(); });
+  return std::ranges::any_of(reader.tensors(),
+                             [](const StoredTensor& tensor) { return parse(tensor.name).has_value(); });
 }
 
 std::vector<StoredTensor> without_buckets(const formats::TorchDistReader& reader, const models::ArchSpec& arch,
@@ -171,7 +176,8 @@ std::vector<StoredTensor> without_buckets(const formats::TorchDistReader& reader
   for (const auto& [key, by_number] : found) {
     std::vector<const StoredTensor*> buckets;
     for (const auto& [number, bucket] : by_number) {
-      VIADUCT_USER_CHECK(number == std::ssize(buckets), "{}: bucket {} is missing", bucket->name, std::ssize(buckets));
+      VIADUCT_USER_CHECK(number == std::ssize(buckets), "{}: bucket {} is missing", bucket->name,
+                         std::ssize(buckets));
       buckets.push_back(bucket);
     }
     unpacking.add({std::get<0>(key), std::get<1>(key), std::get<2>(key), 0, std::get<3>(key)}, buckets);

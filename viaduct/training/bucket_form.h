@@ -1,5 +1,5 @@
-// The optimizer state that megatron-core's distributed optimizer writes by default (dp_reshardable): main parameters
-// and moments as they lie in the buckets of its buffers.
+// The optimizer state that megatron-core's distributed optimizer writes by default (dp_reshardable): main
+// parameters and moments as they lie in the buckets of its buffers.
 #pragma once
 
 #include <vector>
@@ -14,9 +14,9 @@ namespace viaduct::training {
 /// Is a checkpoint's optimizer in this form?
 bool has_buckets(const formats::TorchDistReader& reader);
 
-/// The same as tensors of the model: "optimizer.state.NAME.KEY" as the form fully_reshardable has them, made of places
-/// in the checkpoint's files. `sizes`: the layout that wrote it. A bucket does not say what it holds: that follows from
-/// the order of the model's parameters. UserError when a bucket's length does not fit it.
+/// The same as tensors of the model: "optimizer.state.NAME.KEY" as the form fully_reshardable has them, made of
+/// places in the checkpoint's files. `sizes`: the layout that wrote it. A bucket does not say what it holds: that
+/// follows from the order of the model's parameters. UserError when a bucket's length does not fit it.
 std::vector<formats::StoredTensor> without_buckets(const formats::TorchDistReader& reader,
                                                    const models::ArchSpec& arch, models::LayerKeys keys,
                                                    const topology::Parallelism& sizes);

@@ -38,7 +38,8 @@ bool has_tensor(const Stored& stored, std::string_view prefix) {
 // Under what this checkpoint has main parameters: where it has none for themselves, the weights are they.
 std::string main_prefix(const Stored& stored) {
   for (const std::string_view name : kMainNames)
-    if (const std::string prefix = fmt::format("optimizer.state.{}.", name); has_tensor(stored, prefix)) return prefix;
+    if (const std::string prefix = fmt::format("optimizer.state.{}.", name); has_tensor(stored, prefix))
+      return prefix;
   return "";
 }
 
@@ -56,10 +57,11 @@ models::LayerKeys keys_of(const models::ArchSpec& arch, const Stored& stored) {
 // The layout that a checkpoint was written for.
 topology::Parallelism layout_of(const Path& folder) {
   const Path file = folder / "run_config.yaml";
-  VIADUCT_USER_CHECK(std::filesystem::exists(file),
-                     "{}: its optimizer is stored by buckets, and there is no run_config.yaml that says for which layout; "
-                     "checkpoint.load_optim=false begins with a new optimizer",
-                     folder.string());
+  VIADUCT_USER_CHECK(
+      std::filesystem::exists(file),
+      "{}: its optimizer is stored by buckets, and there is no run_config.yaml that says for which layout; "
+      "checkpoint.load_optim=false begins with a new optimizer",
+      folder.string());
   topology::Parallelism sizes = parallelism_of(config::read_run_config(file).model);
   sizes.dp = std::max(sizes.dp, sizes.ep * sizes.etp);
   while (sizes.tp * sizes.cp * sizes.dp % (sizes.ep * sizes.etp) != 0) ++sizes.dp;
@@ -151,16 +153,15 @@ void read_boxes(const std::vector<Path>& files, const std::vector<formats::Store
     builder.add(box.offset, box.size, dtype, {bridge::whole_piece(found->second, shape)}, number, 0);
     memory.files.push_back({box.key, static_cast<uint64_t>(num_bytes(dtype, num_elements(box.size)))});
     memory.tensors.push_back({box.key, dtype, box.size, {}});
-    memory.tensors.back().chunks.push_back(
-        {Shape::filled(box.size.rank(), 0), box.size, number, 0, {}});
+    memory.tensors.back().chunks.push_back({Shape::filled(box.size.rank(), 0), box.size, number, 0, {}});
     values.push_back(box.values.detach());
   }
   std::ranges::sort(problems);
   problems.erase(std::ranges::unique(problems).begin(), problems.end());
-  VIADUCT_USER_CHECK(problems.empty(), "{} does not hold what this run has:\n  {}",
-                     files.empty() ? "the checkpoint" : files[0].parent_path().string(),
-                     fmt::join(problems.begin(), problems.begin() + std::min<ptrdiff_t>(20, std::ssize(problems)),
-                               "\n  "));
+  VIADUCT_USER_CHECK(
+      problems.empty(), "{} does not hold what this run has:\n  {}",
+      files.empty() ? "the checkpoint" : files[0].parent_path().string(),
+      fmt::join(problems.begin(), problems.begin() + std::min<ptrdiff_t>(20, std::ssize(problems)), "\n  "));
   const bridge::TransferPlan plan = builder.finish(std::move(memory));
   const bridge::Proof proof = bridge::prove(plan, bridge::source_sizes(plan));
   VIADUCT_USER_CHECK(proof.holds(), "the checkpoint cannot be read:\n  {}", fmt::join(proof.problems, "\n  "));
@@ -192,10 +193,11 @@ void load_training_state(GlobalState& state, const IterationFolder& checkpoint) 
     state.say(fmt::format("{}: its weights alone, training begins at iteration 1", folder));
     return;
   }
-  VIADUCT_USER_CHECK(checkpoint.form == formats::MegatronForm::kTorchDist || !config.load_optim,
-                     "{}: optimizer state is read from torch_dist checkpoints only. checkpoint.finetune=true begins "
-                     "a run with its weights, checkpoint.load_optim=false goes on with a new optimizer",
-                     folder);
+  VIADUCT_USER_CHECK(
+      checkpoint.form == formats::MegatronForm::kTorchDist || !config.load_optim,
+      "{}: optimizer state is read from torch_dist checkpoints only. checkpoint.finetune=true begins "
+      "a run with its weights, checkpoint.load_optim=false goes on with a new optimizer",
+      folder);
   std::string rng_line;
   nn::agree(state.mesh->world, state.device, [&] {
     state.train_state.step = *checkpoint.iteration;

@@ -11,9 +11,9 @@
 namespace viaduct::training {
 
 /// The checkpoint that a run with this configuration goes on from: checkpoint.load's newest complete iteration, or
-/// checkpoint.ckpt_step's. None where checkpoint.load is not set, or has no checkpoint yet (it may be the folder that
-/// the run itself saves to) and exit_on_missing_checkpoint does not forbid that. UserError for a ckpt_step that is
-/// not there.
+/// checkpoint.ckpt_step's. None where checkpoint.load is not set, or has no checkpoint yet (it may be the folder
+/// that the run itself saves to) and exit_on_missing_checkpoint does not forbid that. UserError for a ckpt_step
+/// that is not there.
 std::optional<formats::IterationFolder> find_checkpoint(const config::CheckpointConfig& config);
 
 /// Reads boxes of stored tensors into their values, whatever boxes the checkpoint holds them in; numbers become the

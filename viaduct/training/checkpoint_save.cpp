@@ -51,12 +51,6 @@ struct Part {
   formats::TorchDistIndex index;
   bridge::TransferPlan plan;
   std::vector<at::Tensor> tensors;  // by source file of the plan; contiguous, on the CPU
-
-  uint64_t bytes() const {
-    uint64_t sum = 0;
-    for (const formats::TargetFile& file : plan.target.files) sum += file.size;
-    return sum;
-  }
 };
 
 Part lay_out(const GlobalState& state, const SaveOptions& options) {
@@ -81,7 +75,7 @@ Part lay_out(const GlobalState& state, const SaveOptions& options) {
   Part part;
   bridge::StoredTensors memory;
   std::vector<bridge::SourceChunk> places;
-  std::vector<std::pair<uint32_t, uint32_t>> targets;  // tensor and chunk
+  std::vector<std::pair<uint32_t, uint32_t>> targets;                    // tensor and chunk
   std::unordered_map<std::string, std::pair<uint32_t, uint32_t>> known;  // key: its tensor, its next chunk
   const at::NoGradGuard no_grad;
   for (const StateBox& box : boxes) {
@@ -99,9 +93,10 @@ Part lay_out(const GlobalState& state, const SaveOptions& options) {
     places.push_back(source);
     // What is written while training goes on must not change any more.
     at::Tensor values = box.values.detach();
-    values = values.is_cpu() && !options.background ? values.contiguous()
-                                                    : values.to(at::kCPU, values.scalar_type(), /*non_blocking=*/false,
-                                                                /*copy=*/true, at::MemoryFormat::Contiguous);
+    values = values.is_cpu() && !options.background
+                 ? values.contiguous()
+                 : values.to(at::kCPU, values.scalar_type(), /*non_blocking=*/false,
+                             /*copy=*/true, at::MemoryFormat::Contiguous);
     part.tensors.push_back(values);
     memory.files.emplace_back(box.key);
   }
@@ -115,15 +110,14 @@ Part lay_out(const GlobalState& state, const SaveOptions& options) {
 }  // namespace
 
 struct PendingSave::Work {
-  const GlobalState* state = nullptr;
   std::shared_ptr<const parallel::Mesh> mesh;
   c10::Device device = at::kCPU;
   Path root;
   int64_t iteration = 0;
   Part part;
-  Path folder;                              // where the data files go
-  std::optional<bridge::Staging> staging;   // of the first rank
-  std::vector<std::string> indices;         // on the first rank: .metadata of every rank's part
+  Path folder;                             // where the data files go
+  std::optional<bridge::Staging> staging;  // of the first rank
+  std::vector<std::string> indices;        // on the first rank: .metadata of every rank's part
   std::vector<std::pair<std::string, std::string>> small_files;  // on the first rank: below `staging`, in order
 
   std::thread thread;
@@ -152,9 +146,9 @@ struct PendingSave::Work {
     std::vector<formats::TorchDistIndex> parts;
     for (size_t i = 0; i < indices.size(); ++i)
       parts.push_back(formats::parse_torch_dist_metadata(std::move(indices[i]), fmt::format("rank {}", i)));
-    write_file(folder / ".metadata", formats::write_torch_dist_metadata(
-                                         formats::merge_indices(std::move(parts)),
-                                         (root / formats::iteration_folder_name(iteration)).string()));
+    write_file(folder / ".metadata",
+               formats::write_torch_dist_metadata(formats::merge_indices(std::move(parts)),
+                                                  (root / formats::iteration_folder_name(iteration)).string()));
     for (const auto& [name, bytes] : small_files) write_file(staging->path() / name, bytes);
     staging->commit();
     staging.reset();
@@ -217,7 +211,6 @@ std::unique_ptr<PendingSave> PendingSave::start(const GlobalState& state, const 
 bool PendingSave::written() const { return work_->done; }
 int64_t PendingSave::iteration() const { return work_->iteration; }
 const Path& PendingSave::root() const { return work_->root; }
-uint64_t PendingSave::bytes() const { return work_->part.bytes(); }
 
 void PendingSave::finish() {
   if (work_->thread.joinable()) work_->thread.join();

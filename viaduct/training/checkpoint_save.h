@@ -1,5 +1,5 @@
-// Saving a run: every rank writes what it alone has, at once; the first rank joins it to one checkpoint that appears
-// whole or not at all.
+// Saving a run: every rank writes what it alone has, at once; the first rank joins it to one checkpoint that
+// appears whole or not at all.
 #pragma once
 
 #include <memory>
@@ -20,15 +20,15 @@ struct SaveOptions {
   bool background = false;  // tensors are copied, and a thread writes them
 };
 
-/// A checkpoint on its way to the disk. Between start and finish training may go on, with `background`. An object that
-/// is destroyed unfinished leaves a folder .viaduct-partial-* that no reader takes for a checkpoint and that the next
-/// save removes.
+/// A checkpoint on its way to the disk. Between start and finish training may go on, with `background`. An object
+/// that is destroyed unfinished leaves a folder .viaduct-partial-* that no reader takes for a checkpoint and that
+/// the next save removes.
 class PendingSave {
  public:
   /// Iteration state.train_state.step below `root`: torch_dist (generation A) with model, optimizer in upstream's
-  /// fully_reshardable form where it is sharded, schedule, random states, train_state.pt and run_config.yaml. One of
-  /// that iteration that is there is replaced. Collective. UserError on every rank for what goes wrong on one; then
-  /// nothing of it is left.
+  /// fully_reshardable form where it is sharded, schedule, random states, train_state.pt and run_config.yaml. One
+  /// of that iteration that is there is replaced. Collective. UserError on every rank for what goes wrong on one;
+  /// then nothing of it is left.
   static std::unique_ptr<PendingSave> start(const GlobalState& state, const Path& root, const SaveOptions& options);
   ~PendingSave();
   PendingSave(const PendingSave&) = delete;
@@ -39,9 +39,10 @@ class PendingSave {
   /// Waits until all ranks have, and puts the checkpoint into its place. Collective; errors as start.
   void finish();
 
+  /// Which iteration it is of, and the folder above its own.
   int64_t iteration() const;
+  /// As above.
   const Path& root() const;
-  uint64_t bytes() const;  // that this rank writes
 
  private:
   struct Work;
@@ -53,8 +54,8 @@ class PendingSave {
 void save_checkpoint(const GlobalState& state, const Path& root, const SaveOptions& options = {});
 
 /// Removes iterations below `root` that are not to be kept: of those before `newest`, all but the `most_recent_k`
-/// newest (`newest` counts; below 1: none is removed for that) and, with `retain_interval`, its multiples. `newest`,
-/// and what is no complete iteration, stays. Returns what was removed.
+/// newest (`newest` counts; below 1: none is removed for that) and, with `retain_interval`, its multiples.
+/// `newest`, and what is no complete iteration, stays. Returns what was removed.
 std::vector<Path> remove_old_iterations(const Path& root, int64_t newest, int64_t most_recent_k,
                                         std::optional<int64_t> retain_interval);
 

@@ -97,8 +97,9 @@ PickleValue optimizer_state(const GlobalState& state, const std::vector<GroupKin
   std::vector<PickleValue::Member> inner;
   optim::Optimizer& optimizer = *state.optimizer;
   if (!optimizer.sharded())
-    inner.emplace_back("state", PickleValue::dict({{"common_step", scalar(DType::kF32, static_cast<float>(
-                                                                                       optimizer.num_updates()))}}));
+    inner.emplace_back(
+        "state",
+        PickleValue::dict({{"common_step", scalar(DType::kF32, static_cast<float>(optimizer.num_updates()))}}));
   inner.emplace_back("param_groups", PickleValue::list(std::move(groups)));
   if (main_parameter_name(optimizer).empty()) return PickleValue::dict(std::move(inner));
   std::vector<PickleValue::Member> outer{{"optimizer", PickleValue::dict(std::move(inner))}};
@@ -116,8 +117,7 @@ PickleValue optimizer_state(const GlobalState& state, const std::vector<GroupKin
 PickleValue optimizers_state(const GlobalState& state) {
   const std::vector<GroupKind> dense{{false, 1}, {false, 0}};
   if (!state.context->arch.has_moe() || state.mesh->ep.alone()) return optimizer_state(state, dense);
-  return PickleValue::dict(
-      {{0, optimizer_state(state, dense)}, {1, optimizer_state(state, {{true, 1}})}});
+  return PickleValue::dict({{0, optimizer_state(state, dense)}, {1, optimizer_state(state, {{true, 1}})}});
 }
 
 // The first value of this key in a tree of dicts and lists.
@@ -140,8 +140,7 @@ constexpr std::string_view kOwnRng = "viaduct_rng_state";
 std::array<uint32_t, 624> mersenne_twister(uint32_t seed) {
   std::array<uint32_t, 624> words;
   words[0] = seed;
-  for (uint32_t i = 1; i < words.size(); ++i)
-    words[i] = 1812433253u * (words[i - 1] ^ (words[i - 1] >> 30)) + i;
+  for (uint32_t i = 1; i < words.size(); ++i) words[i] = 1812433253u * (words[i - 1] ^ (words[i - 1] >> 30)) + i;
   return words;
 }
 
@@ -154,15 +153,15 @@ PickleValue python_rng(uint32_t seed) {
 
 PickleValue numpy_rng(uint32_t seed) {
   const auto words = mersenne_twister(seed);
-  const PickleValue dtype = PickleValue::object(
-      "numpy.dtype", {"u4", false, true},
-      PickleValue::tuple({3, "<", nullptr, nullptr, nullptr, -1, -1, 0}), {}, {});
+  const PickleValue dtype =
+      PickleValue::object("numpy.dtype", {"u4", false, true},
+                          PickleValue::tuple({3, "<", nullptr, nullptr, nullptr, -1, -1, 0}), {}, {});
   const PickleValue array = PickleValue::object(
       "numpy.core.multiarray._reconstruct",
       {PickleValue::global("numpy.ndarray"), PickleValue::tuple({0}), PickleValue::bytes("b")},
-      PickleValue::tuple({1, PickleValue::tuple({624}), dtype, false,
-                          PickleValue::bytes(std::string(reinterpret_cast<const char*>(words.data()),
-                                                         sizeof words))}),
+      PickleValue::tuple(
+          {1, PickleValue::tuple({624}), dtype, false,
+           PickleValue::bytes(std::string(reinterpret_cast<const char*>(words.data()), sizeof words))}),
       {}, {});
   return PickleValue::tuple({"MT19937", array, 624, 0, 0.0});
 }

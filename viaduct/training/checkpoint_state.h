@@ -1,5 +1,5 @@
-// What a training checkpoint holds beside its tensors, in upstream's forms: the common state (optimizer groups, loss
-// scale, schedule), the random states of each rank, and how far the run has come.
+// What a training checkpoint holds beside its tensors, in upstream's forms: the common state (optimizer groups,
+// loss scale, schedule), the random states of each rank, and how far the run has come.
 #pragma once
 
 #include <cstdint>
@@ -21,16 +21,17 @@ formats::PickleValue common_state(const GlobalState& state, bool optimizer);
 /// `origin` and what it lacks.
 void load_common_state(GlobalState& state, const formats::PickleValue& common, const std::string& origin);
 
-/// The entries that hold random states on this rank: upstream's rng_state (from those ranks that write it there) and
-/// one of our own for every rank. UserErrors of reading name `origin`.
+/// A bytes entry of a checkpoint.
 struct RngEntry {
   std::string name;
   formats::PickleValue value;
 };
+/// The entries that hold random states on this rank: upstream's rng_state (from those ranks that write it there)
+/// and one of our own for every rank.
 std::vector<RngEntry> rng_entries(const GlobalState& state);
 /// The name of this rank's own entry.
 std::string rng_entry_name(const GlobalState& state);
-/// Puts back the states of such an entry.
+/// Puts back the states of such an entry. UserErrors name `origin`.
 void load_rng_entry(GlobalState& state, const formats::PickleValue& value, const std::string& origin);
 
 /// train_state.pt of this moment.

@@ -38,8 +38,8 @@ class RankState {
   const models::Parameter& parameter(const bridge::RankParameter& held) const {
     return parameters_.at(static_cast<size_t>(held.parameter));
   }
-  /// Parameters that are none of the model itself (an adapter's), by the chunk and the name there; a tensor may stand
-  /// for several.
+  /// Parameters that are none of the model itself (an adapter's), by the chunk and the name there; a tensor may
+  /// stand for several.
   void add(int chunk, const std::string& name, models::Parameter parameter);
   /// What a tensor of a chunk is. UserError for one that is neither of the model nor added.
   const std::vector<models::Parameter>& parameters(int chunk, const std::string& name) const;

@@ -163,8 +163,7 @@ std::unique_ptr<GlobalState> setup(config::ConfigContainer config, parallel::Pro
   if (checkpoint && state->cfg.peft) load_adapters(*state, *checkpoint);
   state->optimizer = std::make_unique<optim::Optimizer>(state->chunks(), state->context, optimizer);
   if (checkpoint) load_training_state(*state, *checkpoint);
-  if (state->cfg.checkpoint.save)
-    state->checkpoints = std::make_unique<CheckpointManager>(state->cfg.checkpoint);
+  if (state->cfg.checkpoint.save) state->checkpoints = std::make_unique<CheckpointManager>(state->cfg.checkpoint);
   return state;
 }
 

@@ -19,10 +19,10 @@ struct SetupOptions {
 };
 
 /// Finalizes the configuration for the world, says what that changed, and makes the run's parts. A run
-/// goes on from checkpoint.load where that holds a checkpoint (weights, optimizer, schedule, random states, samples);
-/// else weights come from checkpoint.pretrained_checkpoint (a Megatron folder, an iter_ folder, a Hugging Face folder
-/// or a name on the hub), else from initialize_weights. Collective. UserError before any weight is made or read for whatever does
-/// not fit.
+/// goes on from checkpoint.load where that holds a checkpoint (weights, optimizer, schedule, random states,
+/// samples); else weights come from checkpoint.pretrained_checkpoint (a Megatron folder, an iter_ folder, a Hugging
+/// Face folder or a name on the hub), else from initialize_weights. Collective. UserError before any weight is made
+/// or read for whatever does not fit.
 std::unique_ptr<GlobalState> setup(config::ConfigContainer config, parallel::ProcessWorld& world,
                                    const SetupOptions& options = {});
 

@@ -33,7 +33,7 @@ struct GlobalState {
   TrainState train_state;
   double flops_per_sample = 0;                     // of a training step
   std::unique_ptr<CheckpointManager> checkpoints;  // null where checkpoint.save is not set
-  std::unique_ptr<TrainingLog> log;  // of the first rank; null elsewhere
+  std::unique_ptr<TrainingLog> log;                // of the first rank; null elsewhere
 
   /// The chunks as modules.
   nn::ModelChunks chunks() const { return {model.begin(), model.end()}; }

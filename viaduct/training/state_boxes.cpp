@@ -77,7 +77,8 @@ class Dealer {
 StateBox state_box(const StoredPart& part, const std::string& key_prefix, const Box& local, at::Tensor values,
                    bool writes) {
   Box stored = part.stored(local);
-  return {key_prefix + part.key, part.shape, std::move(stored.offset), std::move(stored.size), std::move(values), writes};
+  return {key_prefix + part.key,  part.shape,        std::move(stored.offset),
+          std::move(stored.size), std::move(values), writes};
 }
 
 const parallel::Group& replicas_of(const parallel::Mesh& mesh, const models::Parameter& parameter) {

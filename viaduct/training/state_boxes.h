@@ -19,11 +19,12 @@ namespace viaduct::training {
 
 /// A box of a stored tensor and this rank's values of it.
 struct StateBox {
-  std::string key;    // the stored tensor
-  Shape shape;        // its shape
-  Shape offset;       // of the box in it
-  Shape size;         // of the box
-  at::Tensor values;  // a view of what lives on this rank, of as many elements as the box in its order; may be written
+  std::string key;  // the stored tensor
+  Shape shape;      // its shape
+  Shape offset;     // of the box in it
+  Shape size;       // of the box
+  at::Tensor
+      values;  // a view of what lives on this rank, of as many elements as the box in its order; may be written
   /// Does this rank write it? Of all ranks that have a box exactly one does.
   bool writes = true;
 };
@@ -35,15 +36,18 @@ enum class ReplicaWriters {
 };
 
 /// The model's parameters and buffers on this rank, under the keys of megatron-core's distributed checkpoints. Of a
-/// model with adapters they alone. `keys`: how the checkpoint counts layers. UserError when the modules are not what the model's description says.
+/// model with adapters they alone. `keys`: how the checkpoint counts layers. UserError when the modules are not
+/// what the model's description says.
 std::vector<StateBox> model_boxes(const nn::ModelChunks& chunks, const nn::ModelContext& context,
                                   models::LayerKeys keys, ReplicaWriters writers);
 
-/// What the optimizer remembers: under "optimizer.state.NAME.KEY" for every name of its update rule, with the model's
-/// keys and shapes (upstream's fully_reshardable form); main parameters under `main_prefix` and KEY (none: not at all;
+/// What the optimizer remembers: under "optimizer.state.NAME.KEY" for every name of its update rule, with the
+/// model's keys and shapes (upstream's fully_reshardable form); main parameters under `main_prefix` and KEY (none:
+/// not at all;
 /// "": where the model's own weights are). A part of a sharded optimizer may begin in the middle of a row: it is
 /// several boxes then.
-std::vector<StateBox> optimizer_boxes(const nn::ModelChunks& chunks, const nn::ModelContext& context, const optim::Optimizer& optimizer,
+std::vector<StateBox> optimizer_boxes(const nn::ModelChunks& chunks, const nn::ModelContext& context,
+                                      const optim::Optimizer& optimizer,
                                       const std::optional<std::string>& main_prefix, models::LayerKeys keys,
                                       ReplicaWriters writers);
 

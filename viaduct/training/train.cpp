@@ -115,8 +115,7 @@ IterationReport train_step(GlobalState& state, const ForwardStep& forward_step, 
   nn::reset_global_losses(state.chunks());
   ++state.train_state.step;
   state.train_state.consumed_train_samples += sizes.running;
-  state.train_state.floating_point_operations_so_far +=
-      state.flops_per_sample * static_cast<double>(sizes.running);
+  state.train_state.floating_point_operations_so_far += state.flops_per_sample * static_cast<double>(sizes.running);
   report.iteration = state.train_state.step;
   report.consumed_samples = state.train_state.consumed_train_samples;
   if (state.cfg.logger.log_params_norm) report.params_norm = params_norm(state);

@@ -1,5 +1,5 @@
-// Checkpoints of training runs that megatron-core wrote, in each of its optimizers' forms: loaded under other layouts
-// and saved again, every element of weights, main parameters and moments is what it was.
+// Checkpoints of training runs that megatron-core wrote, in each of its optimizers' forms: loaded under other
+// layouts and saved again, every element of weights, main parameters and moments is what it was.
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -52,7 +52,11 @@ std::vector<Layout> layouts() {
   switch (test::world().size()) {
     case 1: return {{{}}, {{}, false}};
     case 2:
-      return {{{.tp = 2}}, {{.pp = 2}}, {{.dp = 2}}, {{.dp = 2}, false}, {{.ep = 2, .dp = 2}, true, true},
+      return {{{.tp = 2}},
+              {{.pp = 2}},
+              {{.dp = 2}},
+              {{.dp = 2}, false},
+              {{.ep = 2, .dp = 2}, true, true},
               {{.tp = 2, .etp = 2}, false, true}};
     default: return {{{.tp = 2, .dp = 2}}, {{.tp = 2, .pp = 2}}, {{.ep = 2, .dp = 4}, true, true}};
   }
@@ -90,21 +94,22 @@ at::Tensor parameter_in(const std::map<std::string, at::Tensor>& tensors, const 
 
 void compare(const Stored& run, const Path& source, const Path& saved, const models::ArchSpec& arch,
              const std::string& where) {
-  const auto expected =
-      torchx::stored_tensors(*formats::open_safetensors(test::golden_dir() / "train_checkpoints" / run.expected /
-                                                        "optimizer_expected.safetensors"));
+  const auto expected = torchx::stored_tensors(*formats::open_safetensors(
+      test::golden_dir() / "train_checkpoints" / run.expected / "optimizer_expected.safetensors"));
   const auto before = torchx::stored_tensors(*formats::TorchDistReader::open(source));
   const auto after = torchx::stored_tensors(*formats::TorchDistReader::open(saved));
   int compared = 0;
   for (const models::Parameter& parameter : models::megatron_parameters(arch)) {
-    const at::Tensor one = parameter_in(before, parameter, arch, ""), other = parameter_in(after, parameter, arch, "");
+    const at::Tensor one = parameter_in(before, parameter, arch, ""),
+                     other = parameter_in(after, parameter, arch, "");
     ASSERT_TRUE(one.defined() && other.defined()) << where << parameter.name;
     EXPECT_TRUE(at::equal(one, other)) << where << parameter.name;
     for (const std::string name : {"param", "exp_avg", "exp_avg_sq"}) {
       const auto wanted = expected.find(parameter.name + "." + name);
       if (wanted == expected.end()) continue;
       at::Tensor found = parameter_in(after, parameter, arch, "optimizer.state." + name + ".");
-      if (!found.defined() && name == "param") found = parameter_in(after, parameter, arch, "optimizer.state.fp32_param.");
+      if (!found.defined() && name == "param")
+        found = parameter_in(after, parameter, arch, "optimizer.state.fp32_param.");
       if (!found.defined() && name == "param") found = other;  // its own main parameter
       ASSERT_TRUE(found.defined()) << where << parameter.name << " " << name;
       EXPECT_TRUE(at::equal(found, wanted->second)) << where << parameter.name << " " << name;
@@ -123,8 +128,8 @@ TEST(Checkpoint, StateOfMegatronCoreUnderEveryLayout) {
     for (const Layout& layout : layouts()) {
       if (layout.experts_only && !run.experts) continue;
       const Parallelism& p = layout.sizes;
-      const std::string where = fmt::format("{} tp{} pp{} ep{} etp{} dp{}{}: ", run.checkpoint, p.tp, p.pp, p.ep, p.etp,
-                                            p.dp, layout.distributed_optimizer ? " distributed" : "");
+      const std::string where = fmt::format("{} tp{} pp{} ep{} etp{} dp{}{}: ", run.checkpoint, p.tp, p.pp, p.ep,
+                                            p.etp, p.dp, layout.distributed_optimizer ? " distributed" : "");
       const auto state = training::setup(config_of(source, layout), test::world());
       EXPECT_EQ(state->train_state.step, 3) << where;
       EXPECT_EQ(state->train_state.consumed_train_samples, 24) << where;
