@@ -2,8 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <chrono>
-
 #include "viaduct/nn/agree.h"
 #include "viaduct/training/checkpoint_save.h"
 #include "viaduct/training/state.h"
@@ -12,6 +10,10 @@ namespace viaduct::training {
 
 CheckpointManager::CheckpointManager(const config::CheckpointConfig& config) : config_(config) {}
 CheckpointManager::~CheckpointManager() = default;
+
+double CheckpointManager::seconds() const {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
+}
 
 void CheckpointManager::save(GlobalState& state) {
   finish(state);
@@ -22,12 +24,11 @@ void CheckpointManager::save(GlobalState& state) {
   options.writers = config_.fully_parallel_save ? ReplicaWriters::kShared : ReplicaWriters::kFirst;
   options.files = static_cast<int>(std::max<int64_t>(1, config_.storage_writers_per_rank));
   options.background = config_.async_save;
-  const auto begin = std::chrono::steady_clock::now();
+  begin_ = std::chrono::steady_clock::now();
   pending_ = PendingSave::start(state, *config_.save, options);
   if (!config_.async_save) return finish(state);
   state.say(fmt::format(" saving iteration {} to {} in the background: copied in {:.2f} s", pending_->iteration(),
-                        *config_.save,
-                        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count()));
+                        *config_.save, seconds()));
 }
 
 void CheckpointManager::poll(GlobalState& state) {
@@ -43,7 +44,7 @@ void CheckpointManager::finish(GlobalState& state) {
   const std::unique_ptr<PendingSave> save = std::move(pending_);
   save->finish();
   last_ = save->iteration();
-  state.say(fmt::format(" saved iteration {} to {}", last_, save->root().string()));
+  state.say(fmt::format(" saved iteration {} to {} in {:.2f} s", last_, save->root().string(), seconds()));
   nn::agree(state.mesh->world, state.device, [&] {
     if (state.mesh->world.rank() != 0) return;
     for (const Path& folder : remove_old_iterations(save->root(), last_, config_.most_recent_k.value_or(-1),

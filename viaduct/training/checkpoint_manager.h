@@ -1,6 +1,7 @@
 // CheckpointManager: when a run saves, where, and what of older checkpoints stays.
 #pragma once
 
+#include <chrono>
 #include <memory>
 
 #include "viaduct/config/config_container.h"
@@ -28,8 +29,11 @@ class CheckpointManager {
   void finish(GlobalState& state);
 
  private:
+  double seconds() const;  // since the last save began
+
   const config::CheckpointConfig& config_;
   std::unique_ptr<PendingSave> pending_;
+  std::chrono::steady_clock::time_point begin_;
   int64_t last_ = -1;  // the iteration that was saved last
 };
 
