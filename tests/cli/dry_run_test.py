@@ -4,12 +4,10 @@ import unittest
 
 from cli_case import CliCase
 
-RECIPE = ["pretrain", "--recipe", "llama32_1b_pretrain", "checkpoint.save=null", "checkpoint.load=null",
-          "logger.log_timers_to_tensorboard=false", "train.global_batch_size=64"]
+RECIPE = ["pretrain", "--recipe", "llama32_1b_pretrain", "train.global_batch_size=64"]
 
 OWN_DATA = ["dataset.dataset_root=data", "dataset.enable_offline_packing=false", "dataset.offline_packing_specs=null",
-            "checkpoint.pretrained_checkpoint=model", "checkpoint.save=null", "checkpoint.load=null",
-            "logger.log_timers_to_tensorboard=false"]
+            "checkpoint.pretrained_checkpoint=model"]
 
 
 class DryRun(CliCase):

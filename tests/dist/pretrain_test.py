@@ -99,7 +99,7 @@ class Pretrain(CliCase):
             self.check_equal(lines["one"], lines[name], name)
 
     def test_what_it_logs(self):
-        run, lines = self.pretrain("logged")
+        run, lines = self.pretrain("logged", "logger.log_timers_to_tensorboard=true")
         console = [line for line in run.stdout.splitlines() if "iteration " in line and "lm loss" in line]
         self.assertEqual(len(console), ITERATIONS + 2, run.stdout)  # and two evaluations
         for field in ("consumed samples:", "elapsed time per iteration (ms):", "learning rate:", "global batch size:",
@@ -113,6 +113,11 @@ class Pretrain(CliCase):
         for scalar, line in zip(read, lines, strict=True):
             self.assertAlmostEqual(scalar.value, line["losses"]["lm loss"], places=5)
         self.assertEqual(len(events.Scalars("lm loss validation")), 1)
+        # The parts of an iteration are shorter than the whole.
+        parts = [events.Scalars(name + "-time") for name in ("forward-backward", "all-grads-sync", "optimizer")]
+        for whole, *spent in zip(events.Scalars("iteration-time"), *parts, strict=True):
+            self.assertGreater(spent[0].value, 0)
+            self.assertLess(sum(part.value for part in spent), whole.value * 1.001)
 
     def test_mistakes(self):
         run, _ = self.pretrain("typo", "train.train_itres=3", expect=MISTAKE)

@@ -2,14 +2,15 @@
 
 #include "viaduct/core/error.h"
 #include "viaduct/peft/export.h"
+#include "viaduct/training/checkpoint_load.h"
 #include "viaduct/training/finetune_data.h"
 
 namespace viaduct::training {
 
 void check_finetuning(const config::ConfigContainer& config) {
-  VIADUCT_USER_CHECK(config.checkpoint.pretrained_checkpoint || config.checkpoint.load,
+  VIADUCT_USER_CHECK(config.checkpoint.pretrained_checkpoint || find_checkpoint(config.checkpoint),
                      "fine-tuning without weights to begin with: set checkpoint.pretrained_checkpoint to a Hugging "
-                     "Face folder or name, or to a Megatron checkpoint");
+                     "Face folder or name, or to a Megatron checkpoint (checkpoint.load holds none yet)");
   VIADUCT_USER_CHECK(!config.peft || config.checkpoint.pretrained_checkpoint,
                      "a run with adapters needs the model that they are for: set checkpoint.pretrained_checkpoint "
                      "(checkpoint.load holds the adapters alone)");

@@ -1,6 +1,7 @@
 #include "viaduct/training/train.h"
 
 #include <ATen/ATen.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 
 #include <algorithm>
 #include <atomic>
@@ -48,6 +49,46 @@ bool is_nan(const std::map<std::string, double>& losses) {
   return std::any_of(losses.begin(), losses.end(), [](const auto& loss) { return std::isnan(loss.second); });
 }
 
+// How long the parts of an iteration take, where logger.log_timers_to_tensorboard asks: on a GPU that costs a wait
+// after each.
+class Timers {
+ public:
+  explicit Timers(const GlobalState& state) : state_(state), on_(state.cfg.logger.log_timers_to_tensorboard) {
+    if (on_) begin_ = now();
+  }
+  // What was done since the last call, or since this was made.
+  void mark(const char* name) {
+    if (!on_) return;
+    const double end = now();
+    spent_.emplace_back(name, end - begin_);
+    begin_ = end;
+  }
+  // Of the slowest rank. Collective.
+  std::map<std::string, double> slowest() const {
+    if (!on_) return {};
+    at::Tensor seconds = at::empty({std::ssize(spent_)}, at::kFloat);
+    for (size_t i = 0; i < spent_.size(); ++i) seconds[static_cast<int64_t>(i)] = spent_[i].second;
+    seconds = seconds.to(state_.device);
+    state_.mesh->world.all_reduce(seconds, parallel::Reduce::kMax);
+    seconds = seconds.cpu();
+    std::map<std::string, double> result;
+    for (size_t i = 0; i < spent_.size(); ++i)
+      result.emplace(spent_[i].first, seconds[static_cast<int64_t>(i)].item<float>());
+    return result;
+  }
+
+ private:
+  double now() const {
+    if (state_.device.is_cuda()) at::detail::getCUDAHooks().deviceSynchronize(state_.device.index());
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  }
+
+  const GlobalState& state_;
+  bool on_;
+  double begin_ = 0;
+  std::vector<std::pair<std::string, double>> spent_;
+};
+
 void call(const Callbacks::Event& event, GlobalState& state) {
   if (event) event(state);
 }
@@ -84,10 +125,12 @@ IterationReport train_step(GlobalState& state, const ForwardStep& forward_step, 
   report.loss_scale = optimizer.loss_scale();
   report.global_batch_size = sizes.running;
   const bool per_token = state.cfg.model.calculate_per_token_loss;
+  Timers timers(state);
   optimizer.zero_gradients();
   const ForwardBackwardResult result =
       forward_backward(state.model, forward_step, batches,
                        {static_cast<int>(sizes.num_microbatches), false, optimizer.loss_scale(), per_token});
+  timers.mark("forward-backward");
   report.losses = result.losses;
   report.nan = is_nan(result.losses);
   VIADUCT_USER_CHECK(
@@ -97,7 +140,10 @@ IterationReport train_step(GlobalState& state, const ForwardStep& forward_step, 
       state.train_state.step + 1, state.train_state.consumed_train_samples,
       state.train_state.consumed_train_samples + sizes.running - 1);
   optimizer.reduce_gradients(per_token ? std::max(result.num_tokens, 1.0) : state.mesh->dp_cp.size());
+  timers.mark("all-grads-sync");
   const optim::StepResult step = optimizer.step({report.lr, report.weight_decay, std::nullopt});
+  timers.mark("optimizer");
+  report.timers = timers.slowest();
   report.grad_norm = step.grad_norm;
   report.skipped = !step.updated;
   if (state.cfg.logger.log_num_zeros_in_grad) report.num_zeros = step.num_zeros;

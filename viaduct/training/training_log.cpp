@@ -107,6 +107,7 @@ void TrainingLog::write_scalars(const IterationReport& report, double seconds) {
   if (report.num_zeros) events_->add_scalar("num-zeros", static_cast<double>(*report.num_zeros), step);
   if (report.params_norm) events_->add_scalar("params-norm", *report.params_norm, step);
   events_->add_scalar("iteration-time", seconds, step);
+  for (const auto& [name, spent] : report.timers) events_->add_scalar(name + "-time", spent, step);
   if (options_.flops_per_sample > 0)
     events_->add_scalar("throughput/tflops/device",
                         options_.flops_per_sample * static_cast<double>(report.global_batch_size) / seconds / 1e12 /

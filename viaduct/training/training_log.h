@@ -29,6 +29,8 @@ struct IterationReport {
   double loss_scale = 1;
   bool skipped = false;  // no update: overflow
   bool nan = false;      // a loss is not a number
+  std::map<std::string, double>
+      timers;  // seconds of the parts of the iteration, the slowest rank's; where asked for
 };
 
 /// What the log must know of the run.
