@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "viaduct/config/config_container.h"
 #include "viaduct/data/packed_collate.h"
