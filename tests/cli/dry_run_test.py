@@ -6,8 +6,7 @@ from cli_case import CliCase
 
 RECIPE = ["pretrain", "--recipe", "llama32_1b_pretrain", "train.global_batch_size=64"]
 
-OWN_DATA = ["dataset.dataset_root=data", "dataset.enable_offline_packing=false", "dataset.offline_packing_specs=null",
-            "checkpoint.pretrained_checkpoint=model"]
+OWN_DATA = ["dataset.dataset_root=data", "checkpoint.pretrained_checkpoint=model"]
 
 
 class DryRun(CliCase):
@@ -65,8 +64,9 @@ class DryRun(CliCase):
     def test_finetuning_refusals(self):
         recipe = ["finetune", "--recipe", "llama32_1b_sft", "--dry-run"]
         self.fails(*recipe, *OWN_DATA[1:], says=["dataset.hf_dataset=squad", "set dataset.dataset_root=FOLDER"])
-        self.fails(*recipe, OWN_DATA[0], *OWN_DATA[3:], says=["packed sequences", "dataset.enable_offline_packing=false"])
-        self.fails(*recipe, *OWN_DATA[:3], *OWN_DATA[4:], says=["weights to begin with", "checkpoint.pretrained_checkpoint"])
+        self.fails(*recipe, *OWN_DATA, "train.micro_batch_size=2",
+                   says=["packed sequences come one by one", "dataset.offline_packing_specs.packed_sequence_size="])
+        self.fails(*recipe, OWN_DATA[0], *OWN_DATA[2:], says=["weights to begin with", "checkpoint.pretrained_checkpoint"])
         self.fails("finetune", *RECIPE[1:], "--dry-run", "checkpoint.pretrained_checkpoint=model",
                    says=["GPTSFTDatasetConfig", "pretrain takes text"])
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import unittest
 
+import numpy
 import torch
 import yaml
 from safetensors.torch import load_file
@@ -20,6 +21,8 @@ BOUND = 5e-6
 # Of weights, which move by percents: the difference beside the weights. Where a gradient is as small as AdamW's eps, its
 # rounding is a part of the step.
 WEIGHTS = 5e-5
+# Tokens of a pack, and the packs that hold all examples, also where these are padded to multiples of 4.
+PACK, PACKS = 72, 4
 WORDS = "arch stone river bridge keystone span load pier cable deck tower truss".split()
 
 
@@ -193,6 +196,81 @@ class Finetune(CliCase):
         self.assertLess(total, 8 * sum(values.nbytes for values in whole.values()) + (1 << 17), "more than the adapters is saved")
         says = self.finetune("alone", f"checkpoint.load={root}", "checkpoint.pretrained_checkpoint=null", expect=MISTAKE)
         self.assertIn("set checkpoint.pretrained_checkpoint", says)
+
+    def packs_as_upstream(self, path, examples):
+        """A file of packs of so many examples each, in their order, as upstream's packing writes it."""
+        tokenizer = AutoTokenizer.from_pretrained(self.hf)
+        encode = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
+        packs = []
+        for begin in range(0, len(self.lines), examples):
+            pack = {"input_ids": [], "loss_mask": [], "seq_start_id": []}
+            for line in self.lines[begin:begin + examples]:
+                prompt = encode(line["input"])
+                ids = prompt + encode(" " + line["output"]) + [tokenizer.eos_token_id]
+                pack["seq_start_id"].append(len(pack["input_ids"]))
+                pack["input_ids"] += ids
+                pack["loss_mask"] += [i >= len(prompt) - 1 for i in range(len(ids))]
+            packs.append(pack)
+        numpy.save(path, packs)
+
+    def validation_loss(self, name):
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        events = EventAccumulator(str(self.folder / name / "log"))
+        return events.Reload().Scalars("lm loss validation")[-1].value
+
+    def test_packed(self):
+        """Packs train as their examples do one by one, where every token counts the same."""
+        self.make("llama")
+        tp, sp, pp = ("model.tensor_model_parallel_size=2", "model.sequence_parallel=true", "model.pipeline_model_parallel_size=2")
+        sharded = "ddp.use_distributed_optimizer=true"
+        # A tenth of the rate: of sums in another order AdamW makes differences that grow with it.
+        per_token = ["model.calculate_per_token_loss=true", f"optimizer.lr={LR / 10}", f"optimizer.min_lr={LR / 10}"]
+        packed = [*per_token, "train.micro_batch_size=1", "dataset.enable_offline_packing=true"]
+        specs = "+dataset.offline_packing_specs={packed_sequence_size: %d, %s}"
+
+        # Packed here: each step has all the examples, so that it does not matter which of them share a row.
+        whole = [*per_token, "dataset.dataloader_type=batch", f"train.global_batch_size={len(self.lines)}",
+                 f"validation.eval_interval={STEPS}"]
+        rows, adapter = self.finetune("rows", *whole)
+        packs = [*packed, "dataset.dataloader_type=batch", f"train.global_batch_size={PACKS}",
+                 f"validation.eval_interval={STEPS}"]
+        lines, other = self.finetune("packs", *packs, specs % (PACK, "pad_seq_to_mult: null"))
+        self.check_steps(lines, rows, "packed here")
+        self.check_adapters(adapter, other, "packed here")
+        self.assertAlmostEqual(self.validation_loss("packs"), self.validation_loss("rows"), places=5)
+        # Padded in every way: examples to a multiple, rows to their full length, offsets to one number.
+        padded = [*packs, specs % (PACK, "pad_seq_to_mult: 4, pad_cu_seqlens: true"),
+                  "+dataset.dataset_kwargs={pad_to_max_length: true}"]
+        lines, other = self.finetune("padded", *padded)
+        self.check_steps(lines, rows, "padded")
+        self.check_adapters(adapter, other, "padded")
+
+        # Packed by upstream: two of the examples of a step share a row.
+        self.packs_as_upstream(self.folder / "packs.npy", 2)
+        rows, adapter = self.finetune("unpacked", *per_token)
+        read = [*packed, f"train.global_batch_size={BATCH // 2}",
+                specs % (LENGTH, f"packed_train_data_path: {self.folder}/packs.npy")]
+        lines, other = self.finetune("read", *read)
+        self.check_steps(lines, rows, "packed by upstream")
+        self.check_adapters(adapter, other, "packed by upstream")
+        self.check_layouts([(2, [tp, sp]), (2, [pp]), (2, [sharded])], lines, other, *read)
+
+    def test_packing_mistakes(self):
+        self.make("llama")
+        specs = ["dataset.enable_offline_packing=true", "+dataset.offline_packing_specs={packed_sequence_size: 64}"]
+        says = self.finetune("rows", *specs, expect=MISTAKE)
+        self.assertIn("packed sequences come one by one", says)
+        self.assertIn("train.micro_batch_size=1", says)
+        specs.append("train.micro_batch_size=1")
+        numpy.save(self.folder / "other.npy", [{"input_ids": [1, 2, 99999], "loss_mask": [0, 1, 0], "seq_start_id": [0]}])
+        for setting, message in ((f"packed_train_data_path: {self.folder}/other.npy", "packed with another tokenizer"),
+                                 ("packed_train_data_path: none.npy", "there is no such file"),
+                                 ("packed_val_data_path: packs.idx.parquet", "packed Parquet is not read yet")):
+            says = self.finetune("path", *specs, "dataset.offline_packing_specs={packed_sequence_size: 64, %s}" % setting,
+                                 expect=MISTAKE)
+            self.assertIn(message, says)
+        says = self.finetune("long", *specs, "dataset.offline_packing_specs={packed_sequence_size: 4}", expect=MISTAKE)
+        self.assertIn("more than packed_sequence_size 4", says)
 
     def test_mistakes(self):
         self.make("llama")

@@ -6,6 +6,8 @@
 
 #include "viaduct/core/error.h"
 #include "viaduct/nn/agree.h"
+#include "viaduct/training/packed_data.h"
+#include "viaduct/training/sft_packs.h"
 
 namespace viaduct::training {
 
@@ -79,7 +81,30 @@ MicroBatch SftBatches::next() {
   return batch;
 }
 
+namespace {
+
+SftSource source_of(std::shared_ptr<const data::SftDataset> dataset, const data::CollateOptions& options,
+                    c10::Device device) {
+  const int64_t size = dataset->size();
+  return {size,
+          [=, dataset = std::move(dataset)](std::unique_ptr<data::Sampler> sampler, int64_t micro, bool epochs) {
+            return std::make_unique<SftBatches>(dataset, std::move(sampler), options, micro, device, epochs);
+          }};
+}
+
+SftSource source_of(std::shared_ptr<const data::PackedDataset> dataset, const data::PackedCollateOptions& options,
+                    c10::Device device) {
+  const int64_t size = dataset->size();
+  return {size,
+          [=, dataset = std::move(dataset)](std::unique_ptr<data::Sampler> sampler, int64_t micro, bool epochs) {
+            return std::make_unique<PackedBatches>(dataset, std::move(sampler), options, micro, device, epochs);
+          }};
+}
+
+}  // namespace
+
 FinetuneData::FinetuneData(const GlobalState& state, std::shared_ptr<const text::Tokenizer> tokenizer) {
+  std::string packed;
   nn::agree(state.mesh->world, state.device, [&] {
     const config::GPTSFTDatasetConfig& dataset = section_of(state);
     VIADUCT_USER_CHECK(tokenizer,
@@ -89,26 +114,38 @@ FinetuneData::FinetuneData(const GlobalState& state, std::shared_ptr<const text:
                        "train.rampup_batch_size=null");
     const SftSettings settings = sft_settings(dataset);
     const int64_t cut = state.context->sequence_parallel() ? state.mesh->tp.size() : 1;
-    collate_ = sft_collate_options(dataset, settings, *tokenizer, cut);
+    const data::CollateOptions collate = sft_collate_options(dataset, settings, *tokenizer, cut);
     const Path root = *dataset.dataset_root;
     const auto open = [&](const char* name, bool is_test, std::optional<int64_t> samples) {
-      return std::make_shared<const data::SftDataset>(
-          root / name, make_sft_format(dataset, settings, tokenizer, is_test), samples);
+      return source_of(std::make_shared<const data::SftDataset>(
+                           root / name, make_sft_format(dataset, settings, tokenizer, is_test), samples),
+                       collate, state.device);
     };
-    VIADUCT_USER_CHECK(fs::exists(root / "training.jsonl"), "there is no {}", (root / "training.jsonl").string());
-    std::optional<int64_t> most;
-    if (dataset.max_train_samples) most = *dataset.max_train_samples;
-    train_ = open("training.jsonl", false, most);
-    if (dataset.do_validation && fs::exists(root / "validation.jsonl"))
-      validation_ = open("validation.jsonl", true, std::nullopt);
+    const bool made =
+        dataset.enable_offline_packing && dataset.offline_packing_specs.value().packed_train_data_path;
+    VIADUCT_USER_CHECK(made || fs::exists(root / "training.jsonl"), "there is no {}",
+                       (root / "training.jsonl").string());
+    if (dataset.enable_offline_packing) {
+      SftPacks packs = open_packs(dataset, settings, tokenizer, cut);
+      train_ = source_of(std::move(packs.train), packs.collate, state.device);
+      if (packs.validation) validation_ = source_of(std::move(packs.validation), packs.collate, state.device);
+      packed = std::move(packs.summary);
+    } else {
+      std::optional<int64_t> most;
+      if (dataset.max_train_samples) most = *dataset.max_train_samples;
+      train_ = open("training.jsonl", false, most);
+      if (dataset.do_validation && fs::exists(root / "validation.jsonl"))
+        validation_ = open("validation.jsonl", true, std::nullopt);
+    }
     if (dataset.do_test && fs::exists(root / "test.jsonl")) test_ = open("test.jsonl", true, std::nullopt);
   });
+  if (!packed.empty()) state.say(packed);
 }
 
 std::unique_ptr<MicroBatches> FinetuneData::train(const GlobalState& state) const {
   const config::GPTSFTDatasetConfig& dataset = section_of(state);
   const int64_t micro = state.cfg.train.micro_batch_size.value();
-  data::SamplerOptions options = sampler_options(state, train_->size(), micro);
+  data::SamplerOptions options = sampler_options(state, train_->size, micro);
   options.consumed_samples = state.train_state.consumed_train_samples;
   options.drop_last = dataset.drop_last;
   const std::string kind = dataset.dataloader_type.value_or("batch");
@@ -124,22 +161,22 @@ std::unique_ptr<MicroBatches> FinetuneData::train(const GlobalState& state) cons
     sampler =
         kind == "cyclic" ? data::cyclic_sampler(options, dataset.data_sharding) : data::single_sampler(options);
   }
-  return std::make_unique<SftBatches>(train_, std::move(sampler), collate_, micro, state.device, kind != "single");
+  return train_->batches(std::move(sampler), micro, kind != "single");
 }
 
-std::unique_ptr<MicroBatches> FinetuneData::evaluation(
-    const GlobalState& state, const std::shared_ptr<const data::SftDataset>& dataset) const {
-  if (!dataset) return nullptr;
+std::unique_ptr<MicroBatches> FinetuneData::evaluation(const GlobalState& state,
+                                                       const std::optional<SftSource>& source) const {
+  if (!source) return nullptr;
   const config::ConfigContainer& config = state.cfg;
   const int64_t micro = config.validation.eval_micro_batch_size.value_or(config.train.micro_batch_size.value());
-  data::SamplerOptions options = sampler_options(state, dataset->size(), micro);
+  data::SamplerOptions options = sampler_options(state, source->size, micro);
   options.drop_last = false;
   data::BatchSamplerOptions batch;
   batch.global_batch_size =
       config.validation.eval_global_batch_size.value_or(state.batches->final_global_batch_size());
   batch.pad_samples_to_global_batch_size = true;
   batch.shuffle = false;
-  return std::make_unique<SftBatches>(dataset, data::batch_sampler(options, batch), collate_, micro, state.device);
+  return source->batches(data::batch_sampler(options, batch), micro, /*epochs=*/true);
 }
 
 std::unique_ptr<MicroBatches> FinetuneData::validation(const GlobalState& state) const {

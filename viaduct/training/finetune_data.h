@@ -2,7 +2,9 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <memory>
+#include <optional>
 
 #include "viaduct/data/sampler.h"
 #include "viaduct/data/sft_dataset.h"
@@ -34,7 +36,17 @@ class SftBatches : public MicroBatches {
   std::deque<MicroBatch> ready_;
 };
 
-/// training.jsonl, validation.jsonl and test.jsonl of dataset.dataset_root.
+/// Samples by their number, one after the other or several in a row, as they come to the model.
+struct SftSource {
+  int64_t size = 0;
+  /// Micro-batches of so many of the samples that the sampler names; `epochs` as for SftBatches.
+  std::function<std::unique_ptr<MicroBatches>(std::unique_ptr<data::Sampler>, int64_t micro_batch_size,
+                                              bool epochs)>
+      batches;
+};
+
+/// training.jsonl, validation.jsonl and test.jsonl of dataset.dataset_root; with dataset.enable_offline_packing the
+/// first two in packs. What upstream tests on is not packed.
 class FinetuneData {
  public:
   /// Of a section dataset that is a GPTSFTDatasetConfig (FinetuningDatasetConfig). UserError when there is no
@@ -50,10 +62,8 @@ class FinetuneData {
   std::unique_ptr<MicroBatches> test(const GlobalState& state) const;
 
  private:
-  std::unique_ptr<MicroBatches> evaluation(const GlobalState& state,
-                                           const std::shared_ptr<const data::SftDataset>& dataset) const;
-  data::CollateOptions collate_;
-  std::shared_ptr<const data::SftDataset> train_, validation_, test_;
+  std::unique_ptr<MicroBatches> evaluation(const GlobalState& state, const std::optional<SftSource>& source) const;
+  std::optional<SftSource> train_, validation_, test_;
 };
 
 }  // namespace viaduct::training

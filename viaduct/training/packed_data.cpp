@@ -30,12 +30,13 @@ MicroBatch collate(const data::PackedBatch& batch, c10::Device device) {
 
 PackedBatches::PackedBatches(std::shared_ptr<const data::PackedDataset> dataset,
                              std::unique_ptr<data::Sampler> sampler, data::PackedCollateOptions options,
-                             int64_t micro_batch_size, c10::Device device)
+                             int64_t micro_batch_size, c10::Device device, bool epochs)
     : dataset_(std::move(dataset)),
       sampler_(std::move(sampler)),
       options_(std::move(options)),
       micro_batch_size_(micro_batch_size),
-      device_(device) {}
+      device_(device),
+      epochs_(epochs) {}
 
 MicroBatch PackedBatches::next() {
   bool begun = false;
@@ -45,6 +46,11 @@ MicroBatch PackedBatches::next() {
       begun = false;
       continue;
     }
+    VIADUCT_USER_CHECK(
+        epochs_,
+        "the packs are at their end after {} of them: train for fewer iterations, give more data, or "
+        "set dataset.dataloader_type=batch",
+        sampler_->consumed_samples());
     VIADUCT_USER_CHECK(!begun, "{} packs are too few for a micro-batch of {} packs on every rank", dataset_->size(),
                        micro_batch_size_);
     sampler_->restart();

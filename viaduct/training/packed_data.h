@@ -15,12 +15,14 @@ namespace viaduct::training {
 /// stands behind them, and so is seen by nothing that counts.
 MicroBatch collate(const data::PackedBatch& batch, c10::Device device);
 
-/// The packs that a sampler names; at the end of an epoch the next one begins.
+/// The packs that a sampler names.
 class PackedBatches : public MicroBatches {
  public:
-  /// Micro-batches of `micro_batch_size` packs, made as `options` say.
+  /// Micro-batches of `micro_batch_size` packs, made as `options` say. `epochs`: at the end of the data they begin
+  /// anew; else UserError.
   PackedBatches(std::shared_ptr<const data::PackedDataset> dataset, std::unique_ptr<data::Sampler> sampler,
-                data::PackedCollateOptions options, int64_t micro_batch_size, c10::Device device);
+                data::PackedCollateOptions options, int64_t micro_batch_size, c10::Device device,
+                bool epochs = true);
   MicroBatch next() override;
 
  private:
@@ -29,6 +31,7 @@ class PackedBatches : public MicroBatches {
   data::PackedCollateOptions options_;
   int64_t micro_batch_size_;
   c10::Device device_;
+  bool epochs_;
   std::deque<int64_t> named_;  // by the sampler, not used yet
 };
 

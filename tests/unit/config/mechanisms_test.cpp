@@ -110,7 +110,6 @@ TEST(Mechanisms, WhatIsNotBuiltSaysSo) {
       {"+peft={_target_: VLMLoRA}", "training this kind of adapter"},
       {"+peft={_target_: LoRA, lora_dtype: {_call_: false, _target_: torch.float32}}",
        "another type than the model's"},
-      {"dataset={_target_: GPTSFTDatasetConfig, enable_offline_packing: true}", "packed sequences"},
       {"dataset={_target_: GPTSFTDatasetConfig, hf_dataset: {dataset_name: squad}}", "data sets of the hub"},
       {"dataset={_target_: DirectHFSFTDatasetConfig}", "this class of data set"},
       {"dataset={_target_: EnergonDatasetConfig}", "this class of data set"},
