@@ -4,9 +4,10 @@
 usage: .venv/test/bin/python benchmarks/train_step.py HF_FOLDER [--program bin/viaduct] [--dtype float32] [--lora RANK]
        [--length 512] [--micro 1] [--micros 1] [--steps 6] [--runs 2] [--threads 2]
 
-HF_FOLDER: a Llama. Both take turns, so that another load of the machine falls on both. A run's figure is the mean of its steps
-without the first two; the best of the runs counts. transformers is measured with both its kinds of attention, and the faster of
-the two counts. A step: forward and backward of --micros micro-batches of --micro samples, clipping, AdamW.
+HF_FOLDER: a Llama. Both take turns, so that another load of the machine falls on both; the fastest step of each counts, without
+the first two of a run: OpenMP's threads wait for each other, so that another program on one core makes a step several times as
+long. transformers is measured with both its kinds of attention, and the faster of the two counts. A step: forward and backward
+of --micros micro-batches of --micro samples, clipping, AdamW.
 
 bfloat16 here is the type of weights and activations; viaduct and Megatron keep float32 main weights and gradients beside them,
 which transformers has only with --main-weights.
@@ -15,8 +16,8 @@ import argparse
 import json
 import os
 import pathlib
-import random
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -48,9 +49,7 @@ class Viaduct:
         if half:
             sections["mixed_precision"] = "bf16_mixed"
         (folder / "run.yaml").write_text(yaml.safe_dump(sections))
-        # The same numbers for both sides: a corpus for pretraining, pairs of one length for adapters.
         self.samples = arguments.micro * arguments.micros
-        self.count = arguments.steps * self.samples
 
     def step(self):
         a = self.arguments
@@ -70,7 +69,7 @@ class Viaduct:
         if run.returncode != 0:
             raise SystemExit(run.stdout + run.stderr)
         seconds = [json.loads(line)["seconds"] for line in (log / "iterations.jsonl").read_text().splitlines()]
-        return sum(seconds[2:]) / len(seconds[2:])
+        return min(seconds[2:])
 
 
 class Transformers:
@@ -117,7 +116,7 @@ class Transformers:
                     if main is not p:
                         p.copy_(main)
             seconds.append(time.perf_counter() - start)
-        return sum(seconds[2:]) / len(seconds[2:])
+        return min(seconds[2:])
 
 
 def main():
@@ -143,9 +142,9 @@ def main():
         ours = Viaduct(arguments, pathlib.Path(folder))
         times = {"viaduct": [], "eager": [], "sdpa": []}
         for _ in range(arguments.runs):
-            times["viaduct"].append(ours.step())
-            for attention in ("eager", "sdpa"):
-                times[attention].append(Transformers(arguments, attention).step())
+            for name, values in times.items():
+                values.append((ours if name == "viaduct" else Transformers(arguments, name)).step())
+                print(f"{name}: {values[-1]:.3f} s", file=sys.stderr, flush=True)
     best = {name: min(values) for name, values in times.items()}
     theirs = min(best["eager"], best["sdpa"])
     what = f"LoRA of rank {arguments.lora}" if arguments.lora else "all weights"
