@@ -26,25 +26,28 @@ struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
     }
     at::Tensor most = std::get<0>(wide.max(-1));
     group.all_reduce(most, parallel::Reduce::kMax);
-    const at::Tensor exponentials = (wide - most.unsqueeze(-1)).exp();
-    at::Tensor sum = exponentials.sum(-1);
+    // One tensor of the logits' size, which becomes the softmax: the rows of a vocabulary are most of the traffic.
+    at::Tensor softmax = wide - most.unsqueeze(-1);
+    softmax.exp_();
+    at::Tensor sum = softmax.sum(-1);
     group.all_reduce(sum);
     const at::Tensor local = labels - first;
     const at::Tensor foreign = (local < 0) | (local >= valid);
     const at::Tensor row = local.masked_fill(foreign, 0);
     at::Tensor own = wide.gather(-1, row.unsqueeze(-1)).squeeze(-1).masked_fill(foreign, 0.0);
     group.all_reduce(own);
-    context->save_for_backward({exponentials / sum.unsqueeze(-1), row, foreign});
+    softmax.div_(sum.unsqueeze(-1));
+    context->save_for_backward({softmax, row, foreign});
     context->saved_data["type"] = static_cast<int64_t>(logits.scalar_type());
     return sum.log() + most - own;
   }
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const variable_list saved = context->get_saved_variables();
-    const at::Tensor target = saved[2].logical_not().to(saved[0].scalar_type()).unsqueeze(-1);
-    const at::Tensor change = saved[0].scatter_add(-1, saved[1].unsqueeze(-1), -target);
-    const at::Tensor gradient =
-        (change * gradients[0].unsqueeze(-1)).to(static_cast<c10::ScalarType>(context->saved_data["type"].toInt()));
-    return {gradient, {}, {}, {}, {}};
+    const at::Tensor scale = gradients[0].unsqueeze(-1);
+    at::Tensor gradient = saved[0] * scale;
+    gradient.scatter_add_(-1, saved[1].unsqueeze(-1),
+                          -scale.to(gradient.scalar_type()).masked_fill(saved[2].unsqueeze(-1), 0.0));
+    return {gradient.to(static_cast<c10::ScalarType>(context->saved_data["type"].toInt())), {}, {}, {}, {}};
   }
 };
 
