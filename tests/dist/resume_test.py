@@ -3,6 +3,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -163,6 +164,20 @@ class Resume(CliCase):
         iteration = int((root / "latest_checkpointed_iteration.txt").read_text())
         self.assertGreater(iteration, 0)
         self.checkpoint(root, iteration)
+
+    def test_not_finite(self):
+        """A loss that is not finite ends the run on all ranks; what was being saved meanwhile is there."""
+        root = self.folder / "root"
+        run = self.pretrain("train.train_iters=9", "optimizer.lr=1e38", "optimizer.min_lr=1e38", "scheduler.lr_warmup_iters=0",
+                            "scheduler.lr_decay_style=constant", "optimizer.clip_grad=0.0", f"checkpoint.save={root}",
+                            "checkpoint.save_interval=1", "checkpoint.async_save=true", ranks=2, expect=MISTAKE)
+        found = re.search(r"iteration (\d+): the loss is not finite \(samples (\d+) to", run.stderr)
+        self.assertTrue(found, run.stderr)
+        failed, sample = map(int, found.groups())
+        self.assertEqual(sample, 8 * (failed - 1))
+        self.assertGreater(failed, 1)
+        self.checkpoint(root, failed - 1)
+        self.assertEqual([path.name for path in root.iterdir() if path.name.startswith(".viaduct")], [])
 
     def test_what_is_kept(self):
         root = self.folder / "root"

@@ -182,12 +182,17 @@ std::unique_ptr<PendingSave> PendingSave::start(const GlobalState& state, const 
   staging.plan_hash = static_cast<uint64_t>(work.iteration);
   staging.overwrite = true;
   work.folder = bridge::StagingPlace::of_iteration(root, name, staging.plan_hash).path() / name;
-  nn::agree(state.mesh->world, state.device, [&] {
-    work.part = lay_out(state, options);
-    if (!first) return;
-    work.staging.emplace(bridge::Staging::for_iteration(root, name, staging));
-    bridge::create_folder(work.folder);
-  });
+  try {
+    nn::agree(state.mesh->world, state.device, [&] {
+      work.part = lay_out(state, options);
+      if (!first) return;
+      work.staging.emplace(bridge::Staging::for_iteration(root, name, staging));
+      bridge::create_folder(work.folder);
+    });
+  } catch (const std::exception&) {
+    work.discard();
+    throw;
+  }
   work.indices = gather_texts(state.mesh->world, state.device, formats::write_torch_dist_metadata(work.part.index));
   if (first) {
     const std::string train_state = train_state_bytes(state);

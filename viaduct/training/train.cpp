@@ -46,7 +46,7 @@ bool on_any_rank(const GlobalState& state, bool here) {
 }
 
 bool is_nan(const std::map<std::string, double>& losses) {
-  return std::any_of(losses.begin(), losses.end(), [](const auto& loss) { return std::isnan(loss.second); });
+  return std::any_of(losses.begin(), losses.end(), [](const auto& loss) { return !std::isfinite(loss.second); });
 }
 
 // How long the parts of an iteration take, where logger.log_timers_to_tensorboard asks: on a GPU that costs a wait
@@ -105,6 +105,15 @@ double params_norm(const GlobalState& state) {
   return std::sqrt(squares.item<double>());
 }
 
+// Ends the run for numbers that are the same on all ranks. What is being saved meanwhile is put into its place
+// first.
+[[noreturn]] void end_with(GlobalState& state, std::string_view what, std::string_view fix, int64_t samples) {
+  if (state.checkpoints) state.checkpoints->finish(state);
+  const TrainState& now = state.train_state;
+  throw UserError(fmt::format("iteration {}: {} (samples {} to {}). {}", now.step + 1, what,
+                              now.consumed_train_samples, now.consumed_train_samples + samples - 1, fix));
+}
+
 // Passes over the micro-batches of an iteration that is to be skipped.
 void skip_iteration(GlobalState& state, MicroBatches& batches) {
   const topology::BatchSizes sizes = state.batches->at(state.train_state.consumed_train_samples);
@@ -133,12 +142,12 @@ IterationReport train_step(GlobalState& state, const ForwardStep& forward_step, 
   timers.mark("forward-backward");
   report.losses = result.losses;
   report.nan = is_nan(result.losses);
-  VIADUCT_USER_CHECK(
-      !report.nan || !state.cfg.rerun_state_machine.check_for_nan_in_loss,
-      "iteration {}: the loss is not a number (samples {} to {}). Look at these samples and at the learning "
-      "rate; rerun_state_machine.check_for_nan_in_loss=false goes on without their update",
-      state.train_state.step + 1, state.train_state.consumed_train_samples,
-      state.train_state.consumed_train_samples + sizes.running - 1);
+  if (report.nan && state.cfg.rerun_state_machine.check_for_nan_in_loss)
+    end_with(
+        state, "the loss is not finite",
+        "Look at these samples and at the learning rate; rerun_state_machine.check_for_nan_in_loss=false goes on "
+        "without their update",
+        sizes.running);
   optimizer.reduce_gradients(per_token ? std::max(result.num_tokens, 1.0) : state.mesh->dp_cp.size());
   timers.mark("all-grads-sync");
   const optim::StepResult step = optimizer.step({report.lr, report.weight_decay, std::nullopt});
@@ -147,12 +156,9 @@ IterationReport train_step(GlobalState& state, const ForwardStep& forward_step, 
   report.grad_norm = step.grad_norm;
   report.skipped = !step.updated;
   if (state.cfg.logger.log_num_zeros_in_grad) report.num_zeros = step.num_zeros;
-  VIADUCT_USER_CHECK(
-      std::isfinite(step.grad_norm) || optimizer.scaler() || !state.cfg.ddp.check_for_nan_in_grad,
-      "iteration {}: the gradients are not finite (samples {} to {}); ddp.check_for_nan_in_grad=false goes "
-      "on without their update",
-      state.train_state.step + 1, state.train_state.consumed_train_samples,
-      state.train_state.consumed_train_samples + sizes.running - 1);
+  if (!std::isfinite(step.grad_norm) && !optimizer.scaler() && state.cfg.ddp.check_for_nan_in_grad)
+    end_with(state, "the gradients are not finite", "ddp.check_for_nan_in_grad=false goes on without their update",
+             sizes.running);
   if (step.updated) {
     state.scheduler->step(sizes.running);
     if (state.cfg.model.moe_router_enable_expert_bias)

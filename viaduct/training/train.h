@@ -49,7 +49,7 @@ struct TrainData {
   std::function<std::unique_ptr<MicroBatches>()> validation;  // none: there is no evaluation
 };
 
-/// From state.train_state on to the end of the run. UserError when a loss is not a number (with
+/// From state.train_state on to the end of the run. UserError when a loss is not finite (with
 /// rerun_state_machine's check_for_nan_in_loss), naming the iteration and the samples. Collective.
 Ended train(GlobalState& state, const ForwardStep& forward_step, const TrainData& data,
             const Callbacks& callbacks = {});

@@ -28,7 +28,7 @@ struct IterationReport {
   std::optional<int64_t> num_zeros;
   double loss_scale = 1;
   bool skipped = false;  // no update: overflow
-  bool nan = false;      // a loss is not a number
+  bool nan = false;      // a loss is not finite
   std::map<std::string, double>
       timers;  // seconds of the parts of the iteration, the slowest rank's; where asked for
 };
