@@ -25,7 +25,7 @@ EXPERTS = {"num_layers": 2, "hidden_size": 2048, "ffn_hidden_size": 6144, "num_a
 LINE = re.compile(r"iteration +(\d+)/.*elapsed time per iteration \(ms\): ([\d.]+).*lm loss: ([\dE.+-]+)")
 
 
-def ours(program, scratch, name, command, ranks, overrides):
+def ours(program, name, command, ranks, overrides):
     """Tokens a second, and the seconds from the start of the process to its first step."""
     launch = [] if ranks == 1 else ["torchrun", "--no-python", "--standalone", "--nproc-per-node", str(ranks)]
     train = pathlib.Path(program).with_name("viaduct-train")
@@ -96,7 +96,7 @@ def main():
     gpus = len(subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout.strip().splitlines())
     print(subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout.strip(), flush=True)
     if gpus == 1:
-        ours(program, scratch, "pretraining, viaduct", "pretrain", 1, pretraining({}))
+        ours(program, "pretraining, viaduct", "pretrain", 1, pretraining({}))
         subprocess.run([sys.executable, __file__, "theirs", "pretraining, transformers", "full"])
         base, data = scratch / "base", scratch / "data"
         data.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def main():
             (data / f"{split}.jsonl").write_text("".join(json.dumps({"input": "a b c " * 200, "output": "d e f " * 800}) + "\n"
                                                          for _ in range(GLOBAL * STEPS)))
         settings = [s for s in pretraining({}) if not s.startswith(("dataset.", "tokenizer."))]
-        ours(program, scratch, "LoRA, viaduct", "finetune", 1, [
+        ours(program, "LoRA, viaduct", "finetune", 1, [
             *settings, f"checkpoint.pretrained_checkpoint={base}", "+peft={_target_: LoRA, dim: 32, alpha: 32}",
             "+dataset={_target_: FinetuningDatasetConfig, dataset_root: %s, seq_length: %d, dataset_kwargs: {pad_to_max_length: true}}"
             % (data, SEQUENCE), "tokenizer.tokenizer_type=HuggingFaceTokenizer", f"tokenizer.tokenizer_model={base}"])
@@ -119,7 +119,7 @@ def main():
     if gpus == 4:
         layouts = {"DP 4, distributed optimizer": layouts["DP 2, distributed optimizer"]}
     for name, (model, more) in layouts.items():
-        ours(program, scratch, name, "pretrain", gpus, pretraining(model, **({"train.micro_batch_size": 1} if gpus == 4 else {}), **more))
+        ours(program, name, "pretrain", gpus, pretraining(model, **({"train.micro_batch_size": 1} if gpus == 4 else {}), **more))
 
 
 if __name__ == "__main__":

@@ -96,6 +96,20 @@ std::vector<int32_t> tokenize(std::string_view text) {
   return numbers<int32_t>(ask(Json::object({{"tokenize", text}})));
 }
 
+// What formats of prompts have in common.
+template <class T>
+void read_lengths_and_ids(const Options& from, T& to) {
+  from.read("max_seq_length", to.max_seq_length);
+  from.read("truncation_method", to.truncation_method, parse_truncation_method);
+  from.read("add_bos", to.add_bos);
+  from.read("add_sep", to.add_sep);
+  from.read("add_eos", to.add_eos);
+  from.read("bos_id", to.bos_id);
+  from.read("sep_id", to.sep_id);
+  from.read("eos_id", to.eos_id);
+  to.space_sensitive = is_space_sensitive(tokenize);
+}
+
 std::unique_ptr<SftFormat> pair_format(const Options& from) {
   PairOptions options;
   from.read("prompt_column", options.prompt_column);
@@ -104,17 +118,9 @@ std::unique_ptr<SftFormat> pair_format(const Options& from) {
   from.read("separator", options.separator);
   from.read("learn_prompt", options.learn_prompt);
   from.read("strip_whitespace", options.strip_whitespace);
-  from.read("max_seq_length", options.max_seq_length);
-  from.read("truncation_method", options.truncation_method, parse_truncation_method);
-  from.read("add_bos", options.add_bos);
-  from.read("add_sep", options.add_sep);
-  from.read("add_eos", options.add_eos);
-  from.read("bos_id", options.bos_id);
-  from.read("sep_id", options.sep_id);
-  from.read("eos_id", options.eos_id);
   from.read("is_test", options.completion_may_lack);
   if (const Json* ids = from.find("never_learned")) options.never_learned = numbers<int32_t>(*ids);
-  options.space_sensitive = is_space_sensitive(tokenize);
+  read_lengths_and_ids(from, options);
   return std::make_unique<PairFormat>(std::move(options), tokenize);
 }
 
@@ -140,18 +146,10 @@ std::unique_ptr<SftFormat> format_of(const Json& json) {
   from.read("prompt_template", options.prompt_template);
   from.read("label_key", options.label_key);
   from.read("truncation_field", options.truncation_field);
-  from.read("truncation_method", options.truncation_method, parse_truncation_method);
-  from.read("max_seq_length", options.max_seq_length);
-  from.read("add_bos", options.add_bos);
-  from.read("add_sep", options.add_sep);
-  from.read("add_eos", options.add_eos);
-  from.read("bos_id", options.bos_id);
-  from.read("sep_id", options.sep_id);
-  from.read("eos_id", options.eos_id);
   from.read("virtual_tokens", options.virtual_tokens);
   from.read("tokens_to_generate", options.tokens_to_generate);
   from.read("is_test", options.label_may_lack);
-  options.space_sensitive = is_space_sensitive(tokenize);
+  read_lengths_and_ids(from, options);
   return std::make_unique<PromptFormat>(std::move(options), tokenize);
 }
 

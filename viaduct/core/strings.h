@@ -20,6 +20,8 @@ std::string fill_pattern(std::string_view pattern, std::span<const int64_t> numb
 std::optional<std::string> nearest(std::string_view name, std::span<const std::string> candidates);
 /// True when `text` is well-formed UTF-8.
 bool is_utf8(std::string_view text);
+/// The text without spaces at its ends.
+std::string_view strip_spaces(std::string_view text);
 /// Order of file names as people count: numbers inside compare by value.
 bool natural_less(std::string_view a, std::string_view b);
 

@@ -3,15 +3,10 @@
 #include <algorithm>
 
 #include "viaduct/core/error.h"
+#include "viaduct/core/strings.h"
 
 namespace viaduct::data {
 namespace {
-
-std::string_view strip_spaces(std::string_view text) {
-  const size_t begin = text.find_first_not_of(' ');
-  if (begin == std::string_view::npos) return {};
-  return text.substr(begin, text.find_last_not_of(' ') - begin + 1);
-}
 
 // "Q: {prompt} A:" to "Q: " and " A:".
 std::vector<std::string> parse_template(std::string_view text) {

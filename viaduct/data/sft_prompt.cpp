@@ -3,16 +3,11 @@
 #include <algorithm>
 
 #include "viaduct/core/error.h"
+#include "viaduct/core/strings.h"
 #include "viaduct/data/python_escapes.h"
 
 namespace viaduct::data {
 namespace {
-
-std::string_view strip_spaces(std::string_view text) {
-  const size_t begin = text.find_first_not_of(' ');
-  if (begin == std::string_view::npos) return {};
-  return text.substr(begin, text.find_last_not_of(' ') - begin + 1);
-}
 
 void append(std::vector<int32_t>& to, const std::vector<int32_t>& ids) {
   to.insert(to.end(), ids.begin(), ids.end());

@@ -6,8 +6,6 @@
 
 namespace viaduct::nn {
 
-namespace {
-
 at::Tensor box_of(at::Tensor tensor, const layout::Box& box) {
   for (int axis = 0; axis < box.rank(); ++axis) {
     const int64_t stride = box.stride.empty() ? 1 : box.stride[axis];
@@ -15,8 +13,6 @@ at::Tensor box_of(at::Tensor tensor, const layout::Box& box) {
   }
   return tensor;
 }
-
-}  // namespace
 
 at::Tensor shard_of(const at::Tensor& whole, const layout::ShardedTensor& sharded) {
   at::Tensor result = at::zeros(torchx::sizes_of(sharded.local_shape), whole.options());

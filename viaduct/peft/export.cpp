@@ -12,6 +12,7 @@
 #include "viaduct/core/error.h"
 #include "viaduct/formats/safetensors_writer.h"
 #include "viaduct/nn/agree.h"
+#include "viaduct/nn/shard_of.h"
 #include "viaduct/peft/targets.h"
 #include "viaduct/torchx/tensor.h"
 
@@ -20,14 +21,6 @@ namespace viaduct::peft {
 namespace fs = std::filesystem;
 
 namespace {
-
-at::Tensor box_of(at::Tensor tensor, const layout::Box& box) {
-  for (int axis = 0; axis < box.rank(); ++axis) {
-    const int64_t stride = box.stride.empty() ? 1 : box.stride[axis];
-    tensor = tensor.slice(axis, box.offset[axis], box.offset[axis] + (box.size[axis] - 1) * stride + 1, stride);
-  }
-  return tensor;
-}
 
 // Does this rank speak for its part? Others hold copies.
 bool speaks(const AdapterTensor& held, const parallel::Mesh& mesh) {
@@ -80,7 +73,7 @@ std::vector<at::Tensor> gather(const WholeAdapter& whole, const nn::ModelChunks&
       VIADUCT_CHECK(it->second.parameter.shape == parameter.shape, "{} is {} in the module and {} in the graph",
                     parameter.name, it->second.parameter.shape, parameter.shape);
       for (const layout::Piece& piece : it->second.sharded.pieces)
-        if (!piece.is_fill()) box_of(all, piece.from).copy_(box_of(it->second.tensor, piece.to));
+        if (!piece.is_fill()) nn::box_of(all, piece.from).copy_(nn::box_of(it->second.tensor, piece.to));
     }
     context.mesh->world.all_reduce(all);
     result.push_back(first ? all.cpu() : at::Tensor());
@@ -101,7 +94,7 @@ NamedTensors peft_tensors(const WholeAdapter& whole, const std::vector<at::Tenso
     for (const layout::Piece& piece : graph.to_hf(id)) {
       for (int axis = 0; axis < piece.to.rank(); ++axis)
         VIADUCT_CHECK(piece.axes[axis] == axis || piece.to.size[axis] == 1, "{} lies transposed", name);
-      box_of(tensor, piece.to).copy_(box_of(parameters[static_cast<size_t>(piece.source)], piece.from));
+      nn::box_of(tensor, piece.to).copy_(nn::box_of(parameters[static_cast<size_t>(piece.source)], piece.from));
     }
     stored.dtype = torchx::dtype_of(tensor.scalar_type());
     const std::span<std::byte> bytes = torchx::bytes_of(tensor);

@@ -29,17 +29,7 @@ Ended finetune(config::ConfigContainer config, parallel::ProcessWorld& world, co
                      "{} holds something already", adapter_folder.string());
   const auto state = setup(std::move(config), world, options);
   const FinetuneData data(*state, open_tokenizer(state->cfg.tokenizer));
-  Ended ended = Ended::kFinished;
-  if (!state->cfg.train.skip_train.value_or(false)) {
-    const auto batches = data.train(*state);
-    TrainData parts;
-    parts.train = batches.get();
-    if (data.validation(*state)) parts.validation = [&] { return data.validation(*state); };
-    ended = train(*state, forward_step, parts, callbacks);
-  }
-  const int64_t iterations = state->cfg.validation.eval_iters.value_or(0);
-  if (const auto batches = data.test(*state); batches && iterations > 0)
-    evaluate_and_print_results(*state, "test", forward_step, *batches, iterations, callbacks);
+  const Ended ended = train_and_test(*state, forward_step, data, callbacks);
   if (!adapter_folder.empty()) {
     peft::save_peft_folder(state->chunks(), *state->context, peft::read_options(*state->cfg.peft),
                            state->cfg.checkpoint.pretrained_checkpoint.value_or(""), adapter_folder);

@@ -15,12 +15,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-at::Tensor tensor_of(const data::IdRows& rows) {
-  at::Tensor result = at::empty({rows.rows, rows.columns}, at::kLong);
-  std::copy(rows.values.begin(), rows.values.end(), result.mutable_data_ptr<int64_t>());
-  return result;
-}
-
 const config::GPTSFTDatasetConfig& section_of(const GlobalState& state) {
   const auto& dataset = std::get<config::GPTSFTDatasetConfig>(state.cfg.dataset.value());
   VIADUCT_USER_CHECK(dataset.dataset_root, "dataset.dataset_root is not set: name a folder with training.jsonl");

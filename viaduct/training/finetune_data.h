@@ -9,7 +9,7 @@
 #include "viaduct/data/sampler.h"
 #include "viaduct/data/sft_dataset.h"
 #include "viaduct/training/sft_format.h"
-#include "viaduct/training/state.h"
+#include "viaduct/training/train.h"
 #include "viaduct/training/training_data.h"
 
 namespace viaduct::training {
@@ -47,19 +47,19 @@ struct SftSource {
 
 /// training.jsonl, validation.jsonl and test.jsonl of dataset.dataset_root; with dataset.enable_offline_packing the
 /// first two in packs. What upstream tests on is not packed.
-class FinetuneData {
+class FinetuneData : public RunData {
  public:
   /// Of a section dataset that is a GPTSFTDatasetConfig (FinetuningDatasetConfig). UserError when there is no
   /// tokenizer, or no training.jsonl.
   FinetuneData(const GlobalState& state, std::shared_ptr<const text::Tokenizer> tokenizer);
 
   /// From state.train_state.consumed_train_samples on.
-  std::unique_ptr<MicroBatches> train(const GlobalState& state) const;
+  std::unique_ptr<MicroBatches> train(const GlobalState& state) const override;
   /// In the order of the file, from its first line on; null where there is no file or dataset.do_validation is
   /// false.
-  std::unique_ptr<MicroBatches> validation(const GlobalState& state) const;
+  std::unique_ptr<MicroBatches> validation(const GlobalState& state) const override;
   /// Likewise, with dataset.do_test.
-  std::unique_ptr<MicroBatches> test(const GlobalState& state) const;
+  std::unique_ptr<MicroBatches> test(const GlobalState& state) const override;
 
  private:
   std::unique_ptr<MicroBatches> evaluation(const GlobalState& state, const std::optional<SftSource>& source) const;

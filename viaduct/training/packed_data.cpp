@@ -6,14 +6,6 @@
 
 namespace viaduct::training {
 
-namespace {
-
-at::Tensor tensor_of(const data::IdRows& rows) {
-  return at::tensor(rows.values, at::TensorOptions().dtype(at::kLong)).view({rows.rows, rows.columns});
-}
-
-}  // namespace
-
 MicroBatch collate(const data::PackedBatch& batch, c10::Device device) {
   MicroBatch result;
   result.tokens = tensor_of(batch.tokens).to(device);

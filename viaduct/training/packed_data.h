@@ -7,7 +7,7 @@
 #include "viaduct/data/packed_collate.h"
 #include "viaduct/data/sampler.h"
 #include "viaduct/data/sft_dataset.h"
-#include "viaduct/training/forward_step.h"
+#include "viaduct/training/training_data.h"
 
 namespace viaduct::training {
 

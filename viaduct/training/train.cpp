@@ -247,4 +247,20 @@ Ended train(GlobalState& state, const ForwardStep& forward_step, const TrainData
   return ended;
 }
 
+Ended train_and_test(GlobalState& state, const ForwardStep& forward_step, const RunData& data,
+                     const Callbacks& callbacks) {
+  Ended ended = Ended::kFinished;
+  if (!state.cfg.train.skip_train.value_or(false)) {
+    const auto batches = data.train(state);
+    TrainData parts;
+    parts.train = batches.get();
+    if (data.validation(state)) parts.validation = [&] { return data.validation(state); };
+    ended = train(state, forward_step, parts, callbacks);
+  }
+  const int64_t iterations = state.cfg.validation.eval_iters.value_or(0);
+  if (const auto batches = data.test(state); batches && iterations > 0)
+    evaluate_and_print_results(state, "test", forward_step, *batches, iterations, callbacks);
+  return ended;
+}
+
 }  // namespace viaduct::training

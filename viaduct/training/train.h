@@ -49,6 +49,22 @@ struct TrainData {
   std::function<std::unique_ptr<MicroBatches>()> validation;  // none: there is no evaluation
 };
 
+/// What a whole run takes its batches from.
+class RunData {
+ public:
+  virtual ~RunData() = default;
+  /// From state.train_state.consumed_train_samples on.
+  virtual std::unique_ptr<MicroBatches> train(const GlobalState& state) const = 0;
+  /// Of an evaluation; null where there is nothing to evaluate on.
+  virtual std::unique_ptr<MicroBatches> validation(const GlobalState& state) const = 0;
+  /// Of the evaluation at the end; null likewise.
+  virtual std::unique_ptr<MicroBatches> test(const GlobalState& state) const = 0;
+};
+
+/// train unless train.skip_train, and an evaluation of the test data. Collective.
+Ended train_and_test(GlobalState& state, const ForwardStep& forward_step, const RunData& data,
+                     const Callbacks& callbacks = {});
+
 /// From state.train_state on to the end of the run. UserError when a loss is not finite (with
 /// rerun_state_machine's check_for_nan_in_loss), naming the iteration and the samples. Collective.
 Ended train(GlobalState& state, const ForwardStep& forward_step, const TrainData& data,

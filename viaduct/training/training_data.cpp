@@ -32,6 +32,10 @@ bool counts_up(const data::Sample& sample) {
 
 }  // namespace
 
+at::Tensor tensor_of(const data::IdRows& rows) {
+  return at::tensor(rows.values, at::TensorOptions().dtype(at::kLong)).view({rows.rows, rows.columns});
+}
+
 MicroBatch collate(const std::vector<data::Sample>& samples, c10::Device device) {
   MicroBatch batch;
   batch.tokens = rows_of(samples, &data::Sample::tokens, at::kLong).to(device);

@@ -10,12 +10,16 @@
 
 #include "viaduct/data/dataset.h"
 #include "viaduct/data/sampler.h"
+#include "viaduct/data/sft_collate.h"
 #include "viaduct/training/forward_step.h"
 
 namespace viaduct::training {
 
 /// Samples side by side; position ids only where they differ from 0, 1, ..., and sequences where there are several.
 MicroBatch collate(const std::vector<data::Sample>& samples, c10::Device device);
+
+/// [rows, columns], int64.
+at::Tensor tensor_of(const data::IdRows& rows);
 
 /// The samples that a sampler names, read ahead by a thread. At the end of an epoch it goes on with the next one,
 /// unless the sampler has only one.
