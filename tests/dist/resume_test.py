@@ -43,7 +43,9 @@ class Resume(CliCase):
     def pretrain(self, *arguments, ranks=1, expect=DONE, wrapper=()):
         run = subprocess.run(command(ranks, arguments, wrapper), capture_output=True, text=True, stdin=subprocess.DEVNULL,
                              env=environment(), timeout=240)
-        self.assertEqual(run.returncode == 0, expect == DONE, f"{run.args}\n{run.stdout}{run.stderr}")
+        # torchrun has exit codes of its own.
+        said = f"{run.args}\n{run.stdout}{run.stderr}"
+        self.assertEqual(run.returncode if ranks == 1 else run.returncode == 0, expect if ranks == 1 else expect == DONE, said)
         return run
 
     def checkpoint(self, root, iteration):
@@ -234,7 +236,13 @@ class Resume(CliCase):
                             expect=MISTAKE)
         self.assertIn("none", run.stderr)
         run = self.pretrain("train.train_iters=1", f"checkpoint.load={root}", "checkpoint.ckpt_step=7", expect=MISTAKE)
-        self.assertIn("7", run.stderr)
+        self.assertIn(f"{root} has no complete checkpoint of iteration 7", run.stderr)
+        # A path that is misspelt must not begin with random weights; the folder that the run saves to may be empty.
+        missing = self.folder / "misspelt"
+        for save in ([], [f"checkpoint.save={self.folder / 'elsewhere'}"]):
+            run = self.pretrain("train.train_iters=1", f"checkpoint.load={missing}", *save, expect=MISTAKE)
+            self.assertIn(f"checkpoint.load={missing} holds no checkpoint", run.stderr)
+        self.pretrain("train.train_iters=1", f"checkpoint.load={missing}/", f"checkpoint.save={missing}")
 
 
 if __name__ == "__main__":

@@ -112,6 +112,17 @@ IterationFolder find_iteration(const Path& path, std::optional<int64_t> wanted) 
   return result;
 }
 
+bool holds_iterations(const Path& path) {
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(path, ignored)) return false;
+  if (itself(path.has_filename() ? path : path.parent_path())) return true;
+  for (const auto& entry : std::filesystem::directory_iterator(path, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (iteration_of(name) || name == "release") return true;
+  }
+  return false;
+}
+
 Path resolve_iteration(const Path& path, std::optional<int64_t> wanted) {
   return find_iteration(path, wanted).folder;
 }

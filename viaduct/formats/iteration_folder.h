@@ -33,6 +33,9 @@ IterationFolder find_iteration(const Path& path, std::optional<int64_t> wanted =
 /// find_iteration's folder.
 Path resolve_iteration(const Path& path, std::optional<int64_t> wanted = {});
 
+/// Is there an iteration, complete or not, where find_iteration looks? False for a path that does not exist.
+bool holds_iterations(const Path& path);
+
 /// "iter_0000005"
 std::string iteration_folder_name(int64_t iteration);
 

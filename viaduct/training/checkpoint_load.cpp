@@ -31,6 +31,18 @@ constexpr std::string_view kMainNames[] = {"param", "fp32_param"};
 
 using Stored = std::vector<formats::StoredTensor>;
 
+// Errors of what is in a checkpoint name it, and the way around its optimizer.
+template <class Work>
+void with_origin(const std::string& origin, Work&& work) {
+  try {
+    work();
+  } catch (const UserError& error) {
+    if (std::string_view(error.what()).starts_with(origin)) throw;
+    throw UserError(
+        fmt::format("{}: {}. checkpoint.load_optim=false begins with a new optimizer", origin, error.what()));
+  }
+}
+
 bool has_tensor(const Stored& stored, std::string_view prefix) {
   return std::ranges::any_of(stored, [&](const formats::StoredTensor& t) { return t.name.starts_with(prefix); });
 }
@@ -75,8 +87,11 @@ void load_optimizer(GlobalState& state, const formats::TorchDistReader& reader) 
   Stored stored = reader.tensors();
   PickleValue common = reader.common_state();
   if (has_buckets(reader)) {
-    for (formats::StoredTensor& tensor : without_buckets(reader, arch, keys, layout_of(reader.folder())))
-      stored.push_back(std::move(tensor));
+    const topology::Parallelism sizes = layout_of(reader.folder());
+    with_origin(origin, [&] {
+      for (formats::StoredTensor& tensor : without_buckets(reader, arch, keys, sizes))
+        stored.push_back(std::move(tensor));
+    });
     common.set_member("optimizer", bucket_groups(reader));
   }
   VIADUCT_USER_CHECK(has_tensor(stored, "optimizer.state."),
@@ -84,7 +99,7 @@ void load_optimizer(GlobalState& state, const formats::TorchDistReader& reader) 
   read_boxes(reader.files(), stored,
              optimizer_boxes(state.chunks(), *state.context, *state.optimizer, main_prefix(stored), keys,
                              ReplicaWriters::kFirst));
-  load_common_state(state, common, origin);
+  with_origin(origin, [&] { load_common_state(state, common, origin); });
 }
 
 // How the rng states come; a line for the console.
@@ -106,26 +121,25 @@ std::string load_rng(GlobalState& state, const formats::TorchDistReader& reader)
 
 std::optional<IterationFolder> find_checkpoint(const config::CheckpointConfig& config) {
   if (!config.load) return std::nullopt;
-  const Path root = *config.load;
-  const auto exists = [&] {
-    std::error_code ignored;
-    if (std::filesystem::exists(root / "latest_checkpointed_iteration.txt", ignored)) return true;
-    if (std::filesystem::exists(root / ".metadata", ignored)) return true;
-    for (const auto& entry : std::filesystem::directory_iterator(root, ignored)) {
-      const std::string name = entry.path().filename().string();
-      if (name.starts_with("iter_") || name == "release" || name == "weights") return true;
-    }
-    return false;
-  };
-  if (config.ckpt_step || exists()) return formats::find_iteration(root, config.ckpt_step);
+  if (config.ckpt_step || formats::holds_iterations(*config.load))
+    return formats::find_iteration(*config.load, config.ckpt_step);
   VIADUCT_USER_CHECK(!config.exit_on_missing_checkpoint,
                      "checkpoint.load={} holds no checkpoint, and checkpoint.exit_on_missing_checkpoint is set",
-                     root.string());
+                     *config.load);
+  // Only where this run is to make it may it be missing: a misspelt path must not begin with random weights.
+  const auto plain = [](const std::string& path) { return (Path(path) / "").lexically_normal(); };
+  VIADUCT_USER_CHECK(
+      config.save && plain(*config.save) == plain(*config.load),
+      "checkpoint.load={} holds no checkpoint, and checkpoint.save is another folder. Correct the "
+      "path; set both to the same folder for a run that goes on from what it has saved itself; or set "
+      "checkpoint.load=null for a new run",
+      *config.load);
   return std::nullopt;
 }
 
 void read_boxes(const std::vector<Path>& files, const std::vector<formats::StoredTensor>& tensors,
                 const std::vector<StateBox>& boxes) {
+  const std::string folder = files.empty() ? "the checkpoint" : files[0].parent_path().string();
   bridge::StoredTensors stored;
   stored.files = files;
   std::unordered_map<std::string, int32_t> ids;
@@ -159,12 +173,11 @@ void read_boxes(const std::vector<Path>& files, const std::vector<formats::Store
   std::ranges::sort(problems);
   problems.erase(std::ranges::unique(problems).begin(), problems.end());
   VIADUCT_USER_CHECK(
-      problems.empty(), "{} does not hold what this run has:\n  {}",
-      files.empty() ? "the checkpoint" : files[0].parent_path().string(),
+      problems.empty(), "{} does not hold what this run has:\n  {}", folder,
       fmt::join(problems.begin(), problems.begin() + std::min<ptrdiff_t>(20, std::ssize(problems)), "\n  "));
   const bridge::TransferPlan plan = builder.finish(std::move(memory));
   const bridge::Proof proof = bridge::prove(plan, bridge::source_sizes(plan));
-  VIADUCT_USER_CHECK(proof.holds(), "the checkpoint cannot be read:\n  {}", fmt::join(proof.problems, "\n  "));
+  VIADUCT_USER_CHECK(proof.holds(), "{} cannot be read:\n  {}", folder, fmt::join(proof.problems, "\n  "));
   const auto from = bridge::open_source(plan);
   const auto to = nn::tensor_sink(std::move(values));
   bridge::ExecuteOptions options;
@@ -186,7 +199,7 @@ void load_adapters(GlobalState& state, const IterationFolder& checkpoint) {
   state.say(fmt::format("adapters: {}", checkpoint.folder.string()));
 }
 
-void load_training_state(GlobalState& state, const IterationFolder& checkpoint) {
+void load_training_state(GlobalState& state, const IterationFolder& checkpoint, const PickleValue& args) {
   const config::CheckpointConfig& config = state.cfg.checkpoint;
   const std::string folder = checkpoint.folder.string();
   if (config.finetune || !checkpoint.iteration) {
@@ -205,8 +218,17 @@ void load_training_state(GlobalState& state, const IterationFolder& checkpoint) 
     if (std::filesystem::exists(train_state)) {
       state.train_state = read_train_state(train_state);
     } else {
-      // Megatron-LM's: the iterations times the batch size, unless its arguments say it.
-      state.train_state.consumed_train_samples = *checkpoint.iteration * state.batches->final_global_batch_size();
+      const auto argument = [&](std::string_view name) {
+        const PickleValue* value = args.is_object() ? args.find(name) : nullptr;
+        VIADUCT_USER_CHECK(
+            value && value->kind() == PickleValue::Kind::kInt,
+            "{}: neither train_state.pt nor Megatron-LM's arguments say how many samples the run has "
+            "seen; checkpoint.finetune=true begins a new run with its weights",
+            folder);
+        return value->as_int();
+      };
+      state.train_state.consumed_train_samples = argument("consumed_train_samples");
+      state.train_state.consumed_valid_samples = argument("consumed_valid_samples");
     }
   });
   if (checkpoint.form != formats::MegatronForm::kTorchDist) return;

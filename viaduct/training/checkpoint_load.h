@@ -11,9 +11,8 @@
 namespace viaduct::training {
 
 /// The checkpoint that a run with this configuration goes on from: checkpoint.load's newest complete iteration, or
-/// checkpoint.ckpt_step's. None where checkpoint.load is not set, or has no checkpoint yet (it may be the folder
-/// that the run itself saves to) and exit_on_missing_checkpoint does not forbid that. UserError for a ckpt_step
-/// that is not there.
+/// checkpoint.ckpt_step's. None where checkpoint.load is not set, or is the folder that the run itself saves to and
+/// has no checkpoint yet (unless exit_on_missing_checkpoint). UserError for any other that holds none.
 std::optional<formats::IterationFolder> find_checkpoint(const config::CheckpointConfig& config);
 
 /// Reads boxes of stored tensors into their values, whatever boxes the checkpoint holds them in; numbers become the
@@ -28,7 +27,9 @@ void load_adapters(GlobalState& state, const formats::IterationFolder& checkpoin
 /// Optimizer, schedule, random states and how far the run has come, of a checkpoint whose weights the model already
 /// has: what load_optim, load_rng and finetune of the section checkpoint ask for. Optimizer state comes from any of
 /// megatron-core's three forms and any layout. Random states come back where the layout is the one that wrote them;
-/// elsewhere they begin anew from rng.seed, and a line says so. Collective.
-void load_training_state(GlobalState& state, const formats::IterationFolder& checkpoint);
+/// elsewhere they begin anew from rng.seed, and a line says so. `args`: Megatron-LM's arguments in it, None
+/// without: they say how many samples were seen where no train_state.pt does. Collective.
+void load_training_state(GlobalState& state, const formats::IterationFolder& checkpoint,
+                         const formats::PickleValue& args);
 
 }  // namespace viaduct::training

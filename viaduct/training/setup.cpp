@@ -56,14 +56,14 @@ std::optional<formats::IterationFolder> checkpoint_of(const GlobalState& state) 
   return found;
 }
 
-// Weights of a checkpoint, or first values.
-void fill(GlobalState& state, const std::optional<formats::IterationFolder>& checkpoint,
-          const SetupOptions& options) {
+// Weights of a checkpoint, or first values. Returns what a checkpoint says of Megatron-LM's arguments.
+formats::PickleValue fill(GlobalState& state, const std::optional<formats::IterationFolder>& checkpoint,
+                          const SetupOptions& options) {
   const config::ConfigContainer& config = state.cfg;
   if (!checkpoint && !config.checkpoint.pretrained_checkpoint) {
     nn::initialize_weights(state.chunks(), *state.context, static_cast<uint64_t>(config.rng.seed));
     state.say(fmt::format("weights: random, from rng.seed {}", config.rng.seed));
-    return;
+    return {};
   }
   const std::string path = checkpoint ? checkpoint->folder.string() : *config.checkpoint.pretrained_checkpoint;
   const auto source = nn::open_on_all_ranks(path, *state.mesh, {}, options.progress, state.device);
@@ -73,6 +73,7 @@ void fill(GlobalState& state, const std::optional<formats::IterationFolder>& che
                         loaded.seconds));
   for (const std::string& passed : checkpoint ? checkpoint->passed_over : std::vector<std::string>())
     state.say(fmt::format("passed over: {}", passed));
+  return source->run_state().args;
 }
 
 // Adapters beside the weights that are there; from now on nothing else is trained.
@@ -158,11 +159,11 @@ std::unique_ptr<GlobalState> setup(config::ConfigContainer config, parallel::Pro
   state->model = nn::make_model(state->context);
   const std::optional<formats::IterationFolder> checkpoint = checkpoint_of(*state);
   // A checkpoint of adapters holds nothing of the model beside them.
-  fill(*state, state->cfg.peft ? std::nullopt : checkpoint, options);
+  const formats::PickleValue args = fill(*state, state->cfg.peft ? std::nullopt : checkpoint, options);
   adapt(*state);
   if (checkpoint && state->cfg.peft) load_adapters(*state, *checkpoint);
   state->optimizer = std::make_unique<optim::Optimizer>(state->chunks(), state->context, optimizer);
-  if (checkpoint) load_training_state(*state, *checkpoint);
+  if (checkpoint) load_training_state(*state, *checkpoint, args);
   if (state->cfg.checkpoint.save) state->checkpoints = std::make_unique<CheckpointManager>(state->cfg.checkpoint);
   return state;
 }

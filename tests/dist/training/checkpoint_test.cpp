@@ -1,5 +1,7 @@
 // Checkpoints of training runs that megatron-core wrote, in each of its optimizers' forms: loaded under other
 // layouts and saved again, every element of weights, main parameters and moments is what it was.
+#include "viaduct/bridge/checkpoint.h"
+
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -8,6 +10,8 @@
 
 #include "tests/dist/dist_world.h"
 #include "tests/model/golden_dir.h"
+#include "viaduct/bridge/provider.h"
+#include "viaduct/core/error.h"
 #include "viaduct/formats/iteration_folder.h"
 #include "viaduct/formats/safetensors.h"
 #include "viaduct/formats/torch_dist.h"
@@ -148,6 +152,29 @@ TEST(Checkpoint, StateOfMegatronCoreUnderEveryLayout) {
     fmt::print("checkpoint: {} checkpoints of megatron-core, {} layouts on {} ranks, every element the same\n",
                stored().size(), cases, test::world().size());
   }
+}
+
+// Megatron-LM keeps how far it has come in its arguments; without an optimizer in it the run counts on from there.
+TEST(Checkpoint, ArgumentsOfMegatronLmSayHowManySamplesWereSeen) {
+  const Path iteration = formats::resolve_iteration(test::golden_dir() / "runs/mlm_torch_dist_llama_tp2/megatron");
+  config::ConfigContainer config = config_of(
+      formats::resolve_iteration(test::golden_dir() / "train_checkpoints/train_llama_fp32_nodist/megatron"),
+      {{.dp = test::world().size()}});
+  const int64_t positions = config.model.seq_length;
+  config.model = bridge::provider_in_layout(*bridge::open_checkpoint(iteration), {});
+  config.model.seq_length = positions;  // the data's
+  config.checkpoint.load = iteration.string();
+  try {
+    training::setup(config, test::world());
+    FAIL() << "a checkpoint without an optimizer was loaded with one";
+  } catch (const UserError& error) {
+    EXPECT_NE(std::string(error.what()).find("checkpoint.load_optim=false"), std::string::npos) << error.what();
+  }
+  config.checkpoint.load_optim = false;
+  const auto state = training::setup(config, test::world());
+  EXPECT_EQ(state->train_state.step, 3);
+  EXPECT_EQ(state->train_state.consumed_train_samples, 24);
+  EXPECT_EQ(state->optimizer->num_updates(), 0);
 }
 
 }  // namespace

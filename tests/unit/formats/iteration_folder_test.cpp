@@ -45,6 +45,21 @@ TEST(IterationFolder, ReleaseAndTheFolderItself) {
   EXPECT_THAT(error_of([&] { resolve_iteration(root / "iter_0000007", 8); }), HasSubstr("iteration 8"));
 }
 
+TEST(IterationFolder, IsThereAny) {
+  const ScratchFolder root;
+  EXPECT_FALSE(holds_iterations(root / "missing"));
+  EXPECT_FALSE(holds_iterations(root.path()));
+  root.file("hf/config.json", "{}");
+  EXPECT_FALSE(holds_iterations(root / "hf"));
+  root.file("started/iter_0000005/metadata.json", "{}");  // not complete: find_iteration says so
+  EXPECT_TRUE(holds_iterations(root / "started"));
+  complete(root, "run/iter_0000007");
+  EXPECT_TRUE(holds_iterations(root / "run"));
+  EXPECT_TRUE(holds_iterations(root / "run/iter_0000007" / ""));
+  root.file("legacy/iter_0000001/mp_rank_00/model_optim_rng.pt", "x");
+  EXPECT_TRUE(holds_iterations(root / "legacy/iter_0000001"));
+}
+
 TEST(IterationFolder, Forms) {
   const ScratchFolder root;
   root.file("iter_0000003/.metadata", "x");
