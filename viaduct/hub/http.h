@@ -58,8 +58,8 @@ Http& curl_http();
 std::string url_for_message(const std::string& url);
 /// "scheme://host:port" of a URL, small letters.
 std::string origin_of(const std::string& url);
-/// `location` as seen from `url`: absolute as it is, else on the same host.
-std::string absolute_url(const std::string& url, const std::string& location);
+/// `location` as seen from `url`: absolute as it is, its scheme in small letters, else on the same host.
+std::string absolute_url(const std::string& url, std::string location);
 /// "a b" -> "a%20b"; '/' stays.
 std::string url_path(std::string_view text);
 

@@ -18,8 +18,13 @@ std::string origin_of(const std::string& url) {
   return origin;
 }
 
-std::string absolute_url(const std::string& url, const std::string& location) {
-  if (location.find("://") != std::string::npos) return location;
+std::string absolute_url(const std::string& url, std::string location) {
+  if (const size_t scheme = location.find("://"); scheme != std::string::npos) {
+    // Who asks whether an address is encrypted compares with "https".
+    const auto end = location.begin() + static_cast<std::ptrdiff_t>(scheme);
+    std::transform(location.begin(), end, location.begin(), [](unsigned char c) { return std::tolower(c); });
+    return location;
+  }
   const size_t scheme = url.find("://");
   const std::string root = url.substr(0, url.find_first_of("/?#", scheme + 3));
   if (location.starts_with("//")) return url.substr(0, scheme + 1) + location;
