@@ -67,6 +67,20 @@ class Pretrain(CliCase):
                                              BOUND * one[0]["losses"]["lm loss"], where)
         self.assertLess(one[-1]["losses"]["lm loss"], one[0]["losses"]["lm loss"])
 
+    def test_overlap_changes_nothing(self):
+        """Exchanges beside the passes, in many buckets: experts, which may get no token, and stages that are visited twice."""
+        sharded = ["ddp.use_distributed_optimizer=true", "ddp.bucket_size=20000"]
+        overlap = ["ddp.overlap_grad_reduce=true", "ddp.overlap_param_gather=true"]
+        for name, ranks, more in (
+                ("experts", 2, [*EXPERTS, "model.expert_model_parallel_size=2", *sharded]),
+                ("stages", 4, ["model.pipeline_model_parallel_size=2", "model.virtual_pipeline_model_parallel_size=2", *sharded]),
+                ("plain", 2, ["ddp.bucket_size=20000", "model.calculate_per_token_loss=true", "ddp.average_in_collective=false"])):
+            with self.subTest(name):
+                _, one = self.pretrain(f"{name}-apart", *more, ranks=ranks)
+                _, other = self.pretrain(f"{name}-overlap", *more, *overlap[:2 if sharded[0] in more else 1], ranks=ranks)
+                for expected, found in zip(one, other, strict=True):
+                    self.assertEqual((expected["losses"], expected["grad_norm"]), (found["losses"], found["grad_norm"]))
+
     def test_recomputation_changes_nothing(self):
         _, one = self.pretrain("kept", *EXPERTS, "model.hidden_dropout=0.1", "model.attention_dropout=0.1")
         _, other = self.pretrain("recomputed", *EXPERTS, "model.hidden_dropout=0.1", "model.attention_dropout=0.1",

@@ -35,7 +35,10 @@ TransformerBlock::TransformerBlock(int first, int count, bool final_norm, Contex
 
 at::Tensor TransformerBlock::run(size_t begin, size_t end, const at::Tensor& hidden, ForwardPass& pass) const {
   at::Tensor result = hidden;
-  for (size_t i = begin; i < end; ++i) result = layers_[i]->forward(result, pass);
+  for (size_t i = begin; i < end; ++i) {
+    if (before_use_) before_use_(*layers_[i]);
+    result = layers_[i]->forward(result, pass);
+  }
   return result;
 }
 
@@ -47,7 +50,9 @@ at::Tensor TransformerBlock::forward(const at::Tensor& hidden, ForwardPass& pass
       return run(begin, std::min(begin + group, again), input, now);
     });
   result = run(again, layers_.size(), result, pass);
-  return final_layernorm_ ? final_layernorm_->forward(result) : result;
+  if (!final_layernorm_) return result;
+  if (before_use_) before_use_(*final_layernorm_);
+  return final_layernorm_->forward(result);
 }
 
 GptModel::GptModel(ContextPtr context, int chunk) : context_(std::move(context)) {
@@ -90,17 +95,24 @@ at::Tensor GptModel::forward_hidden(const at::Tensor& tokens, const at::Tensor& 
   VIADUCT_CHECK(!pass.cache || !context_->sequence_parallel(), "a cache under sequence parallelism");
   VIADUCT_CHECK_EQ(hidden.defined(), !embedding_, "hidden states from the chunk before");
   place_tokens(tokens, pass);
+  if (before_use_ && embedding_) before_use_(*embedding_);
   return decoder_->forward(embedding_ ? embedding_->forward(tokens, pass) : hidden, pass);
 }
 
 at::Tensor GptModel::output(const at::Tensor& hidden) const {
   VIADUCT_CHECK(output_layer_, "a chunk without an output layer");
+  if (before_use_) before_use_(*output_layer_);
   return output_layer_->forward(hidden);
 }
 
 at::Tensor GptModel::forward(const at::Tensor& tokens, const at::Tensor& hidden, ForwardPass& pass) const {
   const at::Tensor left = forward_hidden(tokens, hidden, pass);
-  return output_layer_ ? output_layer_->forward(left) : left;
+  return output_layer_ ? output(left) : left;
+}
+
+void GptModel::before_use(const BeforeUse& call) {
+  before_use_ = call;
+  decoder_->before_use(call);
 }
 
 at::Tensor GptModel::shared_embedding() const {

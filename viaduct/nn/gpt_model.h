@@ -3,8 +3,10 @@
 
 #include <torch/nn/module.h>
 
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "viaduct/nn/embedding.h"
@@ -17,11 +19,16 @@
 namespace viaduct::nn {
 
 /// "decoder": layers, and the final norm on the last stage.
+/// Called with a module whose parameters forward is about to use.
+using BeforeUse = std::function<void(const torch::nn::Module&)>;
+
 class TransformerBlock : public torch::nn::Module {
  public:
   /// Layers `first` to `first` + `count` of the whole model; `final_norm`: of this chunk.
   TransformerBlock(int first, int count, bool final_norm, ContextPtr context);
   at::Tensor forward(const at::Tensor& hidden, ForwardPass& pass) const;
+  /// As GptModel::before_use.
+  void before_use(BeforeUse call) { before_use_ = std::move(call); }
 
  private:
   // Layers `begin` to `end` of this block.
@@ -30,6 +37,7 @@ class TransformerBlock : public torch::nn::Module {
   std::vector<std::shared_ptr<TransformerLayer>> layers_;
   LayerRecompute recompute_;
   std::shared_ptr<Norm> final_layernorm_;
+  BeforeUse before_use_;
 };
 
 /// One model chunk. Parameters are not initialised: load them, or initialize_weights.
@@ -60,6 +68,10 @@ class GptModel : public torch::nn::Module {
   /// chunk has none.
   at::Tensor shared_embedding() const;
 
+  /// From now on forward calls `call` (none: nothing) before it uses the embedding, each layer, the final norm and
+  /// the output layer: every parameter of the model is in one of them.
+  void before_use(const BeforeUse& call);
+
  private:
   // Positions and rotary tables of the pass, unless they are there.
   void place_tokens(const at::Tensor& tokens, ForwardPass& pass) const;
@@ -70,6 +82,7 @@ class GptModel : public torch::nn::Module {
   std::shared_ptr<LanguageEmbedding> embedding_;
   std::shared_ptr<TransformerBlock> decoder_;
   std::shared_ptr<OutputLayer> output_layer_;
+  BeforeUse before_use_;
   std::optional<Rope> rope_;
   std::optional<Rope> local_rope_;
 };

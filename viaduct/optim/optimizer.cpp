@@ -3,9 +3,12 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <functional>
 #include <map>
+#include <ranges>
 
 #include "viaduct/core/error.h"
+#include "viaduct/nn/gpt_model.h"
 #include "viaduct/nn/gradients.h"
 
 namespace viaduct::optim {
@@ -44,7 +47,9 @@ Optimizer::Optimizer(const nn::ModelChunks& chunks, nn::ContextPtr context, Opti
       buffer_of_[i] = {buffers_.size(), tensors.size()};
       tensors.push_back(parameters_[i].tensor);
     }
-    const parallel::Group& replicas = std::get<1>(kind) ? mesh.edp : mesh.dp_cp;
+    const bool expert = std::get<1>(kind);
+    const std::optional<parallel::Group>& own = expert ? options_.expert_replicas : options_.replicas;
+    const parallel::Group& replicas = own ? *own : expert ? mesh.edp : mesh.dp_cp;
     buffers_.push_back(std::make_unique<ParameterBuffer>(std::move(tensors), replicas, buffer_options));
     const ParameterBuffer& buffer = *buffers_.back();
     for (const OwnedRange& range : buffer.owned()) {
@@ -61,16 +66,58 @@ Optimizer::Optimizer(const nn::ModelChunks& chunks, nn::ContextPtr context, Opti
       places_.push_back({buffers_.size() - 1, range});
     }
   }
+  order_buckets();
+  if (options_.overlap_param_gather) gate_chunks();
 }
 
-void Optimizer::zero_gradients() {
-  for (const auto& buffer : buffers_) buffer->zero_gradients();
+Optimizer::~Optimizer() {
+  for (const auto& chunk : chunks_)
+    if (auto* const gpt = dynamic_cast<nn::GptModel*>(chunk.get())) gpt->before_use(nullptr);
+}
+
+void Optimizer::order_buckets() {
+  // Backward comes from the last chunk, and in it from the last parameter.
+  std::map<size_t, BucketPlace, std::greater<>> by_last_gradient;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const auto [buffer, place] = buffer_of_[i];
+    const BucketPlace bucket{buffer, buffers_[buffer]->bucket_of(place)};
+    bucket_of_.emplace(parameters_[i].tensor.unsafeGetTensorImpl(), bucket);
+    if (buffers_[buffer]->first_parameter(bucket.bucket) == place) by_last_gradient.emplace(i, bucket);
+  }
+  for (const auto& [parameter, bucket] : by_last_gradient) order_.push_back(bucket);
+}
+
+void Optimizer::gate_chunks() {
+  for (size_t i = 0; i < chunks_.size(); ++i) {
+    auto* const gpt = dynamic_cast<nn::GptModel*>(chunks_[i].get());
+    if (gpt) gpt->before_use([this](const torch::nn::Module& module) { wait_for(module); });
+    options_.overlap_param_gather = options_.overlap_param_gather && gpt;
+  }
+}
+
+void Optimizer::begin_iteration(int64_t num_microbatches, double divisor) {
   for (const ModelParameter& parameter : parameters_) parameter.tensor.mutable_grad().reset();
+  std::function<void()> complete;
+  if (options_.overlap_grad_reduce) complete = [this] { start_reductions(/*all=*/false); };
+  for (const auto& buffer : buffers_) buffer->expect_gradients(num_microbatches, complete);
+  started_ = 0;
+  divisor_ = divisor;
+}
+
+void Optimizer::start_reductions(bool all) {
+  for (; started_ < order_.size(); ++started_) {
+    const auto [buffer, bucket] = order_[started_];
+    if (!all && !buffers_[buffer]->complete(bucket)) return;
+    buffers_[buffer]->start_reduction(bucket, divisor_);
+  }
 }
 
 void Optimizer::reduce_gradients(double divisor) {
   const at::NoGradGuard no_grad;
-  for (const auto& buffer : buffers_) buffer->reduce_gradients(divisor);
+  start_reductions(/*all=*/true);
+  for (const auto& [buffer, bucket] : order_) buffers_[buffer]->finish_reduction(bucket);
+  if (divisor != 1)
+    for (const auto& buffer : buffers_) buffer->gradients().div_(divisor);
   // What ranks of the model share is summed by those who know which that is: they find it as the gradient.
   for (const ModelParameter& parameter : parameters_) parameter.tensor.mutable_grad() = gradient(parameter);
   nn::sum_shared_gradients(chunks_, *context_);
@@ -109,6 +156,7 @@ std::pair<double, int64_t> Optimizer::measure() const {
 
 StepResult Optimizer::step(const StepSettings& settings) {
   const at::NoGradGuard no_grad;
+  finish_gathering();                 // the update writes into what is sent
   std::vector<at::Tensor> gradients;  // none where all that this rank has is frozen
   for (size_t i = 0; i < slices_.size(); ++i) gradients.push_back(gradient_of(i));
   if (const double scale = loss_scale(); scale != 1 && !gradients.empty()) at::_foreach_mul_(gradients, 1 / scale);
@@ -121,13 +169,12 @@ StepResult Optimizer::step(const StepSettings& settings) {
   if (!finite || result.grad_norm > options_.grad_norm_skip_threshold) return result;
   // Megatron's clipping: the small number keeps a norm of zero from dividing.
   const double factor = options_.clip_grad / (result.grad_norm + 1e-6);
-  if (options_.clip_grad > 0 && factor < 1 && !gradients.empty()) at::_foreach_mul_(gradients, factor);
-  update(settings);
+  update(settings, options_.clip_grad > 0 && factor < 1 ? 1 / factor : 1);
   result.updated = true;
   return result;
 }
 
-void Optimizer::update(const StepSettings& settings) {
+void Optimizer::update(const StepSettings& settings, double divisor) {
   std::map<std::pair<double, double>, std::vector<size_t>> alike;  // by learning rate and weight decay
   for (size_t i = 0; i < slices_.size(); ++i) {
     const ModelParameter& parameter = *slices_[i].parameter;
@@ -144,7 +191,7 @@ void Optimizer::update(const StepSettings& settings) {
       lists.gradients.push_back(in_type(gradient_of(i), type));
       for (size_t s = 0; s < lists.state.size(); ++s) lists.state[s].push_back(in_type(slices_[i].state[s], type));
     }
-    rule_->update(lists, num_updates_, rates.first, rates.second);
+    rule_->update(lists, {num_updates_, rates.first, rates.second, divisor});
     for (size_t m = 0; m < members.size(); ++m) {
       const OptimizerSlice& slice = slices_[members[m]];
       write_back(lists.parameters[m], slice.main);
@@ -156,15 +203,36 @@ void Optimizer::update(const StepSettings& settings) {
 
 void Optimizer::main_parameters_changed() {
   const at::NoGradGuard no_grad;
+  finish_gathering();
   for (size_t i = 0; i < slices_.size(); ++i) {
     const at::Tensor parameter = buffers_[places_[i].buffer]->parameter_of(places_[i].range);
     if (!parameter.is_alias_of(slices_[i].main)) parameter.copy_(slices_[i].main);
   }
-  for (const auto& buffer : buffers_) buffer->gather_parameters();
+  // What forward needs first comes first.
+  for (const auto& [buffer, bucket] : order_ | std::views::reverse) {
+    if (!buffers_[buffer]->gathers()) continue;
+    buffers_[buffer]->start_gather(bucket);
+    ++gathering_;
+  }
+  if (!options_.overlap_param_gather) finish_gathering();
+}
+
+void Optimizer::finish_gathering() {
+  for (const auto& [buffer, bucket] : order_ | std::views::reverse)
+    if (gathering_ > 0 && buffers_[buffer]->finish_gather(bucket)) --gathering_;
+  VIADUCT_CHECK_EQ(gathering_, size_t{0}, "buckets on their way");
+}
+
+void Optimizer::wait_for(const torch::nn::Module& module) {
+  if (gathering_ == 0) return;
+  for (const at::Tensor& parameter : module.parameters())
+    if (const auto found = bucket_of_.find(parameter.unsafeGetTensorImpl()); found != bucket_of_.end())
+      if (buffers_[found->second.buffer]->finish_gather(found->second.bucket)) --gathering_;
 }
 
 void Optimizer::parameters_changed() {
   const at::NoGradGuard no_grad;
+  finish_gathering();
   for (size_t i = 0; i < slices_.size(); ++i) {
     const at::Tensor parameter = buffers_[places_[i].buffer]->parameter_of(places_[i].range);
     if (!parameter.is_alias_of(slices_[i].main)) slices_[i].main.copy_(parameter);

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "viaduct/nn/live_model.h"
@@ -31,6 +32,14 @@ struct OptimizerOptions {
   c10::ScalarType exp_avg_dtype = at::kFloat;
   c10::ScalarType exp_avg_sq_dtype = at::kFloat;
   std::optional<LossScaleSettings> loss_scaling;  // of float16
+  /// Gradients are summed over the ranks while backward makes others, and parameters come from other ranks while
+  /// forward uses those that are there already (of nn::GptModel; others wait for all of them).
+  bool overlap_grad_reduce = false;
+  bool overlap_param_gather = false;
+  /// The mesh's dp_cp and edp over again, with connections of their own (parallel::ProcessWorld::beside): what
+  /// overlaps is not in step with what the model exchanges. Without them the mesh's own are used, which is right
+  /// where nothing overlaps.
+  std::optional<parallel::Group> replicas, expert_replicas;
 };
 
 /// With what one update is made.
@@ -64,14 +73,18 @@ class Optimizer {
  public:
   /// The chunks' parameters must be loaded or initialised.
   Optimizer(const nn::ModelChunks& chunks, nn::ContextPtr context, OptimizerOptions options);
+  ~Optimizer();
+  Optimizer(const Optimizer&) = delete;
+  Optimizer& operator=(const Optimizer&) = delete;
 
-  /// Before the first micro-batch of an iteration.
-  void zero_gradients();
+  /// Before the first of `num_microbatches` micro-batches of an iteration: the main gradients begin anew.
+  /// `divisor`: what the sums over data-parallel ranks are divided by (their number, for an average).
+  void begin_iteration(int64_t num_microbatches, double divisor);
   /// What losses are multiplied by before they go backward; 1 but for float16.
   double loss_scale() const { return scaler_ ? scaler_->scale() : 1.0; }
-  /// After the last micro-batch: the main gradients become those of the whole batch, `divisor` times smaller than
-  /// the sums over data-parallel ranks (their number, or that of all tokens).
-  void reduce_gradients(double divisor);
+  /// After the last micro-batch: the main gradients become those of the whole batch. `divisor`: what they are
+  /// divided by besides (the number of all tokens, which is known only now).
+  void reduce_gradients(double divisor = 1);
   /// Updates the parameters.
   StepResult step(const StepSettings& settings);
 
@@ -91,6 +104,9 @@ class Optimizer {
   const at::Tensor& gradient(const ModelParameter& parameter) const;
   /// Parameters become what the main parameters say.
   void main_parameters_changed();
+  /// Returns when all parameters are there: an update may leave that to the next forward pass. To be called before
+  /// anything else looks at them.
+  void finish_gathering();
   /// Main parameters become what the parameters say (weights were loaded without an optimizer).
   void parameters_changed();
   /// Null unless losses are scaled.
@@ -101,11 +117,22 @@ class Optimizer {
     size_t buffer;
     OwnedRange range;
   };
+  struct BucketPlace {
+    size_t buffer;
+    size_t bucket;
+  };
+  void order_buckets();
+  void gate_chunks();
+  // Starts the reduction of those that are complete, in order_; of all that are left, where `all` says so.
+  void start_reductions(bool all);
+  // Waits for the parameters of a module.
+  void wait_for(const torch::nn::Module& module);
   at::Tensor gradient_of(size_t slice) const;
   bool counts(size_t slice) const;
   // Sum of squares, and zeros, of all gradients of the model.
   std::pair<double, int64_t> measure() const;
-  void update(const StepSettings& settings);
+  // `divisor`: of the gradients.
+  void update(const StepSettings& settings, double divisor);
 
   nn::ModelChunks chunks_;
   nn::ContextPtr context_;
@@ -116,6 +143,13 @@ class Optimizer {
   std::vector<std::pair<size_t, size_t>> buffer_of_;  // of a parameter: its buffer, its place there
   std::vector<OptimizerSlice> slices_;
   std::vector<Place> places_;  // of slices
+  /// All buckets in about the order in which backward completes them. Ranks start reductions in this very order,
+  /// whatever comes first on one of them.
+  std::vector<BucketPlace> order_;
+  size_t started_ = 0;    // of order_
+  double divisor_ = 1;    // of this iteration's reductions
+  size_t gathering_ = 0;  // buckets whose parameters are on their way
+  std::unordered_map<const at::TensorImpl*, BucketPlace> bucket_of_;
   std::optional<LossScaler> scaler_;
   int64_t num_updates_ = 0;
 };

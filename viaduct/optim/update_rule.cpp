@@ -2,11 +2,19 @@
 
 #include <ATen/ATen.h>
 
+#include <optional>
+
 #include "viaduct/core/error.h"
 
 namespace viaduct::optim {
 
 namespace {
+
+// For torch's fused kernels, which divide while they read: no pass over the gradients of its own.
+std::optional<at::Tensor> divisor(const UpdateLists& lists, const UpdateRates& rates) {
+  if (rates.gradient_divisor == 1) return std::nullopt;
+  return at::full({}, rates.gradient_divisor, lists.gradients[0].options().dtype(at::kFloat));
+}
 
 class Adam : public UpdateRule {
  public:
@@ -17,14 +25,15 @@ class Adam : public UpdateRule {
     return names;
   }
 
-  void update(UpdateLists& lists, int64_t step, double lr, double weight_decay) const override {
+  void update(UpdateLists& lists, const UpdateRates& rates) const override {
     const at::Tensor count =
-        at::full({}, static_cast<double>(step), lists.parameters[0].options().dtype(at::kFloat));
+        at::full({}, static_cast<double>(rates.step), lists.parameters[0].options().dtype(at::kFloat));
     const std::vector<at::Tensor> counts(lists.parameters.size(), count);
     const auto fused =
         settings_.decoupled_weight_decay ? &at::_ops::_fused_adamw_::call : &at::_ops::_fused_adam_::call;
-    fused(lists.parameters, lists.gradients, lists.state[0], lists.state[1], {}, counts, lr, settings_.adam_beta1,
-          settings_.adam_beta2, weight_decay, settings_.adam_eps, /*amsgrad=*/false, /*maximize=*/false, {}, {});
+    fused(lists.parameters, lists.gradients, lists.state[0], lists.state[1], {}, counts, rates.lr,
+          settings_.adam_beta1, settings_.adam_beta2, rates.weight_decay, settings_.adam_eps, /*amsgrad=*/false,
+          /*maximize=*/false, divisor(lists, rates), {});
   }
 
  private:
@@ -40,10 +49,10 @@ class Sgd : public UpdateRule {
     return momentum_ == 0 ? none : names;
   }
 
-  void update(UpdateLists& lists, int64_t step, double lr, double weight_decay) const override {
+  void update(UpdateLists& lists, const UpdateRates& rates) const override {
     at::_fused_sgd_(lists.parameters, lists.gradients, momentum_ == 0 ? at::TensorList() : lists.state[0],
-                    weight_decay, momentum_, lr, /*dampening=*/0, /*nesterov=*/false, /*maximize=*/false,
-                    /*is_first_step=*/step == 1);
+                    rates.weight_decay, momentum_, rates.lr, /*dampening=*/0, /*nesterov=*/false,
+                    /*maximize=*/false, /*is_first_step=*/rates.step == 1, divisor(lists, rates));
   }
 
  private:

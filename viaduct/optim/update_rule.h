@@ -28,15 +28,22 @@ struct UpdateLists {
   std::vector<std::vector<at::Tensor>> state;
 };
 
-/// Updates tensors in place.
+/// With what lists are updated.
+struct UpdateRates {
+  int64_t step;  // 1 for the first update
+  double lr;
+  double weight_decay;
+  double gradient_divisor = 1;  // gradients count as what they are over this
+};
+
+/// Updates tensors in place; gradients are undefined then.
 class UpdateRule {
  public:
   virtual ~UpdateRule() = default;
   /// What is remembered of each element, by the names of checkpoints: exp_avg, exp_avg_sq; momentum_buffer.
   virtual const std::vector<std::string>& state_names() const = 0;
-  /// `step`: 1 for the first update. Kingma and Ba 2015 with Loshchilov and Hutter's decay; as torch.optim.AdamW
-  /// and SGD compute it.
-  virtual void update(UpdateLists& lists, int64_t step, double lr, double weight_decay) const = 0;
+  /// Kingma and Ba 2015 with Loshchilov and Hutter's decay; as torch.optim.AdamW and SGD compute it.
+  virtual void update(UpdateLists& lists, const UpdateRates& rates) const = 0;
 };
 
 /// UserError for an optimizer that is none.

@@ -4,7 +4,9 @@
 #include <fmt/ranges.h>
 
 #include <exception>
+#include <functional>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <utility>
 
 #include "viaduct/core/error.h"
 
@@ -44,20 +46,27 @@ auto guarded(RankWatch& watch, const std::string& activity, const std::vector<in
 // All bytes of a contiguous tensor.
 at::Tensor bytes_of(const at::Tensor& tensor) { return tensor.view({tensor.numel()}).view(at::kByte); }
 
-class C10dSending : public Sending {
+class C10dTransfer : public Transfer {
  public:
-  C10dSending(WorkPtr work, std::shared_ptr<Connections> connections, std::string activity)
-      : work_(std::move(work)), connections_(std::move(connections)), activity_(std::move(activity)) {}
+  // `then` is called once the work is done: what a backend leaves to do.
+  C10dTransfer(WorkPtr work, std::shared_ptr<Connections> connections, std::string activity,
+               std::function<void()> then)
+      : work_(std::move(work)),
+        connections_(std::move(connections)),
+        activity_(std::move(activity)),
+        then_(std::move(then)) {}
 
-  bool done() override { return work_->isCompleted(); }
+  bool done() override { return work_->isCompleted() && !then_; }
   void wait() override {
     guarded(connections_->watch(), activity_, connections_->ranks(), [&] { work_->wait(); });
+    if (const auto then = std::exchange(then_, nullptr)) then();
   }
 
  private:
   WorkPtr work_;
   std::shared_ptr<Connections> connections_;
   std::string activity_;
+  std::function<void()> then_;
 };
 
 class C10dCommunicator : public Communicator {
@@ -65,7 +74,7 @@ class C10dCommunicator : public Communicator {
   C10dCommunicator(std::string name, std::shared_ptr<Connections> connections)
       : name_(std::move(name)), connections_(std::move(connections)), cpu_(connections_->device().is_cpu()) {}
 
-  void all_reduce(at::Tensor& tensor, Reduce reduce) override {
+  std::unique_ptr<Transfer> start_all_reduce(const at::Tensor& tensor, Reduce reduce) override {
     check(tensor, "all_reduce");
     const bool average_here = reduce == Reduce::kAverage && cpu_;
     VIADUCT_CHECK(reduce != Reduce::kAverage || tensor.is_floating_point(), "an average of {} in {}",
@@ -73,40 +82,44 @@ class C10dCommunicator : public Communicator {
     c10d::AllreduceOptions options;
     options.reduceOp = average_here ? c10d::ReduceOp(c10d::ReduceOp::SUM) : operation(reduce);
     std::vector<at::Tensor> tensors{tensor};
-    run("all_reduce", [&] { return connections_->backend().allreduce(tensors, options); });
-    if (average_here) tensor.div_(connections_->size());
+    std::function<void()> then;
+    if (average_here) then = [size = connections_->size(), tensor] { tensor.div_(size); };
+    return start(
+        "all_reduce", [&] { return connections_->backend().allreduce(tensors, options); }, std::move(then));
   }
 
-  void all_gather(at::Tensor& result, const at::Tensor& tensor) override {
+  std::unique_ptr<Transfer> start_all_gather(const at::Tensor& result, const at::Tensor& tensor) override {
     check(result, "all_gather");
     check(tensor, "all_gather");
     at::Tensor to = cpu_ ? bytes_of(result) : result;
-    at::Tensor from = cpu_ ? bytes_of(tensor) : tensor;
-    run("all_gather", [&] { return connections_->backend()._allgather_base(to, from); });
+    // Gloo copies its input to its place, also when it is there.
+    at::Tensor from = !cpu_ ? tensor : bytes_of(tensor.is_alias_of(result) ? tensor.clone() : tensor);
+    return start("all_gather", [&] { return connections_->backend()._allgather_base(to, from); });
   }
 
-  void reduce_scatter(at::Tensor& result, const at::Tensor& tensor) override {
+  std::unique_ptr<Transfer> start_reduce_scatter(const at::Tensor& result, const at::Tensor& tensor) override {
     check(result, "reduce_scatter");
     check(tensor, "reduce_scatter");
-    at::Tensor from = tensor;
-    if (!cpu_) {
-      run("reduce_scatter", [&] { return connections_->backend()._reduce_scatter_base(result, from); });
-      return;
-    }
+    at::Tensor to = result, from = tensor;
+    if (!cpu_)
+      return start("reduce_scatter", [&] { return connections_->backend()._reduce_scatter_base(to, from); });
     // Gloo's own is an all_reduce of everything. This moves each row once, and half-precision sums are rounded
     // once.
-    at::Tensor parts = at::empty(tensor.sizes(), tensor.options());
-    exchange("reduce_scatter", parts, tensor, {}, {});
-    std::vector<int64_t> sizes = result.sizes().vec();
-    sizes.insert(sizes.begin(), connections_->size());
-    at::sum_out(result, parts.view(sizes), {0}, false, result.scalar_type());
+    const at::Tensor parts = at::empty(tensor.sizes(), tensor.options());
+    return start_exchange("reduce_scatter", parts, tensor, {}, {},
+                          [size = connections_->size(), to, parts]() mutable {
+                            const at::NoGradGuard no_grad;
+                            std::vector<int64_t> sizes = to.sizes().vec();
+                            sizes.insert(sizes.begin(), size);
+                            at::sum_out(to, parts.view(sizes), {0}, false, to.scalar_type());
+                          });
   }
 
   void all_to_all(at::Tensor& result, const at::Tensor& tensor, const std::vector<int64_t>& output_rows,
                   const std::vector<int64_t>& input_rows) override {
     check(result, "all_to_all");
     check(tensor, "all_to_all");
-    exchange("all_to_all", result, tensor, output_rows, input_rows);
+    start_exchange("all_to_all", result, tensor, output_rows, input_rows, nullptr)->wait();
   }
 
   void broadcast(at::Tensor& tensor, int root) override {
@@ -122,15 +135,13 @@ class C10dCommunicator : public Communicator {
     if (tensor.numel() != 0) start_send(tensor, to, tag)->wait();
   }
 
-  std::unique_ptr<Sending> start_send(const at::Tensor& tensor, int to, int tag) override {
+  std::unique_ptr<Transfer> start_send(const at::Tensor& tensor, int to, int tag) override {
     check(tensor, "send");
-    std::string what = activity(fmt::format("send to rank {}", global(to)));
     std::vector<at::Tensor> tensors{tensor};
-    WorkPtr work = guarded(connections_->watch(), what, connections_->ranks(), [&] {
+    return start(fmt::format("send to rank {}", global(to)), [&] {
       const Connections::Line line = connections_->line(connections_->rank(), to, tag);
       return line.backend.send(tensors, line.peer, line.tag);
     });
-    return std::make_unique<C10dSending>(std::move(work), connections_, std::move(what));
   }
 
   void receive(at::Tensor& tensor, int from, int tag) override {
@@ -199,13 +210,22 @@ class C10dCommunicator : public Communicator {
   }
 
   template <class Start>
-  void run(std::string_view operation, const Start& start) {
-    guarded(connections_->watch(), activity(operation), connections_->ranks(), [&] { start()->wait(); });
+  std::unique_ptr<Transfer> start(std::string_view operation, const Start& begin,
+                                  std::function<void()> then = nullptr) {
+    std::string what = activity(operation);
+    WorkPtr work = guarded(connections_->watch(), what, connections_->ranks(), begin);
+    return std::make_unique<C10dTransfer>(std::move(work), connections_, std::move(what), std::move(then));
+  }
+
+  template <class Start>
+  void run(std::string_view operation, const Start& begin) {
+    start(operation, begin)->wait();
   }
 
   // Rows to and from each rank; no counts: the same number for all.
-  void exchange(std::string_view operation, at::Tensor& result, const at::Tensor& tensor,
-                std::vector<int64_t> output_rows, std::vector<int64_t> input_rows) {
+  std::unique_ptr<Transfer> start_exchange(std::string_view operation, const at::Tensor& result,
+                                           const at::Tensor& tensor, std::vector<int64_t> output_rows,
+                                           std::vector<int64_t> input_rows, std::function<void()> then) {
     at::Tensor to = result, from = tensor;
     if (cpu_) {
       // Of one element of `tensor` or `result` there may be none; they agree in the size of a row.
@@ -216,7 +236,9 @@ class C10dCommunicator : public Communicator {
       for (int64_t& rows : output_rows) rows *= row;
       for (int64_t& rows : input_rows) rows *= row;
     }
-    run(operation, [&] { return connections_->backend().alltoall_base(to, from, output_rows, input_rows); });
+    return start(
+        operation, [&] { return connections_->backend().alltoall_base(to, from, output_rows, input_rows); },
+        std::move(then));
   }
 
   const std::string name_;

@@ -47,11 +47,11 @@ void Group::all_reduce(at::Tensor& tensor, Reduce reduce) const {
   if (alone()) return;
   const at::NoGradGuard no_grad;
   if (tensor.is_contiguous()) {
-    communicator().all_reduce(tensor, reduce);
+    communicator().start_all_reduce(tensor, reduce)->wait();
     return;
   }
-  at::Tensor copy = tensor.contiguous();
-  communicator().all_reduce(copy, reduce);
+  const at::Tensor copy = tensor.contiguous();
+  communicator().start_all_reduce(copy, reduce)->wait();
   tensor.copy_(copy);
 }
 
@@ -61,8 +61,8 @@ at::Tensor Group::all_gather(const at::Tensor& tensor, int64_t dim) const {
   const at::Tensor rows = rows_of(tensor, dim);
   std::vector<int64_t> sizes = rows.sizes().vec();
   sizes[0] *= size();
-  at::Tensor result = at::empty(sizes, rows.options());
-  communicator().all_gather(result, rows);
+  const at::Tensor result = at::empty(sizes, rows.options());
+  communicator().start_all_gather(result, rows)->wait();
   return back(result, dim);
 }
 
@@ -74,9 +74,21 @@ at::Tensor Group::reduce_scatter(const at::Tensor& tensor, int64_t dim) const {
   VIADUCT_CHECK(sizes[0] % size() == 0, "axis {} of size {} among the {} ranks of group \"{}\"", dim, sizes[0],
                 size(), name());
   sizes[0] /= size();
-  at::Tensor result = at::empty(sizes, rows.options());
-  communicator().reduce_scatter(result, rows);
+  const at::Tensor result = at::empty(sizes, rows.options());
+  communicator().start_reduce_scatter(result, rows)->wait();
   return back(result, dim);
+}
+
+std::unique_ptr<Transfer> Group::start_all_reduce(const at::Tensor& tensor, Reduce reduce) const {
+  return communicator().start_all_reduce(tensor, reduce);
+}
+
+std::unique_ptr<Transfer> Group::start_all_gather(const at::Tensor& result, const at::Tensor& tensor) const {
+  return communicator().start_all_gather(result, tensor);
+}
+
+std::unique_ptr<Transfer> Group::start_reduce_scatter(const at::Tensor& result, const at::Tensor& tensor) const {
+  return communicator().start_reduce_scatter(result, tensor);
 }
 
 at::Tensor Group::all_to_all(const at::Tensor& tensor, const std::vector<int64_t>& output_rows,
@@ -113,7 +125,7 @@ void Group::send(const at::Tensor& tensor, int to, int tag) const {
   communicator().send(tensor.contiguous(), peer(to), tag);
 }
 
-std::unique_ptr<Sending> Group::start_send(const at::Tensor& tensor, int to, int tag) const {
+std::unique_ptr<Transfer> Group::start_send(const at::Tensor& tensor, int to, int tag) const {
   return communicator().start_send(tensor.contiguous(), peer(to), tag);
 }
 

@@ -14,13 +14,15 @@ namespace viaduct::parallel {
 /// How elements of several ranks become one.
 enum class Reduce { kSum, kMax, kMin, kAverage };
 
-/// A tensor on its way to another rank. The tensor must not change before wait() or done() said that it has left.
-class Sending {
+/// Tensors on their way: one that is sent must not change, and one that comes is not to be read, before wait() or
+/// done() said that it is over.
+class Transfer {
  public:
-  virtual ~Sending() = default;
-  /// Has it left? Gloo knows only once wait() returned.
+  virtual ~Transfer() = default;
+  /// Is it over? Gloo knows only once wait() returned.
   virtual bool done() = 0;
-  /// Returns when it has left: on CUDA, the work that the current stream is given from now on comes after it.
+  /// Returns when it is over: on CUDA, the work that the current stream is given from now on comes after it. To be
+  /// called of what was started, sent tensors excepted: some sums are made here.
   virtual void wait() = 0;
 };
 
@@ -29,12 +31,14 @@ class Sending {
 class Communicator {
  public:
   virtual ~Communicator() = default;
-  /// In place.
-  virtual void all_reduce(at::Tensor& tensor, Reduce reduce) = 0;
-  /// `tensor` [n, ...] of every rank, one after the other in `result` [n * size, ...]. Both contiguous.
-  virtual void all_gather(at::Tensor& result, const at::Tensor& tensor) = 0;
-  /// The sum of every rank's `tensor` [n * size, ...]; rank i keeps its i-th n rows in `result` [n, ...].
-  virtual void reduce_scatter(at::Tensor& result, const at::Tensor& tensor) = 0;
+  /// In place. This and the next two return at once.
+  virtual std::unique_ptr<Transfer> start_all_reduce(const at::Tensor& tensor, Reduce reduce) = 0;
+  /// `tensor` [n, ...] of every rank, one after the other in `result` [n * size, ...]. Both contiguous; `tensor`
+  /// may be its place in `result`.
+  virtual std::unique_ptr<Transfer> start_all_gather(const at::Tensor& result, const at::Tensor& tensor) = 0;
+  /// The sum of every rank's `tensor` [n * size, ...]; rank i keeps its i-th n rows in `result` [n, ...], which may
+  /// be their place in `tensor`: the others' rows are undefined then.
+  virtual std::unique_ptr<Transfer> start_reduce_scatter(const at::Tensor& result, const at::Tensor& tensor) = 0;
   /// input_rows[i] rows of `tensor` go to rank i; output_rows[i] rows of `result` come from it. Both contiguous.
   virtual void all_to_all(at::Tensor& result, const at::Tensor& tensor, const std::vector<int64_t>& output_rows,
                           const std::vector<int64_t>& input_rows) = 0;
@@ -44,7 +48,7 @@ class Communicator {
   /// arrive in the order in which they were sent. start_send returns at once; the receiver may come later.
   virtual void send(const at::Tensor& tensor, int to, int tag) = 0;
   /// As send, but returns at once.
-  virtual std::unique_ptr<Sending> start_send(const at::Tensor& tensor, int to, int tag) = 0;
+  virtual std::unique_ptr<Transfer> start_send(const at::Tensor& tensor, int to, int tag) = 0;
   /// Returns when the tensor is there.
   virtual void receive(at::Tensor& tensor, int from, int tag) = 0;
   /// Makes the line from one rank to another ready: both call it, for several lines in the same order. Without it
@@ -82,6 +86,11 @@ class Group {
   at::Tensor all_gather(const at::Tensor& tensor, int64_t dim) const;
   /// This rank's part along `dim` of the sum of all ranks' tensors; `size()` divides that axis.
   at::Tensor reduce_scatter(const at::Tensor& tensor, int64_t dim) const;
+  /// The same three on contiguous tensors along axis 0, see Communicator; they return at once. Not of a group that
+  /// is alone.
+  std::unique_ptr<Transfer> start_all_reduce(const at::Tensor& tensor, Reduce reduce = Reduce::kSum) const;
+  std::unique_ptr<Transfer> start_all_gather(const at::Tensor& result, const at::Tensor& tensor) const;
+  std::unique_ptr<Transfer> start_reduce_scatter(const at::Tensor& result, const at::Tensor& tensor) const;
   /// Rows (of axis 0) to and from each rank; see Communicator.
   at::Tensor all_to_all(const at::Tensor& tensor, const std::vector<int64_t>& output_rows,
                         const std::vector<int64_t>& input_rows) const;
@@ -91,7 +100,7 @@ class Group {
   /// the other calls receive: two members that both send first wait for ever, start_send does not.
   void send(const at::Tensor& tensor, int to, int tag = 0) const;
   /// As send, but returns at once.
-  std::unique_ptr<Sending> start_send(const at::Tensor& tensor, int to, int tag = 0) const;
+  std::unique_ptr<Transfer> start_send(const at::Tensor& tensor, int to, int tag = 0) const;
   /// Returns when the tensor is there.
   void receive(at::Tensor& tensor, int from, int tag = 0) const;
   /// Makes the line between two members ready, see Communicator; nothing for those who are neither.

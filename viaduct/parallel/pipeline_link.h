@@ -44,7 +44,7 @@ class PipelineLink {
   at::TensorOptions hidden_;
   int before_;
   int next_;
-  std::deque<std::unique_ptr<Sending>> sent_;
+  std::deque<std::unique_ptr<Transfer>> sent_;
 };
 
 }  // namespace viaduct::parallel

@@ -132,6 +132,14 @@ std::shared_ptr<Connections> ProcessWorld::connect(const std::vector<int>& ranks
                                        watch_);
 }
 
+Group ProcessWorld::beside(const Group& group) {
+  const std::string prefix = fmt::format("beside{}", beside_++);
+  if (group.alone()) return group;
+  const std::vector<int>& ranks = group.global_ranks();
+  const auto connections = connect(ranks, fmt::format("{}/{}/{}", prefix, group.name(), ranks.front()));
+  return Group(group.name(), ranks, connections->rank(), c10d_communicator(group.name(), connections));
+}
+
 Mesh ProcessWorld::mesh(const topology::Parallelism& sizes, topology::RankOrder order) {
   const topology::Parallelism filled = sizes.with_world_size(size());
   VIADUCT_USER_CHECK(

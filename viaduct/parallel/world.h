@@ -55,6 +55,9 @@ class ProcessWorld {
   /// value than 1 must be that one. UserError with the numbers, before any group is made, when the sizes do not fit
   /// the number of ranks.
   Mesh mesh(const topology::Parallelism& sizes, topology::RankOrder order = topology::RankOrder::kPipelineLast);
+  /// The same group with connections of its own: what it exchanges may go on beside everything else, in another
+  /// order on every rank. Collective in the whole world, each rank with the group of one kind that it is in.
+  Group beside(const Group& group);
 
   /// Tells the others why this rank fails; their errors then quote it. For what is not thrown through the
   /// destructor.
@@ -71,6 +74,7 @@ class ProcessWorld {
   at::Device device_;
   int exceptions_;  // on their way when the world was made
   int meshes_ = 0;
+  int beside_ = 0;  // groups
   bool closed_ = false;
   std::unique_ptr<Store> store_;
   std::shared_ptr<RankWatch> watch_;

@@ -238,6 +238,7 @@ void load_training_state(GlobalState& state, const IterationFolder& checkpoint, 
     if (config.load_optim) load_optimizer(state, *reader);
   });
   if (config.load_optim) state.optimizer->main_parameters_changed();
+  state.optimizer->finish_gathering();
   if (config.load_rng) rng_line = load_rng(state, *reader);
   state.say(fmt::format("{}: goes on after iteration {}, {} samples{}", folder, state.train_state.step,
                         state.train_state.consumed_train_samples,

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "viaduct/nn/agree.h"
+#include "viaduct/optim/optimizer.h"
 #include "viaduct/training/checkpoint_save.h"
 #include "viaduct/training/state.h"
 
@@ -18,6 +19,7 @@ double CheckpointManager::seconds() const {
 void CheckpointManager::save(GlobalState& state) {
   finish(state);
   if (last_ == state.train_state.step) return;
+  state.optimizer->finish_gathering();
   SaveOptions options;
   options.optimizer = config_.save_optim;
   options.rng = config_.save_rng;

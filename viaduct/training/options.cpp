@@ -43,6 +43,8 @@ optim::OptimizerOptions optimizer_options(const config::ConfigContainer& config)
   to.grad_norm_skip_threshold = from.grad_norm_skip_threshold;
   to.log_num_zeros_in_grad = from.log_num_zeros_in_grad || config.logger.log_num_zeros_in_grad;
   to.use_distributed_optimizer = from.use_distributed_optimizer;
+  to.overlap_grad_reduce = config.ddp.overlap_grad_reduce;
+  to.overlap_param_gather = config.ddp.overlap_param_gather;
   if (config.ddp.bucket_size) to.bucket_size = *config.ddp.bucket_size;
   const auto type = [](DType dtype) { return torchx::scalar_type(dtype); };
   const bool half = config.model.bf16 || config.model.fp16;

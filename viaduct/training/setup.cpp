@@ -148,7 +148,13 @@ std::unique_ptr<GlobalState> setup(config::ConfigContainer config, parallel::Pro
   state->batches.emplace(batch_options(config));
   state->scheduler.emplace(schedule_options(config));
   state->train_iterations = train_iterations(config, *state->batches);
-  const optim::OptimizerOptions optimizer = optimizer_options(config);
+  optim::OptimizerOptions optimizer = optimizer_options(config);
+  if (optimizer.overlap_grad_reduce || optimizer.overlap_param_gather) {
+    const parallel::Group &dense = state->mesh->dp_cp, &experts = state->mesh->edp;
+    optimizer.replicas = world.beside(dense);
+    optimizer.expert_replicas =
+        experts.global_ranks() == dense.global_ranks() ? optimizer.replicas : world.beside(experts);
+  }
   state->cfg = std::move(config);
   const auto seq_length = static_cast<double>(state->cfg.model.seq_length);
   state->flops_per_sample =

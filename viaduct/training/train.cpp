@@ -89,12 +89,17 @@ class Timers {
   std::vector<std::pair<std::string, double>> spent_;
 };
 
-void call(const Callbacks::Event& event, GlobalState& state) {
-  if (event) event(state);
+// Events may look at all that there is.
+template <class Event, class... More>
+void call(const Event& event, GlobalState& state, const More&... more) {
+  if (!event) return;
+  state.optimizer->finish_gathering();
+  event(state, more...);
 }
 
 // The norm of all parameters.
 double params_norm(const GlobalState& state) {
+  state.optimizer->finish_gathering();
   at::Tensor squares = at::zeros({1}, at::TensorOptions().dtype(at::kDouble).device(state.device));
   // Each of the ranks that hold a copy adds its share.
   for (const optim::ModelParameter& parameter : state.optimizer->parameters())
@@ -135,7 +140,8 @@ IterationReport train_step(GlobalState& state, const ForwardStep& forward_step, 
   report.global_batch_size = sizes.running;
   const bool per_token = state.cfg.model.calculate_per_token_loss;
   Timers timers(state);
-  optimizer.zero_gradients();
+  // How many tokens count is known only after the last micro-batch.
+  optimizer.begin_iteration(sizes.num_microbatches, per_token ? 1 : state.mesh->dp_cp.size());
   const ForwardBackwardResult result =
       forward_backward(state.model, forward_step, batches,
                        {static_cast<int>(sizes.num_microbatches), false, optimizer.loss_scale(), per_token});
@@ -148,7 +154,7 @@ IterationReport train_step(GlobalState& state, const ForwardStep& forward_step, 
         "Look at these samples and at the learning rate; rerun_state_machine.check_for_nan_in_loss=false goes on "
         "without their update",
         sizes.running);
-  optimizer.reduce_gradients(per_token ? std::max(result.num_tokens, 1.0) : state.mesh->dp_cp.size());
+  optimizer.reduce_gradients(per_token ? std::max(result.num_tokens, 1.0) : 1);
   timers.mark("all-grads-sync");
   const optim::StepResult step = optimizer.step({report.lr, report.weight_decay, std::nullopt});
   timers.mark("optimizer");
@@ -196,7 +202,7 @@ void evaluate_and_print_results(GlobalState& state, const std::string& what, con
   call(callbacks.on_eval_start, state);
   const std::map<std::string, double> losses = evaluate(state, forward_step, batches, iterations);
   if (state.log) state.log->evaluated(what, state.train_state.step, losses);
-  if (callbacks.on_eval_end) callbacks.on_eval_end(state, losses);
+  call(callbacks.on_eval_end, state, losses);
 }
 
 Ended train(GlobalState& state, const ForwardStep& forward_step, const TrainData& data,
@@ -219,7 +225,7 @@ Ended train(GlobalState& state, const ForwardStep& forward_step, const TrainData
       call(callbacks.on_train_step_start, state);
       const IterationReport report = train_step(state, forward_step, *data.train);
       if (state.log) state.log->add(report);
-      if (callbacks.on_train_step_end) callbacks.on_train_step_end(state, report);
+      call(callbacks.on_train_step_end, state, report);
     }
     if (state.checkpoints) state.checkpoints->poll(state);
     if (data.validation && due(validation.eval_interval) && validation.eval_iters.value_or(0) > 0)
@@ -241,6 +247,7 @@ Ended train(GlobalState& state, const ForwardStep& forward_step, const TrainData
     }
     if (ended != Ended::kFinished) break;
   }
+  state.optimizer->finish_gathering();
   if (state.checkpoints) state.checkpoints->finish(state);
   if (state.log) state.log->flush();
   call(callbacks.on_train_end, state);

@@ -99,7 +99,9 @@ ReferenceRun open_run(const std::string& name) {
 // A model in a layout with its optimizer, and the steps.
 class Trained {
  public:
-  Trained(const ReferenceRun& run, const Layout& layout) : run_(run), mesh_(test::world().mesh(layout.sizes)) {
+  // `overlap`: exchanges go on beside the passes, on connections of their own.
+  Trained(const ReferenceRun& run, const Layout& layout, bool overlap)
+      : run_(run), mesh_(test::world().mesh(layout.sizes)) {
     config::ModelConfig config = bridge::provider_in_layout(*run.source, {});
     config.sequence_parallel = layout.sequence_parallel;
     context_ = nn::make_context(run.source->arch(), config, std::make_shared<parallel::Mesh>(mesh_), run.dtype,
@@ -111,6 +113,12 @@ class Trained {
     options.update.adam_beta2 = 0.95;
     options.use_distributed_optimizer = layout.distributed_optimizer;
     options.bucket_size = 10'000;  // several buckets
+    if (overlap) {
+      options.overlap_grad_reduce = true;
+      options.overlap_param_gather = layout.distributed_optimizer;
+      options.replicas = test::world().beside(mesh_.dp_cp);
+      options.expert_replicas = test::world().beside(mesh_.edp);
+    }
     optimizer_.emplace(modules, context_, options);
   }
 
@@ -147,9 +155,9 @@ class Trained {
       sums[1] += weights.sum();
       return sum / weights.sum() / microbatches * optimizer_->loss_scale();
     };
-    optimizer_->zero_gradients();
+    optimizer_->begin_iteration(microbatches, dp);
     parallel::run_pipeline(mesh_.pp, {mesh_.pp.size(), mesh_.sizes().vpp, microbatches}, model);
-    optimizer_->reduce_gradients(dp);
+    optimizer_->reduce_gradients();
     before_update();
     const optim::StepResult result =
         optimizer_->step({run_.steps[static_cast<size_t>(number)].lr, /*weight_decay=*/0.1, {}});
@@ -189,9 +197,11 @@ Bounds bounds_of(c10::ScalarType type) {
 
 double l2(const at::Tensor& tensor) { return tensor.norm(2, at::kDouble).item<double>(); }
 
-void compare(const ReferenceRun& run, const Layout& layout, const std::string& where) {
+// Returns the main parameters after the last step.
+std::vector<at::Tensor> compare(const ReferenceRun& run, const Layout& layout, bool overlap,
+                                const std::string& where) {
   const Bounds bounds = bounds_of(run.dtype);
-  Trained trained(run, layout);
+  Trained trained(run, layout, overlap);
   const auto shards = trained.shards();
   const optim::Optimizer& optimizer = trained.optimizer();
   std::map<std::string, at::Tensor> first;  // main parameters before training
@@ -199,6 +209,7 @@ void compare(const ReferenceRun& run, const Layout& layout, const std::string& w
     return shards.at({slice.parameter->chunk, slice.parameter->name}).name;
   };
   for (const optim::OptimizerSlice& slice : optimizer.slices()) first[name_of(slice)] = slice.main.clone();
+  std::vector<at::Tensor> last;
   int compared = 0;
   for (size_t number = 0; number < run.steps.size(); ++number) {
     const auto [loss, result] = trained.step(static_cast<int64_t>(number), [&] {
@@ -234,9 +245,11 @@ void compare(const ReferenceRun& run, const Layout& layout, const std::string& w
       const at::Tensor state = reference(optimizer.rule().state_names()[s].c_str());
       EXPECT_LE(l2(slice.state[s].cpu() - state), bounds.travelled * l2(state)) << where << ": " << name;
     }
+    last.push_back(slice.main.clone());
     ++compared;
   }
   EXPECT_GT(compared, 0);
+  return last;
 }
 
 class TrainSteps : public testing::TestWithParam<const char*> {};
@@ -244,7 +257,7 @@ class TrainSteps : public testing::TestWithParam<const char*> {};
 TEST_P(TrainSteps, EqualMegatronCore) {
   const ReferenceRun run = open_run(GetParam());
   ASSERT_EQ(run.steps.size(), 3u);
-  int layouts = 0;
+  int layouts = 0, overlaps = 0;
   for (const Layout& layout : layouts_of(test::world().size())) {
     try {
       nn::check_runs(run.source->arch(), layout.sizes);
@@ -252,11 +265,18 @@ TEST_P(TrainSteps, EqualMegatronCore) {
       continue;
     }
     const std::string where = fmt::format("{} {}", GetParam(), name_of(layout));
-    compare(run, layout, where);
+    const std::vector<at::Tensor> params = compare(run, layout, /*overlap=*/false, where);
     ++layouts;
+    if (layout.sizes.with_world_size(test::world().size()).dp == 1) continue;
+    const std::vector<at::Tensor> overlapped = compare(run, layout, /*overlap=*/true, where + " overlapped");
+    for (size_t i = 0; i < params.size(); ++i)
+      EXPECT_TRUE(at::equal(params[i], overlapped[i])) << where << ": slice " << i << " changes with the overlap";
+    ++overlaps;
   }
   EXPECT_GT(layouts, 0);
-  if (test::world().rank() == 0) fmt::print("{}: {} layouts equal megatron-core's steps\n", GetParam(), layouts);
+  if (test::world().rank() == 0)
+    fmt::print("{}: {} layouts equal megatron-core's steps, {} overlapped to the same bits\n", GetParam(), layouts,
+               overlaps);
 }
 
 INSTANTIATE_TEST_SUITE_P(Runs, TrainSteps,

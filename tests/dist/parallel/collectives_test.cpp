@@ -160,7 +160,7 @@ TEST(Collectives, SendsThatWereStartedWaitForNobody) {
     for (int member = 0; member < group.size(); ++member)
       for (const int tag : {0, 1}) group.connect(member, (member + 1) % group.size(), tag);
     const at::TensorOptions options = at::TensorOptions(world().device()).dtype(at::kFloat);
-    std::vector<std::unique_ptr<Sending>> sent;
+    std::vector<std::unique_ptr<Transfer>> sent;
     for (const int tag : {0, 1})
       for (const int number : {0, 1})
         sent.push_back(

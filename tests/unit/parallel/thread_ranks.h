@@ -90,8 +90,8 @@ class ThreadGroup {
   std::map<std::tuple<int, int, int>, std::vector<at::Tensor>> letters_;
 };
 
-/// What has left is a copy.
-class Sent : public Sending {
+/// What was done at once; what has left is a copy.
+class Done : public Transfer {
  public:
   bool done() override { return true; }
   void wait() override {}
@@ -101,7 +101,7 @@ class ThreadCommunicator : public Communicator {
  public:
   ThreadCommunicator(std::shared_ptr<ThreadGroup> group, int rank) : group_(std::move(group)), rank_(rank) {}
 
-  void all_reduce(at::Tensor& tensor, Reduce reduce) override {
+  std::unique_ptr<Transfer> start_all_reduce(const at::Tensor& tensor, Reduce reduce) override {
     at::Tensor result;
     meet(tensor, [&](const auto& tensors, const auto&) {
       result = tensors[0].clone();
@@ -117,20 +117,25 @@ class ThreadCommunicator : public Communicator {
       if (reduce == Reduce::kAverage) result /= group_->size();
     });
     tensor.copy_(result);
+    return std::make_unique<Done>();
   }
-  void all_gather(at::Tensor& result, const at::Tensor& tensor) override {
+  std::unique_ptr<Transfer> start_all_gather(const at::Tensor& result, const at::Tensor& tensor) override {
     meet(tensor, [&](const auto& tensors, const auto&) {
       const int64_t rows = tensor.size(0);
       for (size_t i = 0; i < tensors.size(); ++i)
         result.narrow(0, static_cast<int64_t>(i) * rows, rows).copy_(tensors[i]);
     });
+    return std::make_unique<Done>();
   }
-  void reduce_scatter(at::Tensor& result, const at::Tensor& tensor) override {
+  std::unique_ptr<Transfer> start_reduce_scatter(const at::Tensor& result, const at::Tensor& tensor) override {
+    at::Tensor sum;
     meet(tensor, [&](const auto& tensors, const auto&) {
       const int64_t rows = result.size(0);
-      result.copy_(tensors[0].narrow(0, rank_ * rows, rows));
-      for (size_t i = 1; i < tensors.size(); ++i) result += tensors[i].narrow(0, rank_ * rows, rows);
+      sum = tensors[0].narrow(0, rank_ * rows, rows).clone();
+      for (size_t i = 1; i < tensors.size(); ++i) sum += tensors[i].narrow(0, rank_ * rows, rows);
     });
+    result.copy_(sum);  // which may be a part of what others have read until now
+    return std::make_unique<Done>();
   }
   void all_to_all(at::Tensor& result, const at::Tensor& tensor, const std::vector<int64_t>& output_rows,
                   const std::vector<int64_t>& input_rows) override {
@@ -151,9 +156,9 @@ class ThreadCommunicator : public Communicator {
     });
   }
   void send(const at::Tensor& tensor, int to, int tag) override { group_->put(rank_, to, tag, tensor); }
-  std::unique_ptr<Sending> start_send(const at::Tensor& tensor, int to, int tag) override {
+  std::unique_ptr<Transfer> start_send(const at::Tensor& tensor, int to, int tag) override {
     group_->put(rank_, to, tag, tensor);
-    return std::make_unique<Sent>();
+    return std::make_unique<Done>();
   }
   void connect(int, int, int) override {}
   void receive(at::Tensor& tensor, int from, int tag) override { tensor.copy_(group_->take(from, rank_, tag)); }
