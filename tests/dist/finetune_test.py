@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import unittest
@@ -196,6 +197,35 @@ class Finetune(CliCase):
         self.assertLess(total, 8 * sum(values.nbytes for values in whole.values()) + (1 << 17), "more than the adapters is saved")
         says = self.finetune("alone", f"checkpoint.load={root}", "checkpoint.pretrained_checkpoint=null", expect=MISTAKE)
         self.assertIn("set checkpoint.pretrained_checkpoint", says)
+
+    def test_tokenizer_in_checkpoints(self):
+        """A checkpoint has its tokenizer, which export and generate take from there."""
+        self.make("llama")
+        names = ["chat_template.jinja", "tokenizer.json", "tokenizer_config.json"]
+        root = self.folder / "saved"
+        for ranks, save in ((1, "checkpoint.async_save=true"), (2, "checkpoint.async_save=false")):
+            self.finetune(f"run-{ranks}", f"checkpoint.save={root}", save, ranks=ranks, peft=None)
+            assets = root / f"iter_{STEPS:07}/tokenizer"
+            self.assertEqual(sorted(path.name for path in assets.iterdir()), names)
+            for name in names:
+                self.assertEqual((assets / name).read_bytes(), (self.hf / name).read_bytes(), name)
+            self.viaduct("export", root, self.folder / f"exported-{ranks}")
+            text = self.lines[0]["input"]
+            tokenizers = [AutoTokenizer.from_pretrained(folder) for folder in (self.hf, assets, self.folder / f"exported-{ranks}")]
+            self.assertEqual([tokenizer(text)["input_ids"] for tokenizer in tokenizers], [tokenizers[0](text)["input_ids"]] * 3)
+            self.viaduct("generate", root, "--prompt", text, "--max-new-tokens", "2", "--cpu")
+            shutil.rmtree(root)
+        # What the run changes of it is in what it saves.
+        template = self.folder / "mine.jinja"
+        template.write_text("{{ messages[0]['content'] }}")
+        self.finetune("template", f"checkpoint.save={root}", f"tokenizer.chat_template_path={template}")
+        assets = root / f"iter_{STEPS:07}/tokenizer"
+        said = AutoTokenizer.from_pretrained(assets).apply_chat_template([{"role": "user", "content": "stone"}], tokenize=False)
+        self.assertEqual(said, "stone")
+        shutil.rmtree(root)
+        self.finetune("none", f"checkpoint.save={root}", "checkpoint.save_tokenizer_assets=false", peft=None)
+        self.assertFalse(assets.exists())
+        self.assertTrue((assets.parent / ".metadata").exists())
 
     def packs_as_upstream(self, path, examples):
         """A file of packs of so many examples each, in their order, as upstream's packing writes it."""
