@@ -49,7 +49,7 @@ class Finetune(CliCase):
         for name in ("training", "validation", "test"):
             (self.data / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in self.lines))
 
-    def finetune(self, name, *overrides, ranks=1, peft="LoRA", expect=DONE):
+    def finetune(self, name, *overrides, ranks=1, peft="LoRA", expect=DONE, wrapper=()):
         """The iterations as the log has them, and the adapter; of a run that must fail what it says."""
         folder = self.folder / name
         command = ["finetune", "--cpu", "--config-file", self.config,
@@ -66,8 +66,8 @@ class Finetune(CliCase):
                         "+peft={_target_: %s, dim: 4, alpha: 8, lora_B_init_method: normal}" % peft]
         launcher = [] if ranks == 1 else [sys.executable, "-m", "torch.distributed.run", "--no-python", "--standalone",
                                           "--nproc-per-node", str(ranks)]
-        run = subprocess.run([*launcher, str(PROGRAM), *map(str, command), *overrides], capture_output=True, text=True,
-                             stdin=subprocess.DEVNULL, env=dict(os.environ, OMP_NUM_THREADS="1"), timeout=240)
+        run = subprocess.run([*launcher, *wrapper, str(PROGRAM), *map(str, command), *overrides], capture_output=True, text=True,
+                             cwd=self.folder, stdin=subprocess.DEVNULL, env=dict(os.environ, OMP_NUM_THREADS="1"), timeout=240)
         self.assertEqual(run.returncode == 0, expect == DONE, f"{command}\n{run.stdout}{run.stderr}")
         if expect != DONE:
             return run.stderr
@@ -128,10 +128,10 @@ class Finetune(CliCase):
         for name in one:
             self.assertLessEqual((one[name] - other[name]).norm(), WEIGHTS * one[name].norm(), f"{where}: {name}")
 
-    def check_layouts(self, layouts, one, adapter, *overrides, peft="LoRA"):
+    def check_layouts(self, layouts, one, adapter, *overrides, peft="LoRA", name="layout"):
         for number, (ranks, layout) in enumerate(layouts):
             with self.subTest(layout, peft=peft):
-                lines, other = self.finetune(f"{peft}-layout-{number}", *overrides, *layout, ranks=ranks, peft=peft)
+                lines, other = self.finetune(f"{peft}-{name}-{number}", *overrides, *layout, ranks=ranks, peft=peft)
                 self.check_steps(lines, one, layout)
                 self.check_adapters(adapter, other, layout)
 
@@ -268,6 +268,15 @@ class Finetune(CliCase):
         self.check_steps(lines, rows, "packed here")
         self.check_adapters(adapter, other, "packed here")
         self.assertAlmostEqual(self.validation_loss("packs"), self.validation_loss("rows"), places=5)
+        # The first rank packs, and the others get its packs: those need no data.
+        here = [*packs, specs % (PACK, "pad_seq_to_mult: null")]
+        self.check_layouts([(2, [pp]), (2, [tp, sp])], lines, other, *here, name="packed-here")
+        (self.folder / "without").mkdir()
+        alone, adapter_alone = self.finetune("alone", *here, sharded, "dataset.dataset_root=data", "dataset.do_test=false", ranks=2,
+                                             wrapper=["bash", "-c", '[ "$RANK" = 0 ] || cd without; exec "$0" "$@"'])
+        self.check_steps(alone, lines, "packed by the first rank alone")
+        self.check_adapters(other, adapter_alone, "packed by the first rank alone")
+        self.assertAlmostEqual(self.validation_loss("alone"), self.validation_loss("rows"), places=5)
         # Padded in every way: examples to a multiple, rows to their full length, offsets to one number.
         padded = [*packs, specs % (PACK, "pad_seq_to_mult: 4, pad_cu_seqlens: true"),
                   "+dataset.dataset_kwargs={pad_to_max_length: true}"]
@@ -301,6 +310,14 @@ class Finetune(CliCase):
             self.assertIn(message, says)
         says = self.finetune("long", *specs, "dataset.offline_packing_specs={packed_sequence_size: 4}", expect=MISTAKE)
         self.assertIn("more than packed_sequence_size 4", says)
+        # What the first rank cannot pack ends all.
+        with open(self.data / "validation.jsonl", "a") as file:
+            file.write("no JSON\n")
+        says = self.finetune("line", *specs, ranks=2, expect=MISTAKE)
+        self.assertRegex(says, rf"error: .*validation\.jsonl: line {len(self.lines) + 1}: ")
+        (self.data / "training.jsonl").unlink()
+        says = self.finetune("lines", *specs, ranks=2, expect=MISTAKE)
+        self.assertIn(f"there is no {self.data}/training.jsonl", says)
 
     def test_mistakes(self):
         self.make("llama")
