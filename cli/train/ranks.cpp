@@ -3,7 +3,6 @@
 #include <ATen/ATen.h>
 
 #include <cstdio>
-#include <cstring>
 
 #include "cli/command.h"
 #include "cli/interrupt.h"
@@ -24,17 +23,12 @@ void Ranks::say(const std::string& line) const {
 
 std::optional<std::string> Ranks::shared_line(const std::function<std::optional<std::string>()>& read) const {
   if (mesh_.world.alone()) return read();
-  std::optional<std::string> line = first() ? read() : std::nullopt;
-  at::Tensor length = at::full({1}, line ? static_cast<int64_t>(line->size()) : -1, at::kLong).to(device());
-  mesh_.world.broadcast(length, 0);
-  const auto size = length.item<int64_t>();
-  if (size < 0) return std::nullopt;
-  at::Tensor bytes = at::empty({size}, at::kByte);
-  if (first()) std::memcpy(bytes.data_ptr(), line->data(), line->size());
-  bytes = bytes.to(device());
-  if (size > 0) mesh_.world.broadcast(bytes, 0);
-  bytes = bytes.cpu();
-  return std::string(static_cast<const char*>(bytes.data_ptr()), static_cast<size_t>(size));
+  // Begins with whether there is a line.
+  std::string told;
+  if (first())
+    if (const std::optional<std::string> line = read()) told = "+" + *line;
+  nn::share(mesh_.world, device(), told);
+  return told.empty() ? std::nullopt : std::optional(told.substr(1));
 }
 
 int Ranks::shared_code(int code) const {

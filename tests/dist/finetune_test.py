@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import unittest
@@ -48,7 +49,7 @@ class Finetune(CliCase):
         for name in ("training", "validation", "test"):
             (self.data / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in self.lines))
 
-    def finetune(self, name, *overrides, ranks=1, peft="LoRA", expect=DONE):
+    def finetune(self, name, *overrides, ranks=1, peft="LoRA", expect=DONE, wrapper=()):
         """The iterations as the log has them, and the adapter; of a run that must fail what it says."""
         folder = self.folder / name
         command = ["finetune", "--cpu", "--config-file", self.config,
@@ -65,8 +66,8 @@ class Finetune(CliCase):
                         "+peft={_target_: %s, dim: 4, alpha: 8, lora_B_init_method: normal}" % peft]
         launcher = [] if ranks == 1 else [sys.executable, "-m", "torch.distributed.run", "--no-python", "--standalone",
                                           "--nproc-per-node", str(ranks)]
-        run = subprocess.run([*launcher, str(PROGRAM), *map(str, command), *overrides], capture_output=True, text=True,
-                             stdin=subprocess.DEVNULL, env=dict(os.environ, OMP_NUM_THREADS="1"), timeout=240)
+        run = subprocess.run([*launcher, *wrapper, str(PROGRAM), *map(str, command), *overrides], capture_output=True, text=True,
+                             cwd=self.folder, stdin=subprocess.DEVNULL, env=dict(os.environ, OMP_NUM_THREADS="1"), timeout=240)
         self.assertEqual(run.returncode == 0, expect == DONE, f"{command}\n{run.stdout}{run.stderr}")
         if expect != DONE:
             return run.stderr
@@ -127,10 +128,10 @@ class Finetune(CliCase):
         for name in one:
             self.assertLessEqual((one[name] - other[name]).norm(), WEIGHTS * one[name].norm(), f"{where}: {name}")
 
-    def check_layouts(self, layouts, one, adapter, *overrides, peft="LoRA"):
+    def check_layouts(self, layouts, one, adapter, *overrides, peft="LoRA", name="layout"):
         for number, (ranks, layout) in enumerate(layouts):
             with self.subTest(layout, peft=peft):
-                lines, other = self.finetune(f"{peft}-layout-{number}", *overrides, *layout, ranks=ranks, peft=peft)
+                lines, other = self.finetune(f"{peft}-{name}-{number}", *overrides, *layout, ranks=ranks, peft=peft)
                 self.check_steps(lines, one, layout)
                 self.check_adapters(adapter, other, layout)
 
@@ -197,6 +198,35 @@ class Finetune(CliCase):
         says = self.finetune("alone", f"checkpoint.load={root}", "checkpoint.pretrained_checkpoint=null", expect=MISTAKE)
         self.assertIn("set checkpoint.pretrained_checkpoint", says)
 
+    def test_tokenizer_in_checkpoints(self):
+        """A checkpoint has its tokenizer, which export and generate take from there."""
+        self.make("llama")
+        names = ["chat_template.jinja", "tokenizer.json", "tokenizer_config.json"]
+        root = self.folder / "saved"
+        for ranks, save in ((1, "checkpoint.async_save=true"), (2, "checkpoint.async_save=false")):
+            self.finetune(f"run-{ranks}", f"checkpoint.save={root}", save, ranks=ranks, peft=None)
+            assets = root / f"iter_{STEPS:07}/tokenizer"
+            self.assertEqual(sorted(path.name for path in assets.iterdir()), names)
+            for name in names:
+                self.assertEqual((assets / name).read_bytes(), (self.hf / name).read_bytes(), name)
+            self.viaduct("export", root, self.folder / f"exported-{ranks}")
+            text = self.lines[0]["input"]
+            tokenizers = [AutoTokenizer.from_pretrained(folder) for folder in (self.hf, assets, self.folder / f"exported-{ranks}")]
+            self.assertEqual([tokenizer(text)["input_ids"] for tokenizer in tokenizers], [tokenizers[0](text)["input_ids"]] * 3)
+            self.viaduct("generate", root, "--prompt", text, "--max-new-tokens", "2", "--cpu")
+            shutil.rmtree(root)
+        # What the run changes of it is in what it saves.
+        template = self.folder / "mine.jinja"
+        template.write_text("{{ messages[0]['content'] }}")
+        self.finetune("template", f"checkpoint.save={root}", f"tokenizer.chat_template_path={template}")
+        assets = root / f"iter_{STEPS:07}/tokenizer"
+        said = AutoTokenizer.from_pretrained(assets).apply_chat_template([{"role": "user", "content": "stone"}], tokenize=False)
+        self.assertEqual(said, "stone")
+        shutil.rmtree(root)
+        self.finetune("none", f"checkpoint.save={root}", "checkpoint.save_tokenizer_assets=false", peft=None)
+        self.assertFalse(assets.exists())
+        self.assertTrue((assets.parent / ".metadata").exists())
+
     def packs_as_upstream(self, path, examples):
         """A file of packs of so many examples each, in their order, as upstream's packing writes it."""
         tokenizer = AutoTokenizer.from_pretrained(self.hf)
@@ -238,6 +268,15 @@ class Finetune(CliCase):
         self.check_steps(lines, rows, "packed here")
         self.check_adapters(adapter, other, "packed here")
         self.assertAlmostEqual(self.validation_loss("packs"), self.validation_loss("rows"), places=5)
+        # The first rank packs, and the others get its packs: those need no data.
+        here = [*packs, specs % (PACK, "pad_seq_to_mult: null")]
+        self.check_layouts([(2, [pp]), (2, [tp, sp])], lines, other, *here, name="packed-here")
+        (self.folder / "without").mkdir()
+        alone, adapter_alone = self.finetune("alone", *here, sharded, "dataset.dataset_root=data", "dataset.do_test=false", ranks=2,
+                                             wrapper=["bash", "-c", '[ "$RANK" = 0 ] || cd without; exec "$0" "$@"'])
+        self.check_steps(alone, lines, "packed by the first rank alone")
+        self.check_adapters(other, adapter_alone, "packed by the first rank alone")
+        self.assertAlmostEqual(self.validation_loss("alone"), self.validation_loss("rows"), places=5)
         # Padded in every way: examples to a multiple, rows to their full length, offsets to one number.
         padded = [*packs, specs % (PACK, "pad_seq_to_mult: 4, pad_cu_seqlens: true"),
                   "+dataset.dataset_kwargs={pad_to_max_length: true}"]
@@ -271,6 +310,14 @@ class Finetune(CliCase):
             self.assertIn(message, says)
         says = self.finetune("long", *specs, "dataset.offline_packing_specs={packed_sequence_size: 4}", expect=MISTAKE)
         self.assertIn("more than packed_sequence_size 4", says)
+        # What the first rank cannot pack ends all.
+        with open(self.data / "validation.jsonl", "a") as file:
+            file.write("no JSON\n")
+        says = self.finetune("line", *specs, ranks=2, expect=MISTAKE)
+        self.assertRegex(says, rf"error: .*validation\.jsonl: line {len(self.lines) + 1}: ")
+        (self.data / "training.jsonl").unlink()
+        says = self.finetune("lines", *specs, ranks=2, expect=MISTAKE)
+        self.assertIn(f"there is no {self.data}/training.jsonl", says)
 
     def test_mistakes(self):
         self.make("llama")

@@ -11,13 +11,10 @@ import sys
 import time
 import unittest
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "cli"))
-from cli_case import DONE, MISTAKE, PROGRAM, CliCase  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from training_case import HALF, LARGER, MISTAKE, TrainingCase, command, environment  # noqa: E402
 
-CONFIG = pathlib.Path(__file__).resolve().parents[2] / "examples/train/mock_llama.yaml"
-SMALL = ["model.num_layers=2", "model.hidden_size=32", "model.ffn_hidden_size=64", "validation.eval_iters=0"]
 DROPOUT = ["model.hidden_dropout=0.1", "model.attention_dropout=0.1"]
-HALF = ["mixed_precision=bf16_mixed"]
 EXPERTS = ["model.qk_layernorm=true", "model.num_moe_experts=4", "model.moe_router_topk=2", "model.moe_ffn_hidden_size=48",
            "model.moe_router_load_balancing_type=aux_loss", "model.moe_aux_loss_coeff=0.01", "model.moe_grouped_gemm=true"]
 PLAIN = ["optimizer.use_distributed_optimizer=false", "ddp.use_distributed_optimizer=false"]
@@ -25,42 +22,11 @@ PLAIN = ["optimizer.use_distributed_optimizer=false", "ddp.use_distributed_optim
 KILLS = int(os.environ.get("VIADUCT_KILLS", 6))
 
 
-def command(ranks, arguments, wrapper=()):
-    launch = [] if ranks == 1 else [sys.executable, "-m", "torch.distributed.run", "--no-python", "--standalone",
-                                    "--nproc-per-node", str(ranks)]
-    return [*launch, *wrapper, str(PROGRAM), "pretrain", "--cpu", "--config-file", str(CONFIG), *SMALL, *map(str, arguments)]
-
-
 # A program that may write no file of more than 20 KiB: what it writes fails as on a full disk.
 FULL_DISK = ["bash", "-c", 'trap "" XFSZ; ulimit -f 20; exec "$0" "$@"']
 
 
-def environment():
-    return dict(os.environ, OMP_NUM_THREADS="1")
-
-
-class Resume(CliCase):
-    def pretrain(self, *arguments, ranks=1, expect=DONE, wrapper=()):
-        run = subprocess.run(command(ranks, arguments, wrapper), capture_output=True, text=True, stdin=subprocess.DEVNULL,
-                             env=environment(), timeout=240)
-        # torchrun has exit codes of its own.
-        said = f"{run.args}\n{run.stdout}{run.stderr}"
-        self.assertEqual(run.returncode if ranks == 1 else run.returncode == 0, expect if ranks == 1 else expect == DONE, said)
-        return run
-
-    def checkpoint(self, root, iteration):
-        """The data files of an iteration, by name: whole bytes."""
-        folder = root / f"iter_{iteration:07}"
-        files = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == ".distcp" or path.name == "common.pt"}
-        self.assertIn("common.pt", files)
-        return files
-
-    def check_same(self, one, other, iteration, where):
-        one, other = self.checkpoint(one, iteration), self.checkpoint(other, iteration)
-        self.assertEqual(sorted(one), sorted(other), where)
-        for name, data in one.items():
-            self.assertTrue(data == other[name], f"{where}: {name} of iteration {iteration} differs")
-
+class Resume(TrainingCase):
     def test_same_layout(self):
         """Stopped after 3 of 6 iterations and started again: the same bits in every file of the last checkpoint."""
         tp, pp, ep = "model.tensor_model_parallel_size=2", "model.pipeline_model_parallel_size=2", "model.expert_model_parallel_size=2"
@@ -124,7 +90,7 @@ class Resume(CliCase):
         iterations = 30
         whole, root = self.folder / "whole", self.folder / "root"
         more = ["checkpoint.save_interval=2", "checkpoint.most_recent_k=2", f"train.train_iters={iterations}", *HALF,
-                "model.hidden_size=256", "model.ffn_hidden_size=512", "model.kv_channels=64"]
+                *LARGER]
         start = time.monotonic()
         self.pretrain(f"checkpoint.save={whole}", *more)
         duration = time.monotonic() - start

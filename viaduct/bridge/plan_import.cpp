@@ -90,14 +90,8 @@ PickleValue args_for(const Checkpoint& source, const config::ModelConfig& provid
 }
 
 void add_tokenizer_files(const SourceRecord& record, const std::string& folder, std::vector<SmallFile>& files) {
-  for (const SideFile& side : record.side_files) {
-    const std::string& name = side.name;
-    const bool tokenizer = name.starts_with("tokenizer") || name.starts_with("special_tokens") ||
-                           name.starts_with("added_tokens") || name.starts_with("chat_template") ||
-                           name == "vocab.json" || name == "merges.txt" || name == "vocab.txt" ||
-                           name.ends_with(".tiktoken") || name.ends_with(".model");
-    if (tokenizer) files.push_back({folder + "/tokenizer/" + name, record.read(side)});
-  }
+  for (const SideFile& side : record.side_files)
+    if (is_tokenizer_file(side.name)) files.push_back({folder + "/tokenizer/" + side.name, record.read(side)});
 }
 
 }  // namespace

@@ -57,6 +57,13 @@ std::vector<SideFile> find_side_files(const Path& folder) {
   return files;
 }
 
+bool is_tokenizer_file(std::string_view name) {
+  return name.starts_with("tokenizer") || name.starts_with("tokenization_") || name.starts_with("special_tokens") ||
+         name.starts_with("added_tokens") || name.starts_with("chat_template") ||
+         name.starts_with("additional_chat_templates/") || name == "vocab.json" || name == "merges.txt" ||
+         name == "vocab.txt" || name.ends_with(".tiktoken") || name.ends_with(".model");
+}
+
 void write_record(const SourceRecord& record, std::optional<DType> cast, const Path& iteration) {
   const Path folder = record_folder(iteration);
   fs::create_directories(folder / "source");

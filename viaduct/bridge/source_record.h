@@ -65,6 +65,9 @@ inline constexpr std::string_view kKeptTensorsFile = "viaduct/kept.safetensors";
 /// another format's copy of them.
 std::vector<SideFile> find_side_files(const Path& folder);
 
+/// Does a side file belong to the tokenizer? Megatron Bridge keeps those in an iteration's tokenizer/.
+bool is_tokenizer_file(std::string_view name);
+
 /// Writes record.json, shard headers and side files below `iteration`/viaduct/. `cast`: the --dtype of this import.
 void write_record(const SourceRecord& record, std::optional<DType> cast, const Path& iteration);
 /// The other iterations of the run that `iteration` (a folder iter_*) belongs to, the newest first.

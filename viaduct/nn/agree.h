@@ -4,6 +4,7 @@
 #include <c10/core/Device.h>
 
 #include <functional>
+#include <string>
 
 #include "viaduct/core/error.h"
 #include "viaduct/parallel/group.h"
@@ -21,5 +22,9 @@ class RankFailed : public UserError {
 /// failed; of several ranks with the same error only the lowest throws it. What is told goes through tensors on
 /// `device`, where the group's communicator works.
 void agree(const parallel::Group& group, c10::Device device, const std::function<void()>& work);
+
+/// The bytes of the group's first rank, on all of them; what the others had in `bytes` goes. Collective, through
+/// tensors on `device` of at most 64 MiB.
+void share(const parallel::Group& group, c10::Device device, std::string& bytes);
 
 }  // namespace viaduct::nn

@@ -23,6 +23,7 @@ void CheckpointManager::save(GlobalState& state) {
   SaveOptions options;
   options.optimizer = config_.save_optim;
   options.rng = config_.save_rng;
+  options.tokenizer = config_.save_tokenizer_assets;
   options.writers = config_.fully_parallel_save ? ReplicaWriters::kShared : ReplicaWriters::kFirst;
   options.files = static_cast<int>(std::max<int64_t>(1, config_.storage_writers_per_rank));
   options.background = config_.async_save;

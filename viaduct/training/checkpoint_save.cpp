@@ -149,7 +149,11 @@ struct PendingSave::Work {
     write_file(folder / ".metadata",
                formats::write_torch_dist_metadata(formats::merge_indices(std::move(parts)),
                                                   (root / formats::iteration_folder_name(iteration)).string()));
-    for (const auto& [name, bytes] : small_files) write_file(staging->path() / name, bytes);
+    for (const auto& [name, bytes] : small_files) {
+      const Path file = staging->path() / name;
+      bridge::create_folder(file.parent_path());
+      write_file(file, bytes);
+    }
     staging->commit();
     staging.reset();
   }
@@ -203,6 +207,8 @@ std::unique_ptr<PendingSave> PendingSave::start(const GlobalState& state, const 
     add(name + "/train_state.pt", train_state);
     add(name + "/run_config.yaml", state.cfg.print_yaml());
     add(name + "/metadata.json", formats::torch_dist_metadata_json());
+    if (options.tokenizer)
+      for (const TokenizerFile& file : state.tokenizer_files) add(name + "/tokenizer/" + file.name, file.content);
     add("latest_train_state.pt", train_state);
     add("latest_checkpointed_iteration.txt", fmt::format("{}", work.iteration));
   }

@@ -15,6 +15,7 @@ namespace viaduct::training {
 struct SaveOptions {
   bool optimizer = true;  // optimizer and schedule too
   bool rng = true;        // random states too
+  bool tokenizer = true;  // state.tokenizer_files too
   ReplicaWriters writers = ReplicaWriters::kShared;
   int files = 1;            // data files of each rank
   bool background = false;  // tensors are copied, and a thread writes them
@@ -26,9 +27,9 @@ struct SaveOptions {
 class PendingSave {
  public:
   /// Iteration state.train_state.step below `root`: torch_dist (generation A) with model, optimizer in upstream's
-  /// fully_reshardable form where it is sharded, schedule, random states, train_state.pt and run_config.yaml. One
-  /// of that iteration that is there is replaced. Collective. UserError on every rank for what goes wrong on one;
-  /// then nothing of it is left.
+  /// fully_reshardable form where it is sharded, schedule, random states, train_state.pt, run_config.yaml and the
+  /// tokenizer's files. One of that iteration that is there is replaced. Collective. UserError on every rank for
+  /// what goes wrong on one; then nothing of it is left.
   static std::unique_ptr<PendingSave> start(const GlobalState& state, const Path& root, const SaveOptions& options);
   ~PendingSave();
   PendingSave(const PendingSave&) = delete;

@@ -98,16 +98,17 @@ SftSource source_of(std::shared_ptr<const data::PackedDataset> dataset, const da
 }  // namespace
 
 FinetuneData::FinetuneData(const GlobalState& state, std::shared_ptr<const text::Tokenizer> tokenizer) {
-  std::string packed;
-  nn::agree(state.mesh->world, state.device, [&] {
+  const parallel::Group& world = state.mesh->world;
+  const int64_t cut = state.context->sequence_parallel() ? state.mesh->tp.size() : 1;
+  SftSettings settings;
+  nn::agree(world, state.device, [&] {
     const config::GPTSFTDatasetConfig& dataset = section_of(state);
     VIADUCT_USER_CHECK(tokenizer,
                        "fine-tuning needs a tokenizer: set tokenizer.tokenizer_type and tokenizer_model");
     VIADUCT_USER_CHECK(state.batches->is_constant(),
                        "fine-tuning data have one global batch size: set "
                        "train.rampup_batch_size=null");
-    const SftSettings settings = sft_settings(dataset);
-    const int64_t cut = state.context->sequence_parallel() ? state.mesh->tp.size() : 1;
+    settings = sft_settings(dataset);
     const data::CollateOptions collate = sft_collate_options(dataset, settings, *tokenizer, cut);
     const Path root = *dataset.dataset_root;
     const auto open = [&](const char* name, bool is_test, std::optional<int64_t> samples) {
@@ -115,16 +116,8 @@ FinetuneData::FinetuneData(const GlobalState& state, std::shared_ptr<const text:
                            root / name, make_sft_format(dataset, settings, tokenizer, is_test), samples),
                        collate, state.device);
     };
-    const bool made =
-        dataset.enable_offline_packing && dataset.offline_packing_specs.value().packed_train_data_path;
-    VIADUCT_USER_CHECK(made || fs::exists(root / "training.jsonl"), "there is no {}",
-                       (root / "training.jsonl").string());
-    if (dataset.enable_offline_packing) {
-      SftPacks packs = open_packs(dataset, settings, tokenizer, cut);
-      train_ = source_of(std::move(packs.train), packs.collate, state.device);
-      if (packs.validation) validation_ = source_of(std::move(packs.validation), packs.collate, state.device);
-      packed = std::move(packs.summary);
-    } else {
+    if (!dataset.enable_offline_packing) {
+      VIADUCT_USER_CHECK(fs::exists(root / "training.jsonl"), "there is no {}", (root / "training.jsonl").string());
       std::optional<int64_t> most;
       if (dataset.max_train_samples) most = *dataset.max_train_samples;
       train_ = open("training.jsonl", false, most);
@@ -133,7 +126,12 @@ FinetuneData::FinetuneData(const GlobalState& state, std::shared_ptr<const text:
     }
     if (dataset.do_test && fs::exists(root / "test.jsonl")) test_ = open("test.jsonl", true, std::nullopt);
   });
-  if (!packed.empty()) state.say(packed);
+  const config::GPTSFTDatasetConfig& dataset = section_of(state);
+  if (!dataset.enable_offline_packing) return;
+  SftPacks packs = open_packs(dataset, settings, tokenizer, cut, world, state.device);
+  train_ = source_of(std::move(packs.train), packs.collate, state.device);
+  if (packs.validation) validation_ = source_of(std::move(packs.validation), packs.collate, state.device);
+  if (!packs.summary.empty()) state.say(packs.summary);
 }
 
 std::unique_ptr<MicroBatches> FinetuneData::train(const GlobalState& state) const {

@@ -118,7 +118,7 @@ std::shared_ptr<const text::Tokenizer> open_tokenizer(const config::TokenizerCon
   options.merge_file = config.merge_file.value_or("");
   options.vocab_size = config.vocab_size;
   options.special_tokens = config.special_tokens.value_or(config::Strings{});
-  options.chat_template = config.chat_template;
+  options.chat_template = chat_template_of(config);
   options.tiktoken_pattern = config.tiktoken_pattern.value_or("v2");
   options.tiktoken_num_special_tokens = config.tiktoken_num_special_tokens;
   options.tokenizer_sentencepiece_legacy = config.tokenizer_sentencepiece_legacy;
@@ -162,6 +162,12 @@ std::unique_ptr<GlobalState> setup(config::ConfigContainer config, parallel::Pro
   if (world.rank() == 0) state->log = std::make_unique<TrainingLog>(log_options(state->cfg, *state, options));
   if (world.rank() == 0 && state->cfg.logger.save_config_filepath)
     state->cfg.to_yaml(*state->cfg.logger.save_config_filepath);
+  // Once, so that a save does not depend on a folder that is gone when the run has lasted for weeks.
+  nn::agree(state->mesh->world, state->device, [&] {
+    const config::CheckpointConfig& saving = state->cfg.checkpoint;
+    if (world.rank() == 0 && saving.save && saving.save_tokenizer_assets)
+      state->tokenizer_files = tokenizer_files(state->cfg.tokenizer);
+  });
   state->model = nn::make_model(state->context);
   const std::optional<formats::IterationFolder> checkpoint = checkpoint_of(*state);
   // A checkpoint of adapters holds nothing of the model beside them.

@@ -13,6 +13,7 @@
 #include "viaduct/parallel/rng.h"
 #include "viaduct/topology/microbatches.h"
 #include "viaduct/training/checkpoint_manager.h"
+#include "viaduct/training/tokenizer_files.h"
 #include "viaduct/training/train_state.h"
 #include "viaduct/training/training_log.h"
 
@@ -34,6 +35,7 @@ struct GlobalState {
   double flops_per_sample = 0;                     // of a training step
   std::unique_ptr<CheckpointManager> checkpoints;  // null where checkpoint.save is not set
   std::unique_ptr<TrainingLog> log;                // of the first rank; null elsewhere
+  std::vector<TokenizerFile> tokenizer_files;      // that checkpoints carry along; on the first rank
 
   /// The chunks as modules.
   nn::ModelChunks chunks() const { return {model.begin(), model.end()}; }

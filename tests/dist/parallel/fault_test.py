@@ -4,62 +4,20 @@ import os
 import pathlib
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from ranks import SOON, Ranks, environment, free_port  # noqa: E402
 
 PROGRAM = os.environ["VIADUCT_FAULT_RANKS"]
 TORCHRUN = os.environ["VIADUCT_TORCHRUN"]
 REPORT = pathlib.Path(os.environ["VIADUCT_REPORT"])
-LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "TORCHELASTIC_", "SLURM_", "OMPI_", "PMI", "MPI_")
-# Without a timeout in between: Gloo sees the closed connection, then 5 s of silence say who is gone. Machines are busy.
-SOON = 30
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def environment(**more):
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
-    return clean | {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"} | more
-
-
-class Ranks:
-    """Ranks started by hand: rank 0 serves the store."""
-
-    def __init__(self, size, what, how, victim, timeout, absent=()):
-        port = str(free_port())
-        self.started = time.monotonic()
-        self.processes = {
-            rank: subprocess.Popen(
-                [PROGRAM, what, how, str(victim), str(timeout)],
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                env=environment(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(size),
-                                MASTER_ADDR="127.0.0.1", MASTER_PORT=port))
-            for rank in range(size) if rank not in absent}
-
-    def outputs(self, seconds, waits_for=None):
-        """What each rank printed, by rank, with its exit status."""
-        results = {}
-        end = time.monotonic() + seconds
-        try:
-            for rank, process in self.processes.items():
-                if waits_for is not None and rank not in waits_for:
-                    continue
-                output, _ = process.communicate(timeout=max(0.1, end - time.monotonic()))
-                results[rank] = (process.returncode, output)
-        finally:
-            for process in self.processes.values():
-                if process.poll() is None:
-                    process.kill()
-                    process.communicate()
-        self.seconds = time.monotonic() - self.started
-        return results
+def start(size, what, how, victim, timeout, absent=()):
+    return Ranks(size, [PROGRAM, what, how, victim, timeout], absent)
 
 
 def report(line):
@@ -87,7 +45,7 @@ class Faults(unittest.TestCase):
                                 ("pipeline", r'(?:receive from|send to) rank \d of group "\w+(?: \w+)*"')):
             for victim in (2, 3):
                 with self.subTest(what=what, victim=victim):
-                    ranks = Ranks(4, what, "killed", victim, timeout=120)
+                    ranks = start(4, what, "killed", victim, timeout=120)
                     results = ranks.outputs(SOON)
                     self.assertEqual(results[victim][0], -signal.SIGKILL)
                     for rank, error in self.errors(results, victim).items():
@@ -96,40 +54,40 @@ class Faults(unittest.TestCase):
                     report(f"rank {victim} of 4 killed in {what}: all others ended {ranks.seconds:.1f} s after the start")
 
     def test_the_rank_that_serves_the_store_is_killed(self):
-        results = Ranks(3, "all_reduce", "killed", 0, timeout=120).outputs(SOON)
+        results = start(3, "all_reduce", "killed", 0, timeout=120).outputs(SOON)
         for error in self.errors(results, 0).values():
             self.assertRegex(error, r"the store of rank 0 at 127\.0\.0\.1:\d+ is gone")
 
     def test_an_error_of_one_rank_ends_the_others(self):
-        results = Ranks(3, "pipeline", "throws", 1, timeout=120).outputs(SOON)
+        results = start(3, "pipeline", "throws", 1, timeout=120).outputs(SOON)
         self.assertIn("error: the data file went away", results[1][1])
         for error in self.errors(results, 1).values():
             self.assertRegex(error, r"failed: rank 1 \(host \S+, process \d+\) failed: an error that its own output shows")
 
     def test_a_rank_that_hangs(self):
-        results = Ranks(3, "all_reduce", "hangs", 1, timeout=6).outputs(SOON, waits_for=(0, 2))
+        results = start(3, "all_reduce", "hangs", 1, timeout=6).outputs(SOON, waits_for=(0, 2))
         errors = self.errors(results, 1)
         self.assertTrue(any(re.search(r"all its ranks live: .*rank 1 is outside of any operation", error)
                             for error in errors.values()), errors)
 
     def test_a_rank_without_signs_of_life(self):
-        results = Ranks(3, "all_reduce", "stopped", 1, timeout=6).outputs(SOON, waits_for=(0, 2))
+        results = start(3, "all_reduce", "stopped", 1, timeout=6).outputs(SOON, waits_for=(0, 2))
         for error in self.errors(results, 1).values():
             self.assertRegex(error, r"rank 1 \(host \S+, process \d+\) is gone: no sign of life for 5 s")
 
     def test_a_rank_that_does_not_start(self):
-        results = Ranks(3, "all_reduce", "starts", 0, timeout=5, absent=(2,)).outputs(SOON)
+        results = start(3, "all_reduce", "starts", 0, timeout=5, absent=(2,)).outputs(SOON)
         for error in self.errors(results, None).values():
             self.assertRegex(error, r"waited 5 s for rank 2, which did not start|store of rank 0 .* is gone")
         self.assertIn("for rank 2, which did not start", results[0][1])
 
     def test_ranks_that_contradict_each_other(self):
         port = str(free_port())
-        start = lambda rank, size: subprocess.Popen(
+        process = lambda rank, size: subprocess.Popen(
             [PROGRAM, "all_reduce", "starts", "0", "5"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env=environment(RANK=rank, WORLD_SIZE=size, LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port))
-        first, second = start("0", "2"), start("1", "3")
-        outputs = [process.communicate(timeout=SOON)[0] for process in (first, second)]
+        first, second = process("0", "2"), process("1", "3")
+        outputs = [one.communicate(timeout=SOON)[0] for one in (first, second)]
         self.assertRegex("".join(outputs), r"error: rank \d was told that there are \d ranks, but there are \d")
 
     def test_torchrun_names_the_rank_too(self):
@@ -146,7 +104,7 @@ class Faults(unittest.TestCase):
 
     def test_start_up(self):
         for size in (2, 4):
-            ranks = Ranks(size, "all_reduce", "starts", 0, timeout=60)
+            ranks = start(size, "all_reduce", "starts", 0, timeout=60)
             results = ranks.outputs(SOON)
             self.assertEqual({status for status, _ in results.values()}, {0}, results)
             slowest = max(float(re.search(r"joined in ([\d.e-]+) s", output)[1]) for _, output in results.values())
