@@ -73,10 +73,11 @@ ConfigContainer ConfigContainer::from_dict(const Yaml& written, std::string_view
   VIADUCT_USER_CHECK(written.is_mapping(), "{}: {}, not the mapping of sections that a configuration is", origin,
                      written.describe());
   const Yaml document = with_declared_types(written);
+  check_keys(document, [&](std::string_view key) { return key_place(origin, key, lines); });
   ConfigContainer config;
   if (const std::string* target = target_in(document)) config.target = *target;
   for (const auto& [key, node] : document.members()) {
-    const std::string name = key.is_string() ? key.as_string() : emit_yaml(key);
+    const std::string& name = key.as_string();
     if (name == kTargetKey) continue;
     const auto all = container_sections();
     const auto section =

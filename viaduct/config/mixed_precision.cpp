@@ -55,6 +55,8 @@ void sync(std::optional<bool>& param, bool& gather, std::string_view name, const
     param = gather;
   } else if (given && param) {
     gather = *param;
+  } else if (given) {
+    param = gather;  // null: as the other one says
   }
 }
 

@@ -92,18 +92,22 @@ const Yaml* id_in_metadata(const ModelConfig& config) {
   return id && id->is_string() ? id : nullptr;
 }
 
-/// What other releases say with other keys.
-void read_other_names(ModelConfig& config, const std::set<std::string>& seen) {
-  // 0.3: only the Llama 3.1 classes scale rope, by this factor.
+/// 0.3: only the Llama 3.1 classes scale rope, by this factor.
+void read_scale_factor(ModelConfig& config, const std::set<std::string>& seen) {
   const Yaml* scale = config.unknown.find("scale_factor");
-  if (scale && scale->is_number() && !seen.contains("rope_scaling") &&
+  if (scale && scale->is_number() && !config.nested && !seen.contains("rope_scaling") &&
       last_word(config.target).starts_with("Llama3")) {
     config.rope_scaling = true;
     config.rope_scaling_factor = scale->as_double();
   }
+}
+
+/// What a file leaves to its reader: sizes, and what other releases say with other keys.
+void derive(ModelConfig& config) {
   // 0.3: the pattern of a hybrid model's layers.
   if (!config.hybrid_layer_pattern) std::swap(config.hybrid_layer_pattern, config.hybrid_override_pattern);
   if (const Yaml* id = id_in_metadata(config); id && !config.hf_model_id) config.hf_model_id = id->as_string();
+  derive_sizes(config);
 }
 
 const Yaml& target_in(const Yaml& node, std::string_view where) {
@@ -198,7 +202,7 @@ void ModelConfig::finalize() {
   VIADUCT_USER_CHECK(hidden_size > 0, "model.hidden_size is {}", hidden_size);
   VIADUCT_USER_CHECK(num_attention_heads > 0, "model.num_attention_heads is {}", num_attention_heads);
   VIADUCT_USER_CHECK(!use_mup, "model.use_mup: maximal update parametrisation is not supported");
-  derive_sizes(*this);
+  derive(*this);
   if (!expert_tensor_parallel_size)
     expert_tensor_parallel_size = expert_model_parallel_size > 1 ? 1 : tensor_model_parallel_size;
   if (pipeline_model_parallel_size > 1 && !pipeline_dtype) pipeline_dtype = params_dtype;
@@ -253,7 +257,7 @@ Yaml to_yaml(const ModelConfig& config) {
   return out;
 }
 
-ModelConfig model_config_from_yaml(const Yaml& node, std::string_view origin) {
+ModelConfig model_section(const Yaml& node, std::string_view origin) {
   const std::string where = fmt::format("{}: model", origin);
   VIADUCT_USER_CHECK(node.is_mapping(), "{} is {}, not a mapping", where, node.describe());
   ModelConfig config;
@@ -279,8 +283,13 @@ ModelConfig model_config_from_yaml(const Yaml& node, std::string_view origin) {
       config.beyond_provider.insert(std::string(field.name));
     }
   }
-  read_other_names(config, seen);
-  derive_sizes(config);
+  read_scale_factor(config, seen);
+  return config;
+}
+
+ModelConfig model_config_from_yaml(const Yaml& node, std::string_view origin) {
+  ModelConfig config = model_section(node, origin);
+  derive(config);
   return config;
 }
 

@@ -126,8 +126,11 @@ struct ModelConfig {
 /// The section as upstream's release 0.6.2 writes it for `config.target`.
 Yaml to_yaml(const ModelConfig& config);
 
-/// Reads the section as any release wrote it, flat or nested. Missing keys get the class's defaults. UserError that
-/// starts with `origin` and names the key for a wrong type or a section without _target_.
+/// Reads the section as any release wrote it, flat or nested. Missing keys get the class's defaults, and nothing is
+/// derived: changes may follow. UserError that starts with `origin` and names the key for a wrong type or a section
+/// without _target_.
+ModelConfig model_section(const Yaml& node, std::string_view origin);
+/// The same of a model as it is: unset sizes are derived, as finalize() does.
 ModelConfig model_config_from_yaml(const Yaml& node, std::string_view origin);
 
 /// The table of all fields.

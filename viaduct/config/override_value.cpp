@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <limits>
 
+#include "viaduct/core/strings.h"
+
 namespace viaduct::config {
 namespace {
 
@@ -10,6 +12,7 @@ bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z')
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_blank(char c) { return c == ' ' || c == '\t'; }
 constexpr std::string_view kFreeCharacters = "/-\\+.$%*@?|:_";  // in text without quotes
+constexpr size_t kLongestInteger = 4300;                        // in digits, as in YAML
 constexpr std::string_view kEscapable = "\\()[]{}:=, \t";       // behind a backslash in it
 
 bool equal_ignoring_case(std::string_view text, std::string_view lower) {
@@ -51,6 +54,7 @@ bool parse_number(std::string_view text, Yaml& out) {
   at += whole;
   if (whole > 0 && at == text.size()) {
     const std::string plain = without_underscores(text[0] == '+' ? text.substr(1) : text);
+    VIADUCT_USER_CHECK(plain.size() <= kLongestInteger, "an integer of {} digits", plain.size());
     errno = 0;
     const int64_t value = std::strtoll(plain.c_str(), nullptr, 10);
     out = errno == ERANGE ? Yaml::big_integer(plain) : Yaml(value);
@@ -231,6 +235,9 @@ class ValueParser {
 
 }  // namespace
 
-Yaml parse_override_value(std::string_view text) { return ValueParser(text).whole(); }
+Yaml parse_override_value(std::string_view text) {
+  VIADUCT_USER_CHECK(is_utf8(text), "the value is not UTF-8");
+  return ValueParser(text).whole();
+}
 
 }  // namespace viaduct::config

@@ -9,8 +9,8 @@
 namespace viaduct::config {
 
 /// The value as Hydra 1.3's override parser reads it. An empty text is an empty string. UserError that says where
-/// the text cannot be read, for alternatives ("a,b", choice(...)) of a sweep, and for ${...}, which nothing stands
-/// for here.
+/// the text cannot be read, for alternatives ("a,b", choice(...)) of a sweep, for ${...}, which nothing stands for
+/// here, and for what YAML could not hold: text that is not UTF-8, integers of more than 4300 digits.
 Yaml parse_override_value(std::string_view text);
 
 }  // namespace viaduct::config

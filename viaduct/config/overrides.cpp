@@ -202,6 +202,10 @@ Override parse_override(std::string_view text) {
   override.action = action;
   override.text = text;
   override.path = plain_path(rest.substr(0, equal));
+  // With a value of as many levels, what YAML reads again.
+  constexpr int kMostWords = 50;
+  VIADUCT_USER_CHECK(std::ranges::count(override.path, '.') < kMostWords,
+                     "override '{}': the path has more than {} words", text, kMostWords);
   if (equal == std::string_view::npos) return override;
   override.value_text = rest.substr(equal + 1);
   try {
@@ -244,8 +248,9 @@ void apply_overrides(ConfigContainer& config, std::span<const std::string> overr
 void merge_yaml(ConfigContainer& config, const Yaml& written, std::string_view origin, const YamlLines* lines) {
   VIADUCT_USER_CHECK(written.is_mapping(), "{}: {}, not a mapping of sections", origin, written.describe());
   const Yaml document = with_declared_types(written);
+  check_keys(document, [&](std::string_view key) { return key_place(origin, key, lines); });
   for (const auto& [key, node] : document.members()) {
-    const std::string name = key.is_string() ? key.as_string() : emit_yaml(key);
+    const std::string& name = key.as_string();
     if (name == "_target_") continue;
     const std::string where = key_place(origin, name, lines);
     const auto all = container_sections();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <concepts>
+#include <functional>
 #include <string>
 #include <string_view>
 
@@ -26,6 +27,10 @@ bool names_class(std::string_view target, std::string_view classes);
 std::string full_target(std::string_view target, std::string_view sibling);
 /// The _target_ of a mapping; nullptr when it has none that is a string.
 const std::string* target_in(const Yaml& node);
+
+/// UserError unless all keys of a section's mapping are strings and its _target_, where it has one, is the path of
+/// a class. `where(key)` begins the message.
+void check_keys(const Yaml& node, const std::function<std::string(std::string_view key)>& where);
 
 /// What releases before 0.6 called a field.
 struct OldName {
@@ -66,9 +71,10 @@ Yaml section_to_yaml(const T& section) {
 /// begins the message of a UserError for a wrong type or choice.
 template <Section T, class Where>
 void read_section(T& section, const Yaml& node, Where where) {
+  check_keys(node, where);
   if (const std::string* target = target_in(node)) section.target = full_target(*target, T::kTarget);
   for (const auto& [key, value] : node.members()) {
-    const std::string name = key.is_string() ? key.as_string() : emit_yaml(key);
+    const std::string& name = key.as_string();
     if (name == "_target_") continue;
     const Field<T>* field = find_field<T>(name);
     const OldName* old = field ? nullptr : find_old_name(T::kTarget, name);
@@ -93,7 +99,7 @@ struct Codec<T> {
   static bool accepts(const Yaml& node) { return node.is_mapping() && (!target_in(node) || is_class_of(node)); }
   static T decode_at(const Yaml& node, std::string_view where) {
     T section;
-    read_section(section, node, [&](const std::string& name) { return fmt::format("{}.{}", where, name); });
+    read_section(section, node, [&](std::string_view name) { return fmt::format("{}.{}", where, name); });
     return section;
   }
   static Yaml encode(const T& section) { return section_to_yaml(section); }

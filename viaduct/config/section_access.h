@@ -30,9 +30,9 @@ struct Access<Yaml> {
     if (!node.is_mapping()) throw_wrong_type(where, "a mapping", node);
     section = node;
   }
-  static void merge(Yaml& section, const Yaml& node, const KeyPlaces&) {
-    for (const auto& [key, value] : node.members())
-      section.set(key.is_string() ? key.as_string() : emit_yaml(key), value);
+  static void merge(Yaml& section, const Yaml& node, const KeyPlaces& places) {
+    check_keys(node, places);
+    for (const auto& [key, value] : node.members()) section.set(key.as_string(), value);
   }
   static std::vector<std::string> keys(const Yaml&) { return {}; }
   static std::string expects(const Yaml&, std::string_view) { return {}; }
@@ -43,18 +43,19 @@ struct Access<ModelConfig> {
   static constexpr bool kNullable = false;
   static Yaml get(const ModelConfig& model) { return to_yaml(model); }
   static void set(ModelConfig& model, const Yaml& node, std::string_view where) {
-    // model_config_from_yaml names the section itself.
+    // model_section names the section itself.
     constexpr std::string_view kEnd = ": model";
-    model = model_config_from_yaml(node, where.substr(0, where.size() - kEnd.size()));
+    model = model_section(node, where.substr(0, where.size() - kEnd.size()));
   }
   static bool has_field(const ModelConfig& model, const Field<ModelConfig>& field) {
     return (field.providers & provider_bits(model.target)) != 0 ||
            model.beyond_provider.contains(std::string(field.name));
   }
   static void merge(ModelConfig& model, const Yaml& node, const KeyPlaces& places) {
+    check_keys(node, places);
     if (const std::string* target = target_in(node)) model.target = full_target(*target, kGptProvider);
     for (const auto& [key, value] : node.members()) {
-      const std::string name = key.is_string() ? key.as_string() : emit_yaml(key);
+      const std::string& name = key.as_string();
       if (name == "_target_") continue;
       const Field<ModelConfig>* field = find_field<ModelConfig>(name);
       if (field && has_field(model, *field)) {
@@ -86,6 +87,7 @@ struct Access<std::variant<Ts...>> {
   }
 
   static void merge(Value& section, const Yaml& node, const KeyPlaces& places) {
+    check_keys(node, places);
     const std::string* target = target_in(node);
     if (target && last_word(*target) != last_word(target_in_section(section)))
       switch_class(section, *target, places);

@@ -2,6 +2,8 @@
 
 #include <array>
 
+#include "viaduct/config/mixed_precision.h"
+
 namespace viaduct::config {
 namespace {
 
@@ -46,6 +48,15 @@ std::string full_target(std::string_view target, std::string_view sibling) {
 const std::string* target_in(const Yaml& node) {
   const Yaml* target = node.find("_target_");
   return target && target->is_string() ? &target->as_string() : nullptr;
+}
+
+void check_keys(const Yaml& node, const std::function<std::string(std::string_view key)>& where) {
+  for (const auto& [key, value] : node.members()) {
+    if (!key.is_string())
+      throw UserError(fmt::format("{}: a key is {}, not a string", where(python_text(key)), key.describe()));
+    if (key.as_string() == "_target_" && !value.is_string())
+      throw_wrong_type(where("_target_"), "the path of a class", value);
+  }
 }
 
 const OldName* find_old_name(std::string_view target, std::string_view key) {

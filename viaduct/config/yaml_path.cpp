@@ -1,5 +1,6 @@
 #include "viaduct/config/yaml_path.h"
 
+#include <algorithm>
 #include <charconv>
 
 #include "viaduct/config/reflection.h"
@@ -61,10 +62,14 @@ Yaml deep_merge(const Yaml& base, const Yaml& changes) {
   const Yaml *old_class = base.find("_target_"), *new_class = changes.find("_target_");
   if (new_class && !(old_class && *old_class == *new_class)) return changes;
   Yaml out = base;
-  for (const auto& [key, value] : changes.members()) {
-    const std::string name = key.is_string() ? key.as_string() : emit_yaml(key);
-    Yaml* there = out.find(name);
-    out.set(name, there ? deep_merge(*there, value) : value);
+  for (const Yaml::Member& member : changes.members()) {
+    const auto there = std::ranges::find(out.members(), member.first,
+                                         [](const Yaml::Member& m) -> const Yaml& { return m.first; });
+    if (there == out.members().end()) {
+      out.members().push_back(member);
+    } else {
+      there->second = deep_merge(there->second, member.second);
+    }
   }
   return out;
 }

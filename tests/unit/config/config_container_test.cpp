@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "tests/unit/config/config_fixture.h"
+#include "viaduct/config/overrides.h"
 #include "viaduct/config/peft.h"
 
 namespace viaduct::config {
@@ -172,6 +173,52 @@ TEST(ConfigContainer, ValuesByTheirPath) {
   EXPECT_EQ(value_at(config, "model.attention_backend._name_"), Yaml("auto"));
   EXPECT_THAT(error_of([&] { value_at(config, "trai.manual_gc"); }), HasSubstr("did you mean 'train'?"));
   EXPECT_THAT(error_of([&] { value_at(config, "train.manual_cg"); }), HasSubstr("did you mean 'manual_gc'?"));
+}
+
+/// What is written, read and written again.
+std::string written_again(const ConfigContainer& config) {
+  return ConfigContainer::from_dict(parse_yaml(config.print_yaml(), ""), "written", UnknownKeys::kKeep)
+      .print_yaml();
+}
+
+TEST(ConfigContainer, WhatChangesMadeIsReadAsItIsWritten) {
+  const std::string sizes = "  hidden_size: 64\n  num_attention_heads: 8\n  num_layers: 4\n";
+  const struct {
+    std::string text;
+    std::vector<std::string> overrides;
+  } cases[] = {
+      {"model:\n  _target_: megatron.bridge.models.gpt_provider.GPTModelProvider\n" + sizes,
+       {"model.num_query_groups=null", "model.kv_channels=null", "model.num_moe_experts=4"}},
+      {"model:\n  _target_: megatron.bridge.models.mamba.MambaModelProvider\n  hybrid_override_pattern: M-M*\n"
+       "  extra_checkpoint_metadata: {hf_model_id: some/model}\n" +
+           sizes,
+       {"model.hf_model_id=null"}},
+      {"mixed_precision: bf16_mixed\n", {"mixed_precision.fp8_param=null", "mixed_precision.fp4_param=null"}},
+      {"dataset:\n  _target_: my.Provider\n  part: {1: a}\n", {"+dataset.part={1: {2.5: b}, true: c, null: d}"}},
+  };
+  for (const auto& [text, overrides] : cases) {
+    ConfigContainer config = ConfigContainer::from_dict(parse_yaml(text, ""), "run.yaml", UnknownKeys::kKeep);
+    apply_overrides(config, overrides);
+    EXPECT_EQ(written_again(config), config.print_yaml()) << text;
+  }
+}
+
+TEST(ConfigContainer, NothingIsDerivedBeforeItIsFinalized) {
+  ConfigContainer config = read(
+      "model:\n  _target_: megatron.bridge.models.gpt_provider.GPTModelProvider\n  hidden_size: 64\n"
+      "  num_attention_heads: 8\n  num_layers: 4\n");
+  EXPECT_FALSE(config.model.kv_channels);
+  apply_overrides(config, std::vector<std::string>{"model.hidden_size=128"});
+  config.model.finalize();
+  EXPECT_EQ(config.model.kv_channels, 16);
+}
+
+TEST(ConfigContainer, KeysAreStringsAndClassesArePaths) {
+  EXPECT_THAT(error_of([] { read("train:\n  1: 5\n"); }),
+              HasSubstr("train.1: a key is the integer 1, not a string"));
+  EXPECT_THAT(error_of([] { read("train:\n  _target_: 5\n"); }),
+              HasSubstr("run.yaml:2: train._target_: expected the path of a class, found the integer 5"));
+  EXPECT_THAT(error_of([] { read("2: {}\n"); }), HasSubstr("a key is the integer 2, not a string"));
 }
 
 TEST(ConfigContainer, FileAndBack) {

@@ -89,6 +89,7 @@ TEST(Mechanisms, WhatIsBuiltIsAccepted) {
                      "model.num_layers_in_first_pipeline_stage=1",
                      "model.pipeline_model_parallel_layout=Ett|ttL",
                      "model.bias_activation_fusion=true",
+                     "model.mtp_num_layers=0",
                      "mixed_precision=fp16_mixed"}),
             "");
   EXPECT_EQ(
@@ -99,6 +100,8 @@ TEST(Mechanisms, WhatIsBuiltIsAccepted) {
 TEST(Mechanisms, WhatIsNotBuiltSaysSo) {
   const std::pair<const char*, const char*> kCases[] = {
       {"model.context_parallel_size=2", "model.context_parallel_size=2: context parallelism is not built yet"},
+      {"model.mtp_num_layers=1",
+       "model.mtp_num_layers=1: training the layers of multi-token prediction is not built yet"},
       {"model.fp8=hybrid", "model.fp8=hybrid: training in FP8 is not built yet"},
       {"model.cuda_graph_impl=local", "CUDA graphs"},
       {"model.cpu_offloading=true", "activations in host memory"},
@@ -119,6 +122,17 @@ TEST(Mechanisms, WhatIsNotBuiltSaysSo) {
       {"optimizer_config_override_provider._target_=my.Provider", "a class of one's own"},
   };
   for (const auto& [override, message] : kCases) EXPECT_THAT(refused({override}), HasSubstr(message)) << override;
+}
+
+TEST(Mechanisms, MultiTokenPredictionSaysWhatBecomesOfItsWeights) {
+  ConfigContainer config;
+  config.dataset = GPTDatasetConfig{};
+  config.model.mtp_num_layers = 1;
+  Violations violations;
+  check_mechanisms(config, violations);
+  ASSERT_EQ(violations.list().size(), 1u);
+  EXPECT_THAT(violations.list()[0].fix, HasSubstr("set model.mtp_num_layers=null"));
+  EXPECT_THAT(violations.list()[0].fix, HasSubstr("neither loaded nor saved"));
 }
 
 }  // namespace

@@ -167,6 +167,16 @@ TEST(Overrides, NameWhatIsWrong) {
   EXPECT_THAT(error_with({"mixed_precision={fp8_param: true, fp8_param_gather: false}"}), HasSubstr("contradict"));
 }
 
+TEST(Overrides, WhatYamlCouldNotHoldIsRefused) {
+  EXPECT_THAT(error_with({"++env_vars.A='\xff'"}), HasSubstr("not UTF-8"));
+  EXPECT_THAT(error_with({"++env_vars.A=" + std::string(4301, '9')}), HasSubstr("an integer of 4301 digits"));
+  std::string deep = "+dataset.dataset_kwargs";
+  for (int i = 0; i < 49; ++i) deep += ".a";
+  EXPECT_THAT(error_with({deep + "=1"}), HasSubstr("more than 50 words"));
+  EXPECT_THAT(error_with({"dataset={_target_: my.Provider}", "dataset._target_=5"}),
+              HasSubstr("expected the path of a class, found the integer 5"));
+}
+
 TEST(Overrides, AllErrorsAtOnceAndNothingHalfDone) {
   ConfigContainer config = start();
   const std::string error = error_of([&] {
