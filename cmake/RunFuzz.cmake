@@ -1,6 +1,7 @@
 # cmake -DNAME= -DPROGRAM= -DCORPUS= [-DFINDS=] -DSECONDS= -DREPORT= -DSCRATCH= -P RunFuzz.cmake
-# Runs a libFuzzer program for some seconds from its stored inputs, writes one line with what it did into REPORT, and
-# fails when it found something (the input is kept in SCRATCH) or did nothing. With FINDS it fails unless it found that.
+# Runs a libFuzzer program for some seconds from its stored inputs, with the random numbers of FUZZ_SEED, writes one
+# line with what it did into REPORT, and fails when it found something (the input is kept in SCRATCH) or did nothing.
+# With FINDS it fails unless it found that.
 cmake_minimum_required(VERSION 3.28)
 file(REMOVE_RECURSE ${SCRATCH}/found)
 file(MAKE_DIRECTORY ${SCRATCH}/found ${SCRATCH}/grown)
@@ -15,8 +16,13 @@ if(EXISTS ${CORPUS}.dict)
 endif()
 set(ENV{ASAN_OPTIONS} "allocator_may_return_null=0:detect_leaks=1:$ENV{ASAN_OPTIONS}")
 set(ENV{UBSAN_OPTIONS} "print_stacktrace=1:$ENV{UBSAN_OPTIONS}")
+# A change is judged by its own merits: the same inputs are tried each time unless another seed is asked for.
+set(seed 1)
+if(NOT "$ENV{FUZZ_SEED}" STREQUAL "")
+  set(seed $ENV{FUZZ_SEED})
+endif()
 execute_process(
-  COMMAND ${PROGRAM} -max_total_time=${SECONDS} -timeout=5 -rss_limit_mb=1024 -print_final_stats=1 ${dictionary}
+  COMMAND ${PROGRAM} -seed=${seed} -max_total_time=${SECONDS} -timeout=5 -rss_limit_mb=1024 -print_final_stats=1 ${dictionary}
           -artifact_prefix=${SCRATCH}/found/ ${SCRATCH}/grown ${CORPUS}
   RESULT_VARIABLE result OUTPUT_VARIABLE log ERROR_VARIABLE log)
 file(WRITE ${SCRATCH}/log.txt "${log}")
