@@ -72,7 +72,8 @@ formats::PickleValue fill(GlobalState& state, const std::optional<formats::Itera
   state.say(fmt::format("weights: {}, {} tensors of this rank in {:.1f} s", source->path().string(), loaded.tensors,
                         loaded.seconds));
   if (source->arch().mtp)
-    state.say("multi-token prediction: the checkpoint's layers of it are left out of the model, and of what it saves");
+    state.say(
+        "multi-token prediction: the checkpoint's layers of it are left out of the model, and of what it saves");
   for (const std::string& passed : checkpoint ? checkpoint->passed_over : std::vector<std::string>())
     state.say(fmt::format("passed over: {}", passed));
   return source->run_state().args;
