@@ -111,13 +111,15 @@ def main():
             % (data, SEQUENCE), "tokenizer.tokenizer_type=HuggingFaceTokenizer", f"tokenizer.tokenizer_model={base}"])
         subprocess.run([sys.executable, __file__, "theirs", "LoRA, transformers with peft", "lora"])
         return
+    sharded = {"optimizer.use_distributed_optimizer": "true", "ddp.use_distributed_optimizer": "true"}
+    overlap = {**sharded, "ddp.overlap_grad_reduce": "true", "ddp.overlap_param_gather": "true"}
     layouts = {"TP 2, SP": ({"tensor_model_parallel_size": 2, "sequence_parallel": "true"}, {}),
                "PP 2": ({"pipeline_model_parallel_size": 2}, {"train.micro_batch_size": 1}),
-               "DP 2, distributed optimizer": ({}, {"optimizer.use_distributed_optimizer": "true", "ddp.use_distributed_optimizer": "true"}),
-               "EP 2, 2 layers of Qwen3-30B-A3B": ({**EXPERTS, "expert_model_parallel_size": 2},
-                                                  {"optimizer.use_distributed_optimizer": "true", "ddp.use_distributed_optimizer": "true"})}
+               "DP 2, distributed optimizer": ({}, sharded), "DP 2, overlapped": ({}, overlap),
+               "EP 2, 2 layers of Qwen3-30B-A3B": ({**EXPERTS, "expert_model_parallel_size": 2}, sharded),
+               "EP 2, overlapped": ({**EXPERTS, "expert_model_parallel_size": 2}, overlap)}
     if gpus == 4:
-        layouts = {"DP 4, distributed optimizer": layouts["DP 2, distributed optimizer"]}
+        layouts = {"DP 4, distributed optimizer": ({}, sharded), "DP 4, overlapped": ({}, overlap)}
     for name, (model, more) in layouts.items():
         ours(program, name, "pretrain", gpus, pretraining(model, **({"train.micro_batch_size": 1} if gpus == 4 else {}), **more))
 

@@ -81,6 +81,26 @@ void check_sections(FinalizeContext& context) {
                 "set dataset._target_ to a class, e.g. MockGPTDatasetConfig");
 }
 
+/// What the older fields with arguments of tokenizer classes say is said by fields of their own.
+void finalize_tokenizer(FinalizeContext& context) {
+  TokenizerConfig& tokenizer = context.config.tokenizer;
+  const auto apply = [&](const Yaml& arguments, std::string_view from, const char* key, std::string_view to,
+                         bool& field, bool negated) {
+    const Yaml* value = arguments.is_mapping() ? arguments.find(key) : nullptr;
+    if (value && value->is_bool())
+      context.change(fmt::format("tokenizer.{}", to), field, value->as_bool() != negated,
+                     fmt::format("tokenizer.{} says {}", from, key));
+  };
+  const Yaml& hf = tokenizer.hf_tokenizer_kwargs;
+  apply(hf, "hf_tokenizer_kwargs", "use_fast", "tokenizer_hf_no_use_fast", tokenizer.tokenizer_hf_no_use_fast,
+        true);
+  apply(hf, "hf_tokenizer_kwargs", "include_special_tokens", "tokenizer_hf_no_include_special_tokens",
+        tokenizer.tokenizer_hf_no_include_special_tokens, true);
+  apply(hf, "hf_tokenizer_kwargs", "trust_remote_code", "trust_remote_code", tokenizer.trust_remote_code, false);
+  apply(tokenizer.sp_tokenizer_kwargs, "sp_tokenizer_kwargs", "legacy", "tokenizer_sentencepiece_legacy",
+        tokenizer.tokenizer_sentencepiece_legacy, false);
+}
+
 }  // namespace
 }  // namespace detail
 
@@ -95,6 +115,7 @@ FinalizeReport finalize_config(ConfigContainer& config, const RunFacts& facts) {
     finalize_precision(context);
     const bool sized = finalize_data_parallel_size(context);
     if (sized) finalize_overlap(context);
+    finalize_tokenizer(context);
     finalize_dataset(context);
     finalize_optimizer(context);
     finalize_model(context);

@@ -102,7 +102,7 @@ void settle_vocabulary(config::ConfigContainer& config, const text::Tokenizer* t
     return;
   }
   const int64_t tokens = tokenizer->vocab_size();
-  if (!model.vocab_size) {
+  if (config.tokenizer.use_tokenizer_vocab_size || !model.vocab_size) {
     model.vocab_size = tokens;
     model.should_pad_vocab = true;
     return;

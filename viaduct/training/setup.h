@@ -26,8 +26,9 @@ struct SetupOptions {
 std::unique_ptr<GlobalState> setup(config::ConfigContainer config, parallel::ProcessWorld& world,
                                    const SetupOptions& options = {});
 
-/// A model without a vocabulary size gets the tokenizer's, padded so that tensor-parallel ranks can share it; one
-/// that has a size must hold the tokenizer's tokens. UserError when it does not, or when there is neither
+/// A model without a vocabulary size, or with tokenizer.use_tokenizer_vocab_size any model, gets the tokenizer's,
+/// padded so that tensor-parallel ranks can share it; another's must hold the tokenizer's tokens. UserError when it
+/// does not, or when there is neither
 /// (`tokenizer`: null).
 void settle_vocabulary(config::ConfigContainer& config, const text::Tokenizer* tokenizer);
 

@@ -56,6 +56,17 @@ class Finalize : public ::testing::Test {
   }
 };
 
+TEST_F(Finalize, ArgumentsOfTokenizerClassesAreFields) {
+  ConfigContainer config = base();
+  apply_overrides(config, {"tokenizer.hf_tokenizer_kwargs={include_special_tokens: false, use_fast: false}",
+                           "tokenizer.sp_tokenizer_kwargs={legacy: true}"});
+  finalize_config(config, facts(1));
+  EXPECT_TRUE(config.tokenizer.tokenizer_hf_no_include_special_tokens);
+  EXPECT_TRUE(config.tokenizer.tokenizer_hf_no_use_fast);
+  EXPECT_TRUE(config.tokenizer.tokenizer_sentencepiece_legacy);
+  EXPECT_FALSE(config.tokenizer.trust_remote_code);
+}
+
 TEST_F(Finalize, DerivesWhatUpstreamDerivesAndRefusesWhatItRefuses) {
   int derived = 0, refused = 0;
   for (const Json& row : golden_.at("cases").items()) {

@@ -5,6 +5,7 @@ mod filters;
 mod generation;
 mod json;
 mod methods;
+mod pieces;
 mod python;
 mod template;
 mod tiktoken;

@@ -8,8 +8,10 @@ use tokenizers::{
 };
 
 use crate::abi::Encoded;
+use crate::pieces::Pieces;
 
-pub struct HfTokenizer(Tokenizer);
+/// The second encodes without offsets, where it can.
+pub struct HfTokenizer(Tokenizer, Option<Pieces>);
 
 fn component<T: serde::de::DeserializeOwned>(settings: &Value, key: &str) -> Result<Option<Option<T>>, String> {
     match settings.get(key) {
@@ -139,7 +141,8 @@ impl HfTokenizer {
             let post_processor = surrounding(&tokenizer, template)?;
             tokenizer.with_post_processor(Some(post_processor));
         }
-        Ok(HfTokenizer(tokenizer))
+        let pieces = Pieces::of(&tokenizer);
+        Ok(HfTokenizer(tokenizer, pieces))
     }
 }
 
@@ -180,6 +183,10 @@ impl crate::abi::Tokenizer for HfTokenizer {
     }
 
     fn encode(&self, text: &str, add_special_tokens: bool, offsets: bool) -> Result<Encoded, String> {
+        if let (Some(pieces), false) = (&self.1, offsets) {
+            let ids = pieces.encode(&self.0, text, add_special_tokens)?;
+            return Ok(Encoded { ids, offsets: Vec::new() });
+        }
         let encoding = if offsets {
             self.0.encode_char_offsets(text, add_special_tokens)
         } else {
