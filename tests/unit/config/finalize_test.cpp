@@ -58,8 +58,9 @@ class Finalize : public ::testing::Test {
 
 TEST_F(Finalize, ArgumentsOfTokenizerClassesAreFields) {
   ConfigContainer config = base();
-  apply_overrides(config, {"tokenizer.hf_tokenizer_kwargs={include_special_tokens: false, use_fast: false}",
-                           "tokenizer.sp_tokenizer_kwargs={legacy: true}"});
+  apply_overrides(config, std::vector<std::string>{
+                              "tokenizer.hf_tokenizer_kwargs={include_special_tokens: false, use_fast: false}",
+                              "tokenizer.sp_tokenizer_kwargs={legacy: true}"});
   finalize_config(config, facts(1));
   EXPECT_TRUE(config.tokenizer.tokenizer_hf_no_include_special_tokens);
   EXPECT_TRUE(config.tokenizer.tokenizer_hf_no_use_fast);
