@@ -18,10 +18,10 @@
 
 namespace viaduct::nn {
 
-/// "decoder": layers, and the final norm on the last stage.
 /// Called with a module whose parameters forward is about to use.
 using BeforeUse = std::function<void(const torch::nn::Module&)>;
 
+/// "decoder": layers, and the final norm on the last stage.
 class TransformerBlock : public torch::nn::Module {
  public:
   /// Layers `first` to `first` + `count` of the whole model; `final_norm`: of this chunk.

@@ -89,7 +89,9 @@ class Group {
   /// The same three on contiguous tensors along axis 0, see Communicator; they return at once. Not of a group that
   /// is alone.
   std::unique_ptr<Transfer> start_all_reduce(const at::Tensor& tensor, Reduce reduce = Reduce::kSum) const;
+  /// As start_all_reduce.
   std::unique_ptr<Transfer> start_all_gather(const at::Tensor& result, const at::Tensor& tensor) const;
+  /// As start_all_reduce.
   std::unique_ptr<Transfer> start_reduce_scatter(const at::Tensor& result, const at::Tensor& tensor) const;
   /// Rows (of axis 0) to and from each rank; see Communicator.
   at::Tensor all_to_all(const at::Tensor& tensor, const std::vector<int64_t>& output_rows,
