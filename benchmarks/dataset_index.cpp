@@ -7,6 +7,7 @@
 #include <exception>
 #include <string>
 
+#include "viaduct/core/file.h"
 #include "viaduct/data/build.h"
 
 int main(int argc, char** argv) {
