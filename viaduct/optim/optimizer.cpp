@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <map>
@@ -67,12 +68,12 @@ Optimizer::Optimizer(const nn::ModelChunks& chunks, nn::ContextPtr context, Opti
     }
   }
   order_buckets();
-  if (options_.overlap_param_gather) gate_chunks();
+  gate_chunks();
 }
 
 Optimizer::~Optimizer() {
-  for (const auto& chunk : chunks_)
-    if (auto* const gpt = dynamic_cast<nn::GptModel*>(chunk.get())) gpt->before_use(nullptr);
+  if (!options_.overlap_param_gather) return;
+  for (const auto& chunk : chunks_) dynamic_cast<nn::GptModel&>(*chunk).before_use(nullptr);
 }
 
 void Optimizer::order_buckets() {
@@ -88,11 +89,11 @@ void Optimizer::order_buckets() {
 }
 
 void Optimizer::gate_chunks() {
-  for (size_t i = 0; i < chunks_.size(); ++i) {
-    auto* const gpt = dynamic_cast<nn::GptModel*>(chunks_[i].get());
-    if (gpt) gpt->before_use([this](const torch::nn::Module& module) { wait_for(module); });
-    options_.overlap_param_gather = options_.overlap_param_gather && gpt;
-  }
+  const auto is_gpt = [](const auto& chunk) { return dynamic_cast<nn::GptModel*>(chunk.get()) != nullptr; };
+  options_.overlap_param_gather = options_.overlap_param_gather && std::ranges::all_of(chunks_, is_gpt);
+  if (!options_.overlap_param_gather) return;
+  for (const auto& chunk : chunks_)
+    dynamic_cast<nn::GptModel&>(*chunk).before_use([this](const torch::nn::Module& module) { wait_for(module); });
 }
 
 void Optimizer::begin_iteration(int64_t num_microbatches, double divisor) {

@@ -122,6 +122,7 @@ class Optimizer {
     size_t bucket;
   };
   void order_buckets();
+  // Forward waits for parameters that are on their way, where all chunks can.
   void gate_chunks();
   // Starts the reduction of those that are complete, in order_; of all that are left, where `all` says so.
   void start_reductions(bool all);
@@ -143,8 +144,8 @@ class Optimizer {
   std::vector<std::pair<size_t, size_t>> buffer_of_;  // of a parameter: its buffer, its place there
   std::vector<OptimizerSlice> slices_;
   std::vector<Place> places_;  // of slices
-  /// All buckets in about the order in which backward completes them. Ranks start reductions in this very order,
-  /// whatever comes first on one of them.
+  // All buckets in about the order in which backward completes them. Ranks start reductions in this very order,
+  // whatever comes first on one of them.
   std::vector<BucketPlace> order_;
   size_t started_ = 0;    // of order_
   double divisor_ = 1;    // of this iteration's reductions

@@ -120,9 +120,9 @@ void ParameterBuffer::take(size_t parameter, const at::Tensor& gradient) {
   Bucket& bucket = buckets_[bucket_of_[parameter]];
   VIADUCT_USER_CHECK(
       !bucket.reduced,
-      "a parameter of shape [{}] gets a gradient after those of its bucket were summed over the ranks: "
-      "it is used several times in a way that gives several gradients a micro-batch. Set "
-      "ddp.overlap_grad_reduce=false",
+      "a parameter of shape [{}] gets a gradient after those of its bucket were summed over the "
+      "ranks. Backward comes between begin_iteration and reduce_gradients, num_microbatches times; a "
+      "parameter that gets several gradients a micro-batch needs ddp.overlap_grad_reduce=false",
       fmt::join(parameters_[parameter].sizes(), " x "));
   // The first one says what the main gradient is: no memory is set to zero only to be added to.
   arrived_[parameter] == 0 ? gradients_[parameter].copy_(gradient) : gradients_[parameter].add_(gradient);

@@ -21,8 +21,8 @@ class Transfer {
   virtual ~Transfer() = default;
   /// Is it over? Gloo knows only once wait() returned.
   virtual bool done() = 0;
-  /// Returns when it is over: on CUDA, the work that the current stream is given from now on comes after it. To be
-  /// called of what was started, sent tensors excepted: some sums are made here.
+  /// Returns when it is over: on CUDA, the work that the current stream is given from now on comes after it. A
+  /// collective must be waited for: where the backend has no such sum, this makes it.
   virtual void wait() = 0;
 };
 

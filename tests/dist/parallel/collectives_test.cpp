@@ -175,6 +175,29 @@ TEST(Collectives, SendsThatWereStartedWaitForNobody) {
   }
 }
 
+// Odd ranks start in the other order: what goes on beside a group is not in step with it. In place, as buckets are.
+TEST(Collectives, WhatIsStartedBesideAGroupMayComeInAnyOrder) {
+  const Group &here = groups().back(), beside = world().beside(here);
+  const int64_t rank = here.rank(), size = here.size(), sum = size * (size - 1) / 2;
+  const at::TensorOptions options = at::TensorOptions(world().device()).dtype(at::kFloat);
+  const at::Tensor first = at::full({5}, rank, options), second = at::full({5}, 10 * rank, options);
+  std::vector<std::unique_ptr<Transfer>> started;
+  const auto start_first = [&] { started.push_back(here.start_all_reduce(first)); };
+  const auto start_second = [&] { started.push_back(beside.start_all_reduce(second)); };
+  rank % 2 == 0 ? start_first() : start_second();
+  rank % 2 == 0 ? start_second() : start_first();
+  for (const auto& transfer : started) transfer->wait();
+  expect_equal(first, at::full_like(first, sum));
+  expect_equal(second, at::full_like(second, 10 * sum));
+
+  const at::Tensor rows = at::arange(3 * size, options) * (rank + 1), own = rows.narrow(0, 3 * rank, 3);
+  const at::Tensor total = at::arange(3 * size, options) * (sum + size);
+  beside.start_reduce_scatter(own, rows)->wait();
+  expect_equal(own, total.narrow(0, 3 * rank, 3));
+  beside.start_all_gather(rows, own)->wait();
+  expect_equal(rows, total);
+}
+
 TEST(Collectives, EmptyTensors) {
   for (const Group& group : groups()) {
     const at::TensorOptions options = at::TensorOptions(world().device()).dtype(at::kFloat);

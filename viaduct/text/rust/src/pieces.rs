@@ -14,7 +14,7 @@ use tokenizers::{
 /// What ByteLevel cuts with unless it is told not to; Split cuts the same way.
 const GPT2_PATTERN: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const SHARDS: usize = 64;
-/// Pieces that a shard remembers, and the bytes of the longest: a text decides neither how much memory it takes.
+/// Pieces that a shard remembers, and the bytes of the longest: no text takes more memory than that.
 const PIECES_OF_SHARD: usize = 8192;
 const LONGEST_PIECE: usize = 128;
 

@@ -10,8 +10,11 @@ use tokenizers::{
 use crate::abi::Encoded;
 use crate::pieces::Pieces;
 
-/// The second encodes without offsets, where it can.
-pub struct HfTokenizer(Tokenizer, Option<Pieces>);
+pub struct HfTokenizer {
+    tokenizer: Tokenizer,
+    /// Encodes without offsets; none where the crate's own way is the only one.
+    pieces: Option<Pieces>,
+}
 
 fn component<T: serde::de::DeserializeOwned>(settings: &Value, key: &str) -> Result<Option<Option<T>>, String> {
     match settings.get(key) {
@@ -142,7 +145,7 @@ impl HfTokenizer {
             tokenizer.with_post_processor(Some(post_processor));
         }
         let pieces = Pieces::of(&tokenizer);
-        Ok(HfTokenizer(tokenizer, pieces))
+        Ok(HfTokenizer { tokenizer, pieces })
     }
 }
 
@@ -158,10 +161,10 @@ fn has_byte_fallback(decoder: Option<&DecoderWrapper>) -> bool {
 
 impl crate::abi::Tokenizer for HfTokenizer {
     fn info(&self) -> String {
-        let model = self.0.get_model();
+        let model = self.tokenizer.get_model();
         let vocab = model.get_vocab();
         let base = vocab.len();
-        let mut added: Vec<(u32, AddedToken)> = self.0.get_added_tokens_decoder().into_iter().collect();
+        let mut added: Vec<(u32, AddedToken)> = self.tokenizer.get_added_tokens_decoder().into_iter().collect();
         added.sort_by_key(|(id, _)| *id);
         let new = added.iter().filter(|(_, token)| !vocab.contains_key(&token.content)).count();
         let end = vocab.values().copied().chain(added.iter().map(|(id, _)| *id)).max().map_or(0, |id| id as u64 + 1);
@@ -177,20 +180,20 @@ impl crate::abi::Tokenizer for HfTokenizer {
             .collect();
         json!({
             "vocab_size": base + new, "base_vocab_size": base, "id_end": end, "model": name,
-            "byte_fallback": has_byte_fallback(self.0.get_decoder()), "added": added,
+            "byte_fallback": has_byte_fallback(self.tokenizer.get_decoder()), "added": added,
         })
         .to_string()
     }
 
     fn encode(&self, text: &str, add_special_tokens: bool, offsets: bool) -> Result<Encoded, String> {
-        if let (Some(pieces), false) = (&self.1, offsets) {
-            let ids = pieces.encode(&self.0, text, add_special_tokens)?;
+        if let (Some(pieces), false) = (&self.pieces, offsets) {
+            let ids = pieces.encode(&self.tokenizer, text, add_special_tokens)?;
             return Ok(Encoded { ids, offsets: Vec::new() });
         }
         let encoding = if offsets {
-            self.0.encode_char_offsets(text, add_special_tokens)
+            self.tokenizer.encode_char_offsets(text, add_special_tokens)
         } else {
-            self.0.encode_fast(text, add_special_tokens)
+            self.tokenizer.encode_fast(text, add_special_tokens)
         }
         .map_err(|e| e.to_string())?;
         Ok(Encoded {
@@ -204,14 +207,14 @@ impl crate::abi::Tokenizer for HfTokenizer {
     }
 
     fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, String> {
-        self.0.decode(ids, skip_special_tokens).map_err(|e| e.to_string())
+        self.tokenizer.decode(ids, skip_special_tokens).map_err(|e| e.to_string())
     }
 
     fn token_to_id(&self, token: &[u8]) -> Option<u32> {
-        self.0.token_to_id(std::str::from_utf8(token).ok()?)
+        self.tokenizer.token_to_id(std::str::from_utf8(token).ok()?)
     }
 
     fn id_to_token(&self, id: u32) -> Option<Vec<u8>> {
-        self.0.id_to_token(id).map(String::into_bytes)
+        self.tokenizer.id_to_token(id).map(String::into_bytes)
     }
 }
