@@ -1,9 +1,5 @@
 #include "viaduct/data/random.h"
 
-#include <algorithm>
-#include <array>
-#include <bit>
-#include <limits>
 #include <numeric>
 
 #include "viaduct/core/error.h"
@@ -52,10 +48,30 @@ std::array<uint64_t, 4> seed_state(uint64_t seed) {
 
 }  // namespace
 
-NumpyRandomState::NumpyRandomState(int64_t seed) {
+MersenneTwister::MersenneTwister(uint32_t seed) {
+  uint32_t number = 0;
+  for (uint32_t& word : state_) {
+    word = seed;
+    seed = 1812433253 * (seed ^ seed >> 30) + ++number;
+  }
+}
+
+void MersenneTwister::twist() {
+  constexpr size_t kSize = 624, kFar = 397;
+  const auto renew = [this](size_t i, size_t next, size_t far) {
+    const uint32_t bits = (state_[i] & 0x80000000) | (state_[next] & 0x7fffffff);
+    state_[i] = state_[far] ^ bits >> 1 ^ (-(bits & 1) & 0x9908b0df);
+  };
+  // Three loops without a remainder: the compiler can take several words at once.
+  for (size_t i = 0; i < kSize - kFar; ++i) renew(i, i + 1, i + kFar);
+  for (size_t i = kSize - kFar; i < kSize - 1; ++i) renew(i, i + 1, i + kFar - kSize);
+  renew(kSize - 1, 0, kFar - 1);
+  next_ = 0;
+}
+
+NumpyRandomState::NumpyRandomState(int64_t seed) : engine_(static_cast<uint32_t>(seed)) {
   VIADUCT_USER_CHECK(seed >= 0 && seed <= std::numeric_limits<uint32_t>::max(),
                      "random_seed is {}: the seeds of numpy's RandomState are 0 to 4294967295", seed);
-  engine_.seed(static_cast<uint32_t>(seed));
 }
 
 uint64_t NumpyRandomState::next_uint64() {
@@ -139,7 +155,7 @@ std::vector<int32_t> NumpyGenerator::integers(int32_t low, int32_t high, int64_t
 }
 
 std::vector<int64_t> torch_randperm(int64_t n, uint64_t seed) {
-  std::mt19937 engine(static_cast<uint32_t>(seed));
+  MersenneTwister engine(static_cast<uint32_t>(seed));
   std::vector<int64_t> order = range(n);
   // From here on a word of 32 bits would favour some orders, and torch takes two.
   const bool wide = n >= std::numeric_limits<uint32_t>::max() / 20;

@@ -3,12 +3,21 @@
 #include <gtest/gtest.h>
 
 #include <numeric>
+#include <random>
 
 #include "tests/unit/data/drawn.h"
 #include "viaduct/core/error.h"
 
 namespace viaduct::data {
 namespace {
+
+TEST(MersenneTwister, WordsAreTheStandardLibrarys) {
+  for (const uint32_t seed : {0u, 1234u, 0xffffffffu}) {
+    MersenneTwister ours(seed);
+    std::mt19937 theirs(seed);
+    for (int i = 0; i < 2000; ++i) ASSERT_EQ(ours(), theirs()) << "word " << i << " seed " << seed;
+  }
+}
 
 TEST(NumpyRandomState, OrdersAreNumpys) {
   for (const DrawnOrder& order : kNumpyPermutations)
