@@ -113,7 +113,7 @@ class Pretrain(CliCase):
             self.check_equal(lines["one"], lines[name], name)
 
     def test_what_it_logs(self):
-        run, lines = self.pretrain("logged", "logger.log_timers_to_tensorboard=true")
+        run, lines = self.pretrain("logged", "logger.log_timers_to_tensorboard=true", "logger.timing_log_level=1")
         console = [line for line in run.stdout.splitlines() if "iteration " in line and "lm loss" in line]
         self.assertEqual(len(console), ITERATIONS + 2, run.stdout)  # and two evaluations
         for field in ("consumed samples:", "elapsed time per iteration (ms):", "learning rate:", "global batch size:",
@@ -132,6 +132,36 @@ class Pretrain(CliCase):
         for whole, *spent in zip(events.Scalars("iteration-time"), *parts, strict=True):
             self.assertGreater(spent[0].value, 0)
             self.assertLess(sum(part.value for part in spent), whole.value * 1.001)
+
+    def timers(self, name, *overrides, ranks=1):
+        """The heading of the timers' lines, and what they say of each."""
+        run, _ = self.pretrain(name, *overrides, ranks=ranks)
+        headings = set(re.findall(r"^(.*across ranks) \(ms\):$", run.stdout, re.M))
+        self.assertEqual(len(headings), 1, run.stdout)
+        return headings.pop(), {found[0]: found[1] for found in re.findall(r"^    (\S+) \.+: (.*)$", run.stdout, re.M)}, run.stdout
+
+    def test_timers(self):
+        """Upstream's lines, by level and option, on one rank and on two."""
+        base = {"model-and-optimizer-setup", "train/valid/test-data-iterators-setup", "evaluate"}
+        parts = {"forward-backward", "all-grads-sync", "params-all-gather", "optimizer", "optimizer-inner-step",
+                 "optimizer-unscale-and-check-inf", "optimizer-copy-main-to-model-params"}
+        compute = {"batch-generator", "forward-compute", "backward-compute"}
+        heading, times, _ = self.timers("level0")
+        self.assertEqual((heading, set(times)), ("(min, max) time across ranks", base))
+        heading, times, _ = self.timers("level1", "logger.timing_log_level=1", "logger.timing_log_option=max")
+        self.assertEqual((heading, set(times)), ("max time across ranks", base | parts))
+        self.assertGreaterEqual(float(times["optimizer"]), float(times["optimizer-inner-step"]))
+        pipeline = "model.pipeline_model_parallel_size=2"
+        _, times, _ = self.timers("level2", "logger.timing_log_level=2", pipeline, ranks=2)
+        self.assertEqual(set(times), base | parts | compute | {"forward-recv", "forward-send", "backward-recv", "backward-send"})
+        for name, text in times.items():
+            least, most = map(float, re.fullmatch(r"\(([\d.]+), ([\d.]+)\)", text).groups())
+            self.assertLessEqual(least, most, name)
+        heading, _, text = self.timers("all", "logger.timing_log_level=1", "logger.timing_log_option=all", pipeline, ranks=2)
+        self.assertEqual(heading, "times across ranks")
+        self.assertRegex(text, r"\n  forward-backward:\n     rank  0: [\d.]+\n     rank  1: [\d.]+\n")
+        run, _ = self.pretrain("level-1", "logger.timing_log_level=-1")
+        self.assertNotIn("across ranks", run.stdout)
 
     def test_mistakes(self):
         run, _ = self.pretrain("typo", "train.train_itres=3", expect=MISTAKE)

@@ -160,17 +160,29 @@ StepResult Optimizer::step(const StepSettings& settings) {
   finish_gathering();                 // the update writes into what is sent
   std::vector<at::Tensor> gradients;  // none where all that this rank has is frozen
   for (size_t i = 0; i < slices_.size(); ++i) gradients.push_back(gradient_of(i));
-  if (const double scale = loss_scale(); scale != 1 && !gradients.empty()) at::_foreach_mul_(gradients, 1 / scale);
   StepResult result;
-  const auto [squares, zeros] = measure();
+  const auto [squares, zeros] = [&] {
+    const parallel::Timing timing = this->timing("optimizer-unscale-and-check-inf");
+    if (const double scale = loss_scale(); scale != 1 && !gradients.empty())
+      at::_foreach_mul_(gradients, 1 / scale);
+    return measure();
+  }();
   result.grad_norm = std::sqrt(squares);
   result.num_zeros = zeros;
   const bool finite = std::isfinite(squares);
   if (scaler_) scaler_->update(!finite);
   if (!finite || result.grad_norm > options_.grad_norm_skip_threshold) return result;
-  // Megatron's clipping: the small number keeps a norm of zero from dividing.
-  const double factor = options_.clip_grad / (result.grad_norm + 1e-6);
-  update(settings, options_.clip_grad > 0 && factor < 1 ? 1 / factor : 1);
+  {
+    const parallel::Timing timing = this->timing("optimizer-inner-step");
+    // Megatron's clipping: the small number keeps a norm of zero from dividing.
+    const double factor = options_.clip_grad / (result.grad_norm + 1e-6);
+    update(settings, options_.clip_grad > 0 && factor < 1 ? 1 / factor : 1);
+  }
+  {
+    const parallel::Timing timing = this->timing("optimizer-copy-main-to-model-params");
+    copy_to_parameters();
+  }
+  gather_parameters();
   result.updated = true;
   return result;
 }
@@ -199,16 +211,26 @@ void Optimizer::update(const StepSettings& settings, double divisor) {
       for (size_t s = 0; s < lists.state.size(); ++s) write_back(lists.state[s][m], slice.state[s]);
     }
   }
-  main_parameters_changed();
 }
 
 void Optimizer::main_parameters_changed() {
   const at::NoGradGuard no_grad;
   finish_gathering();
+  copy_to_parameters();
+  gather_parameters();
+}
+
+void Optimizer::copy_to_parameters() {
   for (size_t i = 0; i < slices_.size(); ++i) {
     const at::Tensor parameter = buffers_[places_[i].buffer]->parameter_of(places_[i].range);
     if (!parameter.is_alias_of(slices_[i].main)) parameter.copy_(slices_[i].main);
   }
+}
+
+void Optimizer::gather_parameters() {
+  const bool waits = sharded() && !options_.overlap_param_gather;
+  const parallel::Timing timing(waits ? options_.timers : nullptr, "params-all-gather", 1,
+                                options_.barrier_with_L1_time);
   // What forward needs first comes first.
   for (const auto& [buffer, bucket] : order_ | std::views::reverse) {
     if (!buffers_[buffer]->gathers()) continue;

@@ -16,6 +16,7 @@
 #include "viaduct/optim/model_parameters.h"
 #include "viaduct/optim/parameter_buffer.h"
 #include "viaduct/optim/update_rule.h"
+#include "viaduct/parallel/timers.h"
 
 namespace viaduct::optim {
 
@@ -40,6 +41,8 @@ struct OptimizerOptions {
   /// overlaps is not in step with what the model exchanges. Without them the mesh's own are used, which is right
   /// where nothing overlaps.
   std::optional<parallel::Group> replicas, expert_replicas;
+  parallel::Timers* timers = nullptr;  // of the parts of step(); outlives the optimizer
+  bool barrier_with_L1_time = false;   // these parts begin on all ranks at once
 };
 
 /// With what one update is made.
@@ -130,10 +133,17 @@ class Optimizer {
   void wait_for(const torch::nn::Module& module);
   at::Tensor gradient_of(size_t slice) const;
   bool counts(size_t slice) const;
+  // A part of step() whose time is measured.
+  parallel::Timing timing(std::string_view name) const {
+    return {options_.timers, name, 1, options_.barrier_with_L1_time};
+  }
   // Sum of squares, and zeros, of all gradients of the model.
   std::pair<double, int64_t> measure() const;
-  // `divisor`: of the gradients.
+  // Of the main parameters. `divisor`: of the gradients.
   void update(const StepSettings& settings, double divisor);
+  void copy_to_parameters();
+  // Or starts it, where that overlaps.
+  void gather_parameters();
 
   nn::ModelChunks chunks_;
   nn::ContextPtr context_;

@@ -58,10 +58,12 @@ class Driver {
   void forward(const PipelineStep& step) {
     at::Tensor input;
     if (!begins_model(step.chunk)) {
-      input = link_.receive_forward(model_.hidden_sizes(step.microbatch));
+      const std::vector<int64_t> sizes = model_.hidden_sizes(step.microbatch);
+      const Timing timing(model_.timers, "forward-recv", 2);
+      input = link_.receive_forward(sizes);
       if (!shape_.forward_only) input.set_requires_grad(true);
     }
-    const at::Tensor output = model_.forward(step.chunk, step.microbatch, input);
+    const at::Tensor output = compute(step, input);
     if (ends_model(step.chunk)) {
       VIADUCT_CHECK(shape_.forward_only || output.numel() == 1, "a loss of {} elements", output.numel());
       results_[static_cast<size_t>(step.microbatch)] = output.detach();
@@ -69,10 +71,16 @@ class Driver {
       VIADUCT_CHECK(output.sizes() == at::IntArrayRef(model_.hidden_sizes(step.microbatch)),
                     "chunk {} of stage {} returned another size than that of hidden states", step.chunk,
                     stages_.rank());
+      const Timing timing(model_.timers, "forward-send", 2);
       link_.send_forward(output);
       let_go(output);
     }
     if (!shape_.forward_only) kept_[{step.chunk, step.microbatch}] = {input, output};
+  }
+
+  at::Tensor compute(const PipelineStep& step, const at::Tensor& input) const {
+    const Timing timing(model_.timers, "forward-compute", 2);
+    return model_.forward(step.chunk, step.microbatch, input);
   }
 
   // Once it is sent, backward needs the history of an output, not its numbers (upstream's
@@ -88,12 +96,19 @@ class Driver {
                   step.microbatch);
     const Kept& kept = node.mapped();
     at::Tensor gradient;  // undefined: of the loss by itself, 1
-    if (!ends_model(step.chunk)) gradient = link_.receive_backward(model_.hidden_sizes(step.microbatch));
-    // The first stage may have nothing that is trained.
-    if (kept.output.requires_grad()) torch::autograd::backward({kept.output}, {gradient});
+    if (!ends_model(step.chunk)) {
+      const Timing timing(model_.timers, "backward-recv", 2);
+      gradient = link_.receive_backward(model_.hidden_sizes(step.microbatch));
+    }
+    {
+      const Timing timing(model_.timers, "backward-compute", 2);
+      // The first stage may have nothing that is trained.
+      if (kept.output.requires_grad()) torch::autograd::backward({kept.output}, {gradient});
+    }
     if (begins_model(step.chunk)) return;
     VIADUCT_CHECK(kept.input.grad().defined(), "chunk {} of stage {} does not use its input", step.chunk,
                   stages_.rank());
+    const Timing timing(model_.timers, "backward-send", 2);
     link_.send_backward(kept.input.grad());
   }
 

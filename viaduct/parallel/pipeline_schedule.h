@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "viaduct/parallel/group.h"
+#include "viaduct/parallel/timers.h"
 
 namespace viaduct::parallel {
 
@@ -47,6 +48,8 @@ struct PipelineModel {
   std::function<std::vector<int64_t>(int microbatch)> hidden_sizes;
   /// Their element type and device.
   at::TensorOptions hidden;
+  /// Measures upstream's timers of micro-batches: forward-compute, backward-compute, and what goes between stages.
+  Timers* timers = nullptr;
 };
 
 /// Runs all microbatches; gradients are added up in the parameters. What the model's last chunk returned, detached,

@@ -28,7 +28,9 @@ Ended finetune(config::ConfigContainer config, parallel::ProcessWorld& world, co
                          std::filesystem::is_empty(adapter_folder),
                      "{} holds something already", adapter_folder.string());
   const auto state = setup(std::move(config), world, options);
+  state->timers->start(kDataSetup, 0, /*barrier=*/true);
   const FinetuneData data(*state, open_tokenizer(state->cfg.tokenizer));
+  state->timers->stop(kDataSetup);
   const Ended ended = train_and_test(*state, forward_step, data, callbacks);
   if (!adapter_folder.empty()) {
     peft::save_peft_folder(state->chunks(), *state->context, peft::read_options(*state->cfg.peft),

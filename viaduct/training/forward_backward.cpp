@@ -12,15 +12,20 @@ namespace {
 // Micro-batches of an iteration, each fetched when the first chunk needs it and kept: backward asks for its size.
 class Window {
  public:
-  Window(MicroBatches& batches, int size) : batches_(batches), held_(static_cast<size_t>(size)) {}
+  Window(MicroBatches& batches, int size, parallel::Timers* timers)
+      : batches_(batches), held_(static_cast<size_t>(size)), timers_(timers) {}
   const MicroBatch& at(int i) {
-    while (fetched_ <= i) held_[static_cast<size_t>(fetched_++)] = batches_.next();
+    while (fetched_ <= i) {
+      const parallel::Timing timing(timers_, "batch-generator", 2);
+      held_[static_cast<size_t>(fetched_++)] = batches_.next();
+    }
     return held_[static_cast<size_t>(i)];
   }
 
  private:
   MicroBatches& batches_;
   std::vector<MicroBatch> held_;
+  parallel::Timers* timers_;
   int fetched_ = 0;
 };
 
@@ -70,11 +75,12 @@ ForwardBackwardResult forward_backward(const std::vector<std::shared_ptr<nn::Gpt
   const parallel::Mesh& mesh = *context.mesh;
   // Modules that know no pass (adapters' dropout) look at their own mode.
   for (const auto& chunk : chunks) chunk->train(!options.forward_only);
-  Window window(batches, options.num_microbatches);
+  Window window(batches, options.num_microbatches, options.timers);
   std::map<std::string, at::Tensor> logged;
   at::Tensor num_tokens = at::zeros({}, at::TensorOptions().device(context.device).dtype(at::kDouble));
   parallel::PipelineModel model;
   model.hidden = context.options();
+  model.timers = options.timers;
   model.hidden_sizes = [&](int i) {
     const at::Tensor& tokens = window.at(i).tokens;
     const int64_t cut = context.sequence_parallel() ? mesh.tp.size() : 1;

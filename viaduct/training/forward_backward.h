@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "viaduct/parallel/timers.h"
 #include "viaduct/training/forward_step.h"
 
 namespace viaduct::training {
@@ -18,6 +19,8 @@ struct ForwardBackwardOptions {
   /// Losses are summed over the tokens of all micro-batches and ranks, and divided once by how many there are;
   /// otherwise each micro-batch's mean counts the same (upstream's calculate_per_token_loss).
   bool per_token_loss = false;
+  /// Measures the parts of micro-batches (timing_log_level 2); null: nothing does.
+  parallel::Timers* timers = nullptr;
 };
 
 /// What came of it, the same on all ranks.

@@ -45,6 +45,7 @@ optim::OptimizerOptions optimizer_options(const config::ConfigContainer& config)
   to.use_distributed_optimizer = from.use_distributed_optimizer;
   to.overlap_grad_reduce = config.ddp.overlap_grad_reduce;
   to.overlap_param_gather = config.ddp.overlap_param_gather;
+  to.barrier_with_L1_time = from.barrier_with_L1_time;
   if (config.ddp.bucket_size) to.bucket_size = *config.ddp.bucket_size;
   const auto type = [](DType dtype) { return torchx::scalar_type(dtype); };
   const bool half = config.model.bf16 || config.model.fp16;

@@ -19,6 +19,9 @@ namespace viaduct::training {
 
 namespace {
 
+constexpr std::string_view kLoad = "load-checkpoint";
+constexpr std::string_view kLoadPretrained = "load-pretrained-checkpoint";
+
 TrainingLogOptions log_options(const config::ConfigContainer& config, const GlobalState& state,
                                const SetupOptions& options) {
   const config::LoggerConfig& logger = config.logger;
@@ -146,12 +149,16 @@ std::unique_ptr<GlobalState> setup(config::ConfigContainer config, parallel::Pro
   nn::check_runs(arch, state->mesh->sizes());
   state->rng = std::make_unique<parallel::RngStates>(state->device, static_cast<uint64_t>(config.rng.seed),
                                                      state->mesh->place(), config.rng.data_parallel_random_init);
+  state->timers = std::make_unique<parallel::Timers>(config.logger.timing_log_level,
+                                                     parallel::timing_option_named(config.logger.timing_log_option),
+                                                     state->mesh->world, state->device);
   state->context = nn::make_context(std::move(arch), config.model, state->mesh,
                                     torchx::scalar_type(config.model.params_dtype), state->device);
   state->batches.emplace(batch_options(config));
   state->scheduler.emplace(schedule_options(config));
   state->train_iterations = train_iterations(config, *state->batches);
   optim::OptimizerOptions optimizer = optimizer_options(config);
+  optimizer.timers = state->timers.get();
   if (optimizer.overlap_grad_reduce || optimizer.overlap_param_gather) {
     const parallel::Group &dense = state->mesh->dp_cp, &experts = state->mesh->edp;
     optimizer.replicas = world.beside(dense);
@@ -171,14 +178,27 @@ std::unique_ptr<GlobalState> setup(config::ConfigContainer config, parallel::Pro
     if (world.rank() == 0 && saving.save && saving.save_tokenizer_assets)
       state->tokenizer_files = tokenizer_files(state->cfg.tokenizer);
   });
+  parallel::Timers& timers = *state->timers;
+  timers.start(kModelSetup, 0, /*barrier=*/true);
   state->model = nn::make_model(state->context);
   const std::optional<formats::IterationFolder> checkpoint = checkpoint_of(*state);
   // A checkpoint of adapters holds nothing of the model beside them.
-  const formats::PickleValue args = fill(*state, state->cfg.peft ? std::nullopt : checkpoint, options);
+  const auto whole = state->cfg.peft ? std::nullopt : checkpoint;
+  formats::PickleValue args;
+  {
+    const bool loads = whole || state->cfg.checkpoint.pretrained_checkpoint;
+    const parallel::Timing timing(loads ? &timers : nullptr, whole ? kLoad : kLoadPretrained, 0, /*barrier=*/true);
+    args = fill(*state, whole, options);
+  }
   adapt(*state);
   if (checkpoint && state->cfg.peft) load_adapters(*state, *checkpoint);
   state->optimizer = std::make_unique<optim::Optimizer>(state->chunks(), state->context, optimizer);
-  if (checkpoint) load_training_state(*state, *checkpoint, args);
+  timers.stop(kModelSetup);
+  if (checkpoint) {
+    const parallel::Timing timing(&timers, kLoad, 0, /*barrier=*/true);
+    load_training_state(*state, *checkpoint, args);
+  }
+  state->say_times({kLoadPretrained, kLoad});
   if (state->cfg.checkpoint.save) state->checkpoints = std::make_unique<CheckpointManager>(state->cfg.checkpoint);
   return state;
 }

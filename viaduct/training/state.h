@@ -1,8 +1,10 @@
 // GlobalState: everything that a run has.
 #pragma once
 
+#include <initializer_list>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include "viaduct/config/config_container.h"
@@ -11,6 +13,7 @@
 #include "viaduct/optim/param_schedule.h"
 #include "viaduct/parallel/mesh.h"
 #include "viaduct/parallel/rng.h"
+#include "viaduct/parallel/timers.h"
 #include "viaduct/topology/microbatches.h"
 #include "viaduct/training/checkpoint_manager.h"
 #include "viaduct/training/tokenizer_files.h"
@@ -18,6 +21,10 @@
 #include "viaduct/training/training_log.h"
 
 namespace viaduct::training {
+
+/// Upstream's timers of what comes before training.
+inline constexpr std::string_view kModelSetup = "model-and-optimizer-setup";
+inline constexpr std::string_view kDataSetup = "train/valid/test-data-iterators-setup";
 
 /// Made by setup(), changed by train().
 struct GlobalState {
@@ -27,6 +34,7 @@ struct GlobalState {
   nn::ContextPtr context;
   std::vector<std::shared_ptr<nn::GptModel>> model;  // this rank's chunks
   std::unique_ptr<parallel::RngStates> rng;
+  std::unique_ptr<parallel::Timers> timers;
   std::unique_ptr<optim::Optimizer> optimizer;
   std::optional<optim::ParamSchedule> scheduler;
   std::optional<topology::BatchSchedule> batches;
@@ -42,6 +50,10 @@ struct GlobalState {
   /// A line of the run's own, on the first rank.
   void say(const std::string& line) const {
     if (log) log->say(line);
+  }
+  /// What these timers of a whole run measured (timing_log_level 0). Collective.
+  void say_times(std::initializer_list<std::string_view> names) const {
+    if (const auto lines = timers->lines({names.begin(), names.size()}, /*by_iteration=*/false)) say(*lines);
   }
 };
 

@@ -1,7 +1,6 @@
 #include "viaduct/training/train.h"
 
 #include <ATen/ATen.h>
-#include <ATen/detail/CUDAHooksInterface.h>
 
 #include <algorithm>
 #include <atomic>
@@ -49,45 +48,18 @@ bool is_nan(const std::map<std::string, double>& losses) {
   return std::any_of(losses.begin(), losses.end(), [](const auto& loss) { return !std::isfinite(loss.second); });
 }
 
-// How long the parts of an iteration take, where logger.log_timers_to_tensorboard asks: on a GPU that costs a wait
-// after each.
-class Timers {
- public:
-  explicit Timers(const GlobalState& state) : state_(state), on_(state.cfg.logger.log_timers_to_tensorboard) {
-    if (on_) begin_ = now();
-  }
-  // What was done since the last call, or since this was made.
-  void mark(const char* name) {
-    if (!on_) return;
-    const double end = now();
-    spent_.emplace_back(name, end - begin_);
-    begin_ = end;
-  }
-  // Of the slowest rank. Collective.
-  std::map<std::string, double> slowest() const {
-    if (!on_) return {};
-    at::Tensor seconds = at::empty({std::ssize(spent_)}, at::kFloat);
-    for (size_t i = 0; i < spent_.size(); ++i) seconds[static_cast<int64_t>(i)] = spent_[i].second;
-    seconds = seconds.to(state_.device);
-    state_.mesh->world.all_reduce(seconds, parallel::Reduce::kMax);
-    seconds = seconds.cpu();
-    std::map<std::string, double> result;
-    for (size_t i = 0; i < spent_.size(); ++i)
-      result.emplace(spent_[i].first, seconds[static_cast<int64_t>(i)].item<float>());
-    return result;
-  }
-
- private:
-  double now() const {
-    if (state_.device.is_cuda()) at::detail::getCUDAHooks().deviceSynchronize(state_.device.index());
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-  }
-
-  const GlobalState& state_;
-  bool on_;
-  double begin_ = 0;
-  std::vector<std::pair<std::string, double>> spent_;
-};
+// The parts of an iteration that are measured, in upstream's order, up to a level.
+std::span<const std::string_view> iteration_timers(const parallel::Timers& timers) {
+  static constexpr std::string_view kNames[] = {"forward-backward", "all-grads-sync", "params-all-gather",
+                                                "optimizer-unscale-and-check-inf", "optimizer-inner-step",
+                                                "optimizer-copy-main-to-model-params", "optimizer",
+                                                // of level 2
+                                                "batch-generator", "forward-compute", "backward-compute",
+                                                "forward-recv", "forward-send", "backward-recv", "backward-send"};
+  constexpr size_t kLevelOne = 7;
+  const std::span<const std::string_view> all = kNames;
+  return timers.measures(2) ? all : all.first(timers.measures(1) ? kLevelOne : 0);
+}
 
 // Events may look at all that there is.
 template <class Event, class... More>
@@ -119,6 +91,29 @@ double params_norm(const GlobalState& state) {
                               now.consumed_train_samples, now.consumed_train_samples + samples - 1, fix));
 }
 
+// What is done while it lives is no part of an iteration's time.
+class LogPause {
+ public:
+  explicit LogPause(const GlobalState& state) : log_(state.log.get()) {
+    if (log_) log_->pause();
+  }
+  ~LogPause() {
+    if (log_) log_->resume();
+  }
+  LogPause(const LogPause&) = delete;
+  LogPause& operator=(const LogPause&) = delete;
+
+ private:
+  TrainingLog* log_;
+};
+
+void save_checkpoint(GlobalState& state) {
+  state.timers->start("save-checkpoint", 0, /*barrier=*/true);
+  state.checkpoints->save(state);
+  state.timers->stop("save-checkpoint", /*barrier=*/true);
+  state.say_times({"save-checkpoint"});
+}
+
 // Passes over the micro-batches of an iteration that is to be skipped.
 void skip_iteration(GlobalState& state, MicroBatches& batches) {
   const topology::BatchSizes sizes = state.batches->at(state.train_state.consumed_train_samples);
@@ -139,13 +134,15 @@ IterationReport train_step(GlobalState& state, const ForwardStep& forward_step, 
   report.loss_scale = optimizer.loss_scale();
   report.global_batch_size = sizes.running;
   const bool per_token = state.cfg.model.calculate_per_token_loss;
-  Timers timers(state);
+  parallel::Timers& timers = *state.timers;
+  const bool barrier = state.cfg.model.barrier_with_L1_time;
   // How many tokens count is known only after the last micro-batch.
   optimizer.begin_iteration(sizes.num_microbatches, per_token ? 1 : state.mesh->dp_cp.size());
-  const ForwardBackwardResult result =
-      forward_backward(state.model, forward_step, batches,
-                       {static_cast<int>(sizes.num_microbatches), false, optimizer.loss_scale(), per_token});
-  timers.mark("forward-backward");
+  timers.start("forward-backward", 1, barrier);
+  const ForwardBackwardResult result = forward_backward(
+      state.model, forward_step, batches,
+      {static_cast<int>(sizes.num_microbatches), false, optimizer.loss_scale(), per_token, &timers});
+  timers.stop("forward-backward");
   report.losses = result.losses;
   report.nan = is_nan(result.losses);
   if (report.nan && state.cfg.rerun_state_machine.check_for_nan_in_loss)
@@ -154,11 +151,13 @@ IterationReport train_step(GlobalState& state, const ForwardStep& forward_step, 
         "Look at these samples and at the learning rate; rerun_state_machine.check_for_nan_in_loss=false goes on "
         "without their update",
         sizes.running);
+  timers.start("all-grads-sync", 1, barrier);
   optimizer.reduce_gradients(per_token ? std::max(result.num_tokens, 1.0) : 1);
-  timers.mark("all-grads-sync");
+  timers.stop("all-grads-sync");
+  timers.start("optimizer", 1, state.cfg.optimizer.barrier_with_L1_time);
   const optim::StepResult step = optimizer.step({report.lr, report.weight_decay, std::nullopt});
-  timers.mark("optimizer");
-  report.timers = timers.slowest();
+  timers.stop("optimizer");
+  timers.end_iteration();
   report.grad_norm = step.grad_norm;
   report.skipped = !step.updated;
   if (state.cfg.logger.log_num_zeros_in_grad) report.num_zeros = step.num_zeros;
@@ -177,6 +176,9 @@ IterationReport train_step(GlobalState& state, const ForwardStep& forward_step, 
   report.iteration = state.train_state.step;
   report.consumed_samples = state.train_state.consumed_train_samples;
   if (state.cfg.logger.log_params_norm) report.params_norm = params_norm(state);
+  if (state.cfg.logger.log_timers_to_tensorboard &&
+      report.iteration % state.cfg.logger.tensorboard_log_interval == 0)
+    report.timers = timers.slowest(iteration_timers(timers));
   return report;
 }
 
@@ -186,6 +188,7 @@ std::map<std::string, double> evaluate(GlobalState& state, const ForwardStep& fo
   const int64_t micro = validation.eval_micro_batch_size.value_or(state.cfg.train.micro_batch_size.value());
   const int64_t global = validation.eval_global_batch_size.value_or(state.batches->final_global_batch_size());
   const auto microbatches = static_cast<int>(global / micro / state.mesh->dp.size());
+  state.timers->start("evaluate", 0, /*barrier=*/true);
   std::map<std::string, double> sums;
   for (int64_t i = 0; i < iterations; ++i) {
     for (const auto& [name, loss] :
@@ -194,6 +197,8 @@ std::map<std::string, double> evaluate(GlobalState& state, const ForwardStep& fo
     state.train_state.consumed_valid_samples += global;
   }
   for (auto& [name, sum] : sums) sum /= static_cast<double>(iterations);
+  state.timers->stop("evaluate");
+  state.say_times({"evaluate"});
   return sums;
 }
 
@@ -225,12 +230,17 @@ Ended train(GlobalState& state, const ForwardStep& forward_step, const TrainData
       call(callbacks.on_train_step_start, state);
       const IterationReport report = train_step(state, forward_step, *data.train);
       if (state.log) state.log->add(report);
+      if (report.iteration % state.cfg.logger.log_interval == 0)
+        if (const auto lines = state.timers->lines(iteration_timers(*state.timers), /*by_iteration=*/true))
+          state.say(*lines);
       call(callbacks.on_train_step_end, state, report);
     }
     if (state.checkpoints) state.checkpoints->poll(state);
-    if (data.validation && due(validation.eval_interval) && validation.eval_iters.value_or(0) > 0)
+    if (data.validation && due(validation.eval_interval) && validation.eval_iters.value_or(0) > 0) {
+      const LogPause pause(state);
       evaluate_and_print_results(state, "validation", forward_step, *data.validation(), *validation.eval_iters,
                                  callbacks);
+    }
     const double minutes = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() / 60;
     if (flag && on_any_rank(state, signalled != 0)) {
       ended = Ended::kExitSignal;
@@ -242,7 +252,8 @@ Ended train(GlobalState& state, const ForwardStep& forward_step, const TrainData
     }
     const bool last = state.train_state.step >= state.train_iterations;
     if (last || ended != Ended::kFinished || due(state.cfg.checkpoint.save_interval)) {
-      if (state.checkpoints) state.checkpoints->save(state);
+      const LogPause pause(state);
+      if (state.checkpoints) save_checkpoint(state);
       call(callbacks.on_save, state);
     }
     if (ended != Ended::kFinished) break;
@@ -258,10 +269,13 @@ Ended train_and_test(GlobalState& state, const ForwardStep& forward_step, const 
                      const Callbacks& callbacks) {
   Ended ended = Ended::kFinished;
   if (!state.cfg.train.skip_train.value_or(false)) {
+    state.timers->start(kDataSetup, 0, /*barrier=*/true);
     const auto batches = data.train(state);
     TrainData parts;
     parts.train = batches.get();
     if (data.validation(state)) parts.validation = [&] { return data.validation(state); };
+    state.timers->stop(kDataSetup);
+    state.say_times({kModelSetup, kDataSetup});
     ended = train(state, forward_step, parts, callbacks);
   }
   const int64_t iterations = state.cfg.validation.eval_iters.value_or(0);

@@ -128,6 +128,14 @@ void TrainingLog::evaluated(const std::string& what, int64_t iteration,
   say(line);
 }
 
+void TrainingLog::pause() { pause_begin_ = Clock::now(); }
+
+void TrainingLog::resume() {
+  const Clock::duration spent = Clock::now() - pause_begin_;
+  line_begin_ += spent;
+  iteration_begin_ += spent;
+}
+
 void TrainingLog::say(const std::string& line) {
   if (options_.print) options_.print(line);
 }

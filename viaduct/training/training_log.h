@@ -27,10 +27,9 @@ struct IterationReport {
   std::optional<double> params_norm;
   std::optional<int64_t> num_zeros;
   double loss_scale = 1;
-  bool skipped = false;  // no update: overflow
-  bool nan = false;      // a loss is not finite
-  std::map<std::string, double>
-      timers;  // seconds of the parts of the iteration, the slowest rank's; where asked for
+  bool skipped = false;                  // no update: overflow
+  bool nan = false;                      // a loss is not finite
+  std::map<std::string, double> timers;  // seconds of an iteration's parts, the slowest rank's; where asked for
 };
 
 /// What the log must know of the run.
@@ -55,6 +54,10 @@ class TrainingLog {
   void add(const IterationReport& report);
   /// Losses of an evaluation; their perplexity is exp(min(20, loss)).
   void evaluated(const std::string& what, int64_t iteration, const std::map<std::string, double>& losses);
+  /// What comes until resume() is no part of an iteration's time.
+  void pause();
+  /// It is again.
+  void resume();
   /// A line of its own.
   void say(const std::string& line);
   /// Writes what waits.
@@ -70,7 +73,7 @@ class TrainingLog {
   std::optional<AppendFile> json_;
   std::map<std::string, double> sums_;  // of losses since the last line
   int64_t counted_ = 0, iterations_ = 0, skipped_ = 0, nan_ = 0;
-  Clock::time_point line_begin_ = Clock::now(), iteration_begin_ = Clock::now();
+  Clock::time_point line_begin_ = Clock::now(), iteration_begin_ = Clock::now(), pause_begin_;
 };
 
 }  // namespace viaduct::training
