@@ -7,8 +7,10 @@ pretraining (ours keeps float32 main parameters and gradients, transformers' par
 pipeline and expert parallelism. Needs a python3 with torch and transformers (and peft for LoRA).
 """
 import json
+import os
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -25,21 +27,35 @@ EXPERTS = {"num_layers": 2, "hidden_size": 2048, "ffn_hidden_size": 6144, "num_a
 LINE = re.compile(r"iteration +(\d+)/.*elapsed time per iteration \(ms\): ([\d.]+).*lm loss: ([\dE.+-]+)")
 
 
+def start_ranks(words, ranks):
+    """The processes, as srun or mpirun would start them (torchrun's own start is told for itself), and what they print."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    read, write = os.pipe()
+    runs = []
+    for rank in range(ranks):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1",
+                 "MASTER_PORT": port}
+        runs.append(subprocess.Popen(words, stdout=write, stderr=write, env=dict(os.environ, **{k: str(v) for k, v in place.items()})))
+    os.close(write)
+    return runs, os.fdopen(read)
+
+
 def ours(program, name, command, ranks, overrides):
-    """Tokens a second, and the seconds from the start of the process to its first step."""
-    launch = [] if ranks == 1 else ["torchrun", "--no-python", "--standalone", "--nproc-per-node", str(ranks)]
+    """Tokens a second, and the seconds from the start of the processes to their first step."""
     train = pathlib.Path(program).with_name("viaduct-train")
     start = time.monotonic()
-    run = subprocess.Popen([*launch, str(train), command, *overrides], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    runs, output = start_ranks([str(train), command, *overrides], ranks)
     times, losses, first, said = [], [], None, []
-    for line in run.stdout:
+    for line in output:
         said.append(line)
         if found := LINE.search(line):
             if first is None:
                 first = time.monotonic() - start - float(found[2]) / 1000
             times.append(float(found[2]) / 1000)
             losses.append(float(found[3]))
-    if run.wait() or len(times) < STEPS:
+    if any([run.wait() for run in runs]) or len(times) < STEPS:
         print(f"{name}: failed\n{''.join(said)[-3000:]}", flush=True)
         return None
     speed = GLOBAL * SEQUENCE / (sum(times[WARM:]) / len(times[WARM:]))
@@ -120,6 +136,9 @@ def main():
                "EP 2, overlapped": ({**EXPERTS, "expert_model_parallel_size": 2}, overlap)}
     if gpus == 4:
         layouts = {"DP 4, distributed optimizer": ({}, sharded), "DP 4, overlapped": ({}, overlap)}
+    start = time.monotonic()
+    subprocess.run(["torchrun", "--no-python", "--standalone", "--nproc-per-node", str(gpus), "true"], check=True, capture_output=True)
+    print(f"torchrun that starts nothing: {time.monotonic() - start:.1f} s", flush=True)
     for name, (model, more) in layouts.items():
         ours(program, name, "pretrain", gpus, pretraining(model, **({"train.micro_batch_size": 1} if gpus == 4 else {}), **more))
 

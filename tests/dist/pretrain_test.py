@@ -133,6 +133,92 @@ class Pretrain(CliCase):
             self.assertGreater(spent[0].value, 0)
             self.assertLess(sum(part.value for part in spent), whole.value * 1.001)
 
+    def scalars(self, name):
+        """Of an event file: the last value by tag."""
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        events = EventAccumulator(str(self.folder / name))
+        events.Reload()
+        return {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+
+    def test_what_it_logs_besides(self):
+        """Throughput, memory, time and ranks by upstream's tags; progress.txt of a run that saves and one that goes on."""
+        saved = self.folder / "saved"
+        more = [f"logger.{field}=true" for field in ("log_throughput", "log_throughput_to_tensorboard", "log_memory_to_tensorboard", "log_progress",
+                                                     "log_runtime_to_tensorboard", "log_world_size_to_tensorboard")]
+        more += ["logger.throughput_window_size=3", "logger.runtime_time_unit=seconds", "logger.log_memory_interval=4", f"checkpoint.save={saved}",
+                 f"checkpoint.load={saved}", "checkpoint.save_interval=3", "train.iterations_to_skip=[1]", "validation.start_eval_at_iter=6"]
+        run, lines = self.pretrain("besides", *more, ranks=2, skipped=[1])
+        found = self.scalars("besides")
+        last = {tag: values[-1].value for tag, values in found.items()}
+        self.assertEqual([e.step for e in found["throughput/tokens_per_sec"]], [4, 5])  # once three iterations were timed
+        self.assertAlmostEqual(last["throughput/tokens_per_sec"], 32 * last["throughput/samples_per_sec"], delta=1e-3 * last["throughput/tokens_per_sec"])
+        self.assertAlmostEqual(last["throughput/samples_per_sec"], 8 * last["throughput/batches_per_sec"], delta=1e-3 * last["throughput/samples_per_sec"])
+        seconds = sum(line["seconds"] for line in lines[-2:])
+        self.assertAlmostEqual(last["throughput/batches_per_sec"], 2 / seconds, delta=0.05 * 2 / seconds)
+        self.assertAlmostEqual(last["throughput/device/tokens_per_sec"] * 2, last["throughput/tokens_per_sec"], delta=1)
+        self.assertAlmostEqual(last["throughput/tflops/device"] * 2, last["throughput/tflops"], delta=1e-3 * last["throughput/tflops"])
+        for tag, value in {"world-size": 2, "world-size vs samples": 2, "time/tokens": ITERATIONS * 8 * 32, "time/samples": ITERATIONS * 8,
+                           "time/batches": ITERATIONS, "time/remaining_estimate": 0, "skipped-train-samples": 8, "throughput/micro_batch_size": 2,
+                           "throughput/global_batch_size": 8}.items():
+            self.assertEqual(last[tag], value, tag)
+        self.assertGreater(last["time/total"], seconds)
+        for tag in ("memory/mem-resident-bytes", "memory/mem-max-resident-bytes"):
+            self.assertTrue(0.005 < last[tag] < 50, last[tag])  # gigabytes
+        for tag in ("learning-rate", "batch-size", "lm loss", "loss-scale", "grad-norm"):
+            self.assertEqual([e.value for e in found[tag]], [e.value for e in found[tag + " vs samples"]], tag)
+        self.assertEqual(re.findall(r"^\(after (\d+) iterations\) memory \(GB\) \| mem-resident-bytes: [\d.]+ \| mem-max-resident-bytes: [\d.]+$",
+                                    run.stdout, re.M), ["2", "4"])
+        self.assertIn("| skipped samples:            8 | elapsed", run.stdout)
+        self.assertRegex(run.stdout, r"throughput per GPU \(TFLOP/s/GPU\): [\d.e-]+ \|")
+        self.assertNotIn("validation loss at iteration 5", run.stdout)
+
+        silent, _ = self.run_on(saved, "logger.skip_train_metrics_log=true", "checkpoint.async_save=true")
+        self.assertNotIn("lm loss:", silent.stdout)
+        fields = [line.split("\t") for line in (saved / "progress.txt").read_text().splitlines()]
+        self.assertEqual([(row[2], row[3]) for row in fields],
+                         [("# GPUs: 2", "Starting job"), ("# GPUs: 2", "Saved checkpoint"), ("# GPUs: 2", "Saved checkpoint"),
+                          ("# GPUs: 1", "Starting job"), *[("# GPUs: 1", what) for what in ("Saving async checkpoint", "Saved async checkpoint")]])
+        self.assertEqual([row[4] for row in fields if len(row) > 4], [f"Iteration: {i}" for i in (3, 5, 7, 7)])
+        operations = [float(row[7].removeprefix("Floating-point operations: ")) for row in fields if len(row) > 7]
+        # The skipped iteration has none.
+        self.assertAlmostEqual(operations[1] / operations[0], 4 / 2, delta=0.01)
+        self.assertAlmostEqual(operations[2] / operations[0], 6 / 2, delta=0.02)
+
+    def run_on(self, saved, *overrides):
+        """Two iterations more, on one rank."""
+        command = ["pretrain", "--cpu", "--config-file", CONFIG, f"train.train_iters={ITERATIONS + 2}", "validation.eval_iters=0",
+                   "logger.log_progress=true", "scheduler.override_opt_param_scheduler=true", f"checkpoint.save={saved}", f"checkpoint.load={saved}", *overrides]
+        run = subprocess.run([PROGRAM, *map(str, command)], capture_output=True, text=True, timeout=240)
+        self.assertEqual(run.returncode, DONE, run.stdout + run.stderr)
+        return run, None
+
+    def test_groups_of_parameters(self):
+        """A learning rate of embedding and output layer, and decay of the norms of queries and keys."""
+        norms = "model.qk_layernorm=true"
+        _, plain = self.pretrain("plain", norms)
+        _, same = self.pretrain("same", norms, "optimizer.decoupled_lr=0.003", "optimizer.decoupled_min_lr=0.0003")
+        without_time = [[{k: v for k, v in line.items() if k != "seconds"} for line in run] for run in (plain, same)]
+        self.assertEqual(*without_time)
+        _, other = self.pretrain("other", norms, "optimizer.decoupled_lr=0.03", "optimizer.decoupled_min_lr=0.003")
+        rates = [e.value for e in self.scalars("other")["decoupled-learning-rate"]]
+        for line, rate in zip(other, rates, strict=True):
+            self.assertAlmostEqual(rate, 10 * line["lr"], delta=1e-6 * rate)
+        _, decayed = self.pretrain("decayed", norms, "optimizer.apply_wd_to_qk_layernorm=true")
+        for run in (other, decayed):
+            # The first update has a learning rate of 0, the second is seen in the third loss.
+            self.assertEqual([a["losses"] == b["losses"] for a, b in zip(plain, run, strict=True)], [True, True, False, False, False])
+
+    def test_spikes(self):
+        """The first hundred losses are the measure; by a factor of a hundredth all others are spikes."""
+        command = ["pretrain", "--cpu", "--config-file", CONFIG, "train.train_iters=102", "validation.eval_iters=0", "logger.log_interval=102",
+                   "rerun_state_machine.check_for_spiky_loss=true"]
+        for factor, expected in (("0.01", ["101", "102"]), ("10", [])):
+            run = subprocess.run([PROGRAM, *map(str, command), f"rerun_state_machine.spiky_loss_factor={factor}"], capture_output=True, text=True,
+                                 timeout=240)
+            self.assertEqual(run.returncode, DONE, run.stdout + run.stderr)
+            self.assertEqual(re.findall(r"^warning: iteration (\d+): lm loss is [\d.E+]+, [\d.]+ times the largest of the first 100", run.stdout, re.M),
+                             expected, run.stdout)
+
     def timers(self, name, *overrides, ranks=1):
         """The heading of the timers' lines, and what they say of each."""
         run, _ = self.pretrain(name, *overrides, ranks=ranks)

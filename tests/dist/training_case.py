@@ -14,8 +14,12 @@ HALF = ["mixed_precision=bf16_mixed"]
 LARGER = ["model.hidden_size=256", "model.ffn_hidden_size=512", "model.kv_channels=64"]
 
 
+# On GPUs the same tests run where VIADUCT_TEST_DEVICE says so (tools/gpu_tests).
+DEVICE = [] if os.environ.get("VIADUCT_TEST_DEVICE") == "cuda" else ["--cpu"]
+
+
 def program(arguments):
-    return [str(PROGRAM), "pretrain", "--cpu", "--config-file", str(CONFIG), *SMALL, *map(str, arguments)]
+    return [str(PROGRAM), "pretrain", *DEVICE, "--config-file", str(CONFIG), *SMALL, *map(str, arguments)]
 
 
 def command(ranks, arguments, wrapper=(), launcher=()):

@@ -160,17 +160,22 @@ uint64_t free_space(const Path& path) {
   return uint64_t{status.f_bavail} * status.f_frsize;
 }
 
-uint64_t peak_resident_memory() {
-  const std::string status = [] {
-    char buffer[8192];
-    std::FILE* file = std::fopen("/proc/self/status", "r");
-    if (!file) return std::string();
-    const size_t n = std::fread(buffer, 1, sizeof buffer, file);
-    std::fclose(file);
-    return std::string(buffer, n);
-  }();
-  const size_t at = status.find("VmHWM:");
-  return at == std::string::npos ? 0 : std::strtoull(status.c_str() + at + 6, nullptr, 10) * 1024;
+namespace {
+
+// A line of /proc/self/status that counts kB, in bytes; 0 where there is none.
+uint64_t status_bytes(std::string_view field) {
+  char buffer[8192];
+  std::FILE* file = std::fopen("/proc/self/status", "r");
+  if (!file) return 0;
+  const std::string status(buffer, std::fread(buffer, 1, sizeof buffer, file));
+  std::fclose(file);
+  const size_t at = status.find(field);
+  return at == std::string::npos ? 0 : std::strtoull(status.c_str() + at + field.size(), nullptr, 10) * 1024;
 }
+
+}  // namespace
+
+uint64_t resident_memory() { return status_bytes("VmRSS:"); }
+uint64_t peak_resident_memory() { return status_bytes("VmHWM:"); }
 
 }  // namespace viaduct

@@ -73,7 +73,9 @@ void sync_directory(const Path& directory);
 /// `path`.
 uint64_t free_space(const Path& path);
 
-/// Peak resident memory of this process (VmHWM) in bytes.
+/// Resident memory of this process (VmRSS) in bytes.
+uint64_t resident_memory();
+/// The most that it was (VmHWM) in bytes.
 uint64_t peak_resident_memory();
 
 }  // namespace viaduct

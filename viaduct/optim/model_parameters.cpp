@@ -35,8 +35,7 @@ std::unordered_map<std::string, nn::AdapterParameter> of_adapters(const torch::n
 }
 
 bool is_embedding_or_output(std::string_view name) {
-  return name.find("embedding.word_embeddings.") != name.npos ||
-         name.find("embedding.position_embeddings.") != name.npos || name.find("output_layer.") != name.npos;
+  return name.ends_with("embedding.word_embeddings.weight") || name.ends_with("output_layer.weight");
 }
 
 }  // namespace

@@ -33,6 +33,10 @@ Optimizer::Optimizer(const nn::ModelChunks& chunks, nn::ContextPtr context, Opti
       parameters_(model_parameters(chunks_, *context_)),
       buffer_of_(parameters_.size()) {
   if (options_.loss_scaling) scaler_.emplace(*options_.loss_scaling);
+  for (ModelParameter& parameter : parameters_)
+    if (options_.apply_wd_to_qk_layernorm &&
+        (parameter.name.ends_with("q_layernorm.weight") || parameter.name.ends_with("k_layernorm.weight")))
+      parameter.weight_decay_multiplier = 1;
   // Parameters of one chunk, type and group of replicas share a buffer.
   std::map<std::tuple<int, bool, c10::ScalarType>, std::vector<size_t>> kinds;
   for (size_t i = 0; i < parameters_.size(); ++i)

@@ -26,6 +26,7 @@ struct OptimizerOptions {
   double clip_grad = 1.0;  // 0: gradients are not clipped
   double grad_norm_skip_threshold = std::numeric_limits<double>::infinity();
   bool log_num_zeros_in_grad = false;
+  bool apply_wd_to_qk_layernorm = false;  // they alone of the parameters of one dimension
   bool use_distributed_optimizer = false;
   int64_t bucket_size = 40'000'000;  // elements; 0: one bucket
   c10::ScalarType main_grads_dtype = at::kFloat;

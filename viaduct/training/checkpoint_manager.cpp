@@ -16,6 +16,16 @@ double CheckpointManager::seconds() const {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
 }
 
+void CheckpointManager::tell_progress(const GlobalState& state) {
+  nn::agree(state.mesh->world, state.device, [&] {
+    const TrainState& run = state.train_state;
+    if (state.progress)
+      state.progress->saving(run.step, run.floating_point_operations_so_far,
+                             static_cast<double>(run.consumed_train_samples * state.cfg.model.seq_length),
+                             config_.async_save);
+  });
+}
+
 void CheckpointManager::save(GlobalState& state) {
   finish(state);
   if (last_ == state.train_state.step) return;
@@ -29,6 +39,7 @@ void CheckpointManager::save(GlobalState& state) {
   options.background = config_.async_save;
   begin_ = std::chrono::steady_clock::now();
   pending_ = PendingSave::start(state, *config_.save, options);
+  if (config_.async_save) tell_progress(state);
   if (!config_.async_save) return finish(state);
   state.say(fmt::format(" saving iteration {} to {} in the background: copied in {:.2f} s", pending_->iteration(),
                         *config_.save, seconds()));
@@ -48,6 +59,10 @@ void CheckpointManager::finish(GlobalState& state) {
   save->finish();
   last_ = save->iteration();
   state.say(fmt::format(" saved iteration {} to {} in {:.2f} s", last_, save->root().string(), seconds()));
+  if (!config_.async_save) tell_progress(state);
+  nn::agree(state.mesh->world, state.device, [&] {
+    if (state.progress && config_.async_save) state.progress->saved_in_background(last_);
+  });
   nn::agree(state.mesh->world, state.device, [&] {
     if (state.mesh->world.rank() != 0) return;
     for (const Path& folder : remove_old_iterations(save->root(), last_, config_.most_recent_k.value_or(-1),

@@ -30,6 +30,8 @@ class CheckpointManager {
 
  private:
   double seconds() const;  // since the last save began
+  // What is saved goes into progress.txt, where there is one.
+  void tell_progress(const GlobalState& state);
 
   const config::CheckpointConfig& config_;
   std::unique_ptr<PendingSave> pending_;

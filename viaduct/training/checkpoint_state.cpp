@@ -10,6 +10,7 @@
 #include "viaduct/formats/torch_dist_files.h"
 #include "viaduct/formats/torch_file.h"
 #include "viaduct/torchx/tensor.h"
+#include "viaduct/training/options.h"
 
 namespace viaduct::training {
 
@@ -53,19 +54,21 @@ double number_in(const PickleValue& value) {
 struct GroupKind {
   bool expert = false;
   double weight_decay_multiplier = 1;
+  std::optional<optim::ParamGroupOverride> decoupled = std::nullopt;  // of the embedding and the output layer
 };
 
 PickleValue param_group(const GlobalState& state, const GroupKind& kind) {
   const optim::OptimizerOptions& options = state.optimizer->options();
   const optim::ParamScheduleOptions& schedule = state.scheduler->options();
+  const optim::ParamGroupOverride own = kind.decoupled.value_or(optim::ParamGroupOverride());
   std::vector<PickleValue::Member> group{{"is_expert_parallel", kind.expert},
                                          {"default_config", true},
                                          {"wd_mult", kind.weight_decay_multiplier},
                                          {"lr_mult", 1.0},
-                                         {"is_decoupled_lr", false},
-                                         {"max_lr", schedule.max_lr},
-                                         {"min_lr", schedule.min_lr},
-                                         {"lr", state.scheduler->lr()}};
+                                         {"is_decoupled_lr", kind.decoupled.has_value()},
+                                         {"max_lr", own.max_lr.value_or(schedule.max_lr)},
+                                         {"min_lr", own.min_lr.value_or(schedule.min_lr)},
+                                         {"lr", state.scheduler->lr(own)}};
   const auto add = [&](const char* name, PickleValue value) { group.emplace_back(name, std::move(value)); };
   const double decay = state.scheduler->weight_decay() * kind.weight_decay_multiplier;
   if (options.update.optimizer == "sgd") {
@@ -115,7 +118,8 @@ PickleValue optimizer_state(const GlobalState& state, const std::vector<GroupKin
 }
 
 PickleValue optimizers_state(const GlobalState& state) {
-  const std::vector<GroupKind> dense{{false, 1}, {false, 0}};
+  std::vector<GroupKind> dense{{false, 1}, {false, 0}};
+  if (const auto decoupled = decoupled_group(state.cfg)) dense.push_back({false, 1, decoupled});
   if (!state.context->arch.has_moe() || state.mesh->ep.alone()) return optimizer_state(state, dense);
   return PickleValue::dict({{0, optimizer_state(state, dense)}, {1, optimizer_state(state, {{true, 1}})}});
 }

@@ -42,6 +42,7 @@ optim::OptimizerOptions optimizer_options(const config::ConfigContainer& config)
   to.clip_grad = from.clip_grad;
   to.grad_norm_skip_threshold = from.grad_norm_skip_threshold;
   to.log_num_zeros_in_grad = from.log_num_zeros_in_grad || config.logger.log_num_zeros_in_grad;
+  to.apply_wd_to_qk_layernorm = from.apply_wd_to_qk_layernorm;
   to.use_distributed_optimizer = from.use_distributed_optimizer;
   to.overlap_grad_reduce = config.ddp.overlap_grad_reduce;
   to.overlap_param_gather = config.ddp.overlap_param_gather;
@@ -80,6 +81,11 @@ optim::ParamScheduleOptions schedule_options(const config::ConfigContainer& conf
   to.use_checkpoint_opt_param_scheduler = from.use_checkpoint_opt_param_scheduler;
   to.override_opt_param_scheduler = from.override_opt_param_scheduler;
   return to;
+}
+
+std::optional<optim::ParamGroupOverride> decoupled_group(const config::ConfigContainer& config) {
+  if (!config.optimizer.decoupled_lr) return std::nullopt;
+  return optim::ParamGroupOverride{config.optimizer.decoupled_lr, config.optimizer.decoupled_min_lr};
 }
 
 topology::BatchOptions batch_options(const config::ConfigContainer& config) {

@@ -16,6 +16,8 @@ topology::Parallelism parallelism_of(const config::ModelConfig& model);
 optim::OptimizerOptions optimizer_options(const config::ConfigContainer& config);
 /// From the sections scheduler and optimizer, finalized.
 optim::ParamScheduleOptions schedule_options(const config::ConfigContainer& config);
+/// What embedding and output layer have of their own: optimizer.decoupled_lr and decoupled_min_lr.
+std::optional<optim::ParamGroupOverride> decoupled_group(const config::ConfigContainer& config);
 /// From the section train, finalized.
 topology::BatchOptions batch_options(const config::ConfigContainer& config);
 /// From the section dataset; its tokenizer is the caller's.

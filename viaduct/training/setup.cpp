@@ -31,8 +31,16 @@ TrainingLogOptions log_options(const config::ConfigContainer& config, const Glob
   log.tensorboard_log_interval = logger.tensorboard_log_interval;
   if (logger.tensorboard_dir) log.tensorboard_dir = *logger.tensorboard_dir;
   if (logger.tensorboard_dir) log.json_lines = Path(*logger.tensorboard_dir) / "iterations.jsonl";
-  if (logger.log_throughput) log.flops_per_sample = state.flops_per_sample;
+  log.flops_per_sample = state.flops_per_sample;
+  log.tokens_per_sample = config.model.seq_length;
+  log.micro_batch_size = config.train.micro_batch_size.value();
   log.world_size = state.mesh->world.size();
+  log.log_throughput = logger.log_throughput;
+  log.log_throughput_to_tensorboard = logger.log_throughput_to_tensorboard;
+  log.throughput_window_size = logger.throughput_window_size;
+  log.log_world_size_to_tensorboard = logger.log_world_size_to_tensorboard;
+  log.log_runtime_to_tensorboard = logger.log_runtime_to_tensorboard;
+  log.runtime_time_unit = logger.runtime_time_unit;
   log.log_loss_scale = logger.log_loss_scale_to_tensorboard;
   log.print = options.print;
   return log;
@@ -169,6 +177,8 @@ std::unique_ptr<GlobalState> setup(config::ConfigContainer config, parallel::Pro
   const auto seq_length = static_cast<double>(state->cfg.model.seq_length);
   state->flops_per_sample =
       models::count_flops(state->context->arch, {.seq_length = seq_length}).training_flops() * seq_length;
+  state->memory.emplace(state->cfg.logger.memory_keys, state->device);
+  state->spikes = LossSpikes(state->cfg.rerun_state_machine.spiky_loss_factor);
   if (world.rank() == 0) state->log = std::make_unique<TrainingLog>(log_options(state->cfg, *state, options));
   if (world.rank() == 0 && state->cfg.logger.save_config_filepath)
     state->cfg.to_yaml(*state->cfg.logger.save_config_filepath);
@@ -200,6 +210,12 @@ std::unique_ptr<GlobalState> setup(config::ConfigContainer config, parallel::Pro
   }
   state->say_times({kLoadPretrained, kLoad});
   if (state->cfg.checkpoint.save) state->checkpoints = std::make_unique<CheckpointManager>(state->cfg.checkpoint);
+  if (state->cfg.logger.log_progress && !state->cfg.checkpoint.save)
+    state->say("logger.log_progress: no progress.txt, as checkpoint.save is not set");
+  if (state->cfg.logger.log_progress && state->cfg.checkpoint.save && world.rank() == 0)
+    state->progress = std::make_unique<ProgressLog>(*state->cfg.checkpoint.save, world.size(),
+                                                    state->train_state.floating_point_operations_so_far);
+  state->first_iteration = state->train_state.step + 1;
   return state;
 }
 

@@ -16,6 +16,9 @@
 #include "viaduct/parallel/timers.h"
 #include "viaduct/topology/microbatches.h"
 #include "viaduct/training/checkpoint_manager.h"
+#include "viaduct/training/loss_spikes.h"
+#include "viaduct/training/memory_report.h"
+#include "viaduct/training/progress_log.h"
 #include "viaduct/training/tokenizer_files.h"
 #include "viaduct/training/train_state.h"
 #include "viaduct/training/training_log.h"
@@ -43,6 +46,11 @@ struct GlobalState {
   double flops_per_sample = 0;                     // of a training step
   std::unique_ptr<CheckpointManager> checkpoints;  // null where checkpoint.save is not set
   std::unique_ptr<TrainingLog> log;                // of the first rank; null elsewhere
+  std::unique_ptr<ProgressLog> progress;           // of the first rank, where logger.log_progress asks
+  std::optional<MemoryReport> memory;
+  LossSpikes spikes{10};
+  int64_t first_iteration = 1;                     // that this job trains
+  bool memory_told = false;                        // on the console
   std::vector<TokenizerFile> tokenizer_files;      // that checkpoints carry along; on the first rank
 
   /// The chunks as modules.

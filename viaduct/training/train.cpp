@@ -11,6 +11,7 @@
 #include "viaduct/core/error.h"
 #include "viaduct/nn/gradients.h"
 #include "viaduct/training/forward_backward.h"
+#include "viaduct/training/options.h"
 
 namespace viaduct::training {
 
@@ -114,6 +115,36 @@ void save_checkpoint(GlobalState& state) {
   state.say_times({"save-checkpoint"});
 }
 
+// A loss that is far above earlier ones is told; whether it is a fault or the data, nobody knows here.
+void warn_of_spike(GlobalState& state, const std::map<std::string, double>& losses) {
+  if (!state.cfg.rerun_state_machine.check_for_spiky_loss || losses.empty()) return;
+  const auto& [name, loss] = *losses.begin();
+  if (state.spikes.is_spike(loss))
+    state.say(fmt::format("warning: iteration {}: {} is {:.6E}, {:.1f} times the largest of the first 100, {:.6E} "
+                          "(rerun_state_machine.spiky_loss_factor is {})",
+                          state.train_state.step + 1, name, loss, loss / state.spikes.largest(), state.spikes.largest(),
+                          double{state.cfg.rerun_state_machine.spiky_loss_factor}));
+}
+
+// What is said of an iteration. Collective.
+void log_iteration(GlobalState& state, const IterationReport& report) {
+  const config::LoggerConfig& logger = state.cfg.logger;
+  if (state.log) state.log->add(report);
+  const auto every = [&](int64_t interval) { return report.iteration % interval == 0; };
+  // Once when the optimizer has its state: in the second iteration at the latest.
+  const bool first = every(logger.log_interval) && report.iteration > state.first_iteration && !state.memory_told;
+  if (first || (logger.log_memory_interval && every(*logger.log_memory_interval))) {
+    state.memory_told = true;
+    std::string line = fmt::format("(after {} iterations) memory (GB)", report.iteration);
+    for (const auto& [name, value] : state.memory->largest(state.mesh->world))
+      line += fmt::format(" | {}: {}", name, value);
+    state.say(line);
+  }
+  if (every(logger.log_interval))
+    if (const auto lines = state.timers->lines(iteration_timers(*state.timers), /*by_iteration=*/true))
+      state.say(*lines);
+}
+
 // Passes over the micro-batches of an iteration that is to be skipped.
 void skip_iteration(GlobalState& state, MicroBatches& batches) {
   const topology::BatchSizes sizes = state.batches->at(state.train_state.consumed_train_samples);
@@ -151,11 +182,13 @@ IterationReport train_step(GlobalState& state, const ForwardStep& forward_step, 
         "Look at these samples and at the learning rate; rerun_state_machine.check_for_nan_in_loss=false goes on "
         "without their update",
         sizes.running);
+  warn_of_spike(state, report.losses);
   timers.start("all-grads-sync", 1, barrier);
   optimizer.reduce_gradients(per_token ? std::max(result.num_tokens, 1.0) : 1);
   timers.stop("all-grads-sync");
   timers.start("optimizer", 1, state.cfg.optimizer.barrier_with_L1_time);
-  const optim::StepResult step = optimizer.step({report.lr, report.weight_decay, std::nullopt});
+  if (const auto decoupled = decoupled_group(state.cfg)) report.decoupled_lr = state.scheduler->lr(*decoupled);
+  const optim::StepResult step = optimizer.step({report.lr, report.weight_decay, report.decoupled_lr});
   timers.stop("optimizer");
   timers.end_iteration();
   report.grad_norm = step.grad_norm;
@@ -175,10 +208,12 @@ IterationReport train_step(GlobalState& state, const ForwardStep& forward_step, 
   state.train_state.floating_point_operations_so_far += state.flops_per_sample * static_cast<double>(sizes.running);
   report.iteration = state.train_state.step;
   report.consumed_samples = state.train_state.consumed_train_samples;
+  report.skipped_samples = state.train_state.skipped_train_samples;
   if (state.cfg.logger.log_params_norm) report.params_norm = params_norm(state);
-  if (state.cfg.logger.log_timers_to_tensorboard &&
-      report.iteration % state.cfg.logger.tensorboard_log_interval == 0)
-    report.timers = timers.slowest(iteration_timers(timers));
+  const config::LoggerConfig& logger = state.cfg.logger;
+  const bool to_tensorboard = report.iteration % logger.tensorboard_log_interval == 0;
+  if (logger.log_timers_to_tensorboard && to_tensorboard) report.timers = timers.slowest(iteration_timers(timers));
+  if (logger.log_memory_to_tensorboard && to_tensorboard) report.memory = state.memory->largest(state.mesh->world);
   return report;
 }
 
@@ -229,14 +264,12 @@ Ended train(GlobalState& state, const ForwardStep& forward_step, const TrainData
     } else {
       call(callbacks.on_train_step_start, state);
       const IterationReport report = train_step(state, forward_step, *data.train);
-      if (state.log) state.log->add(report);
-      if (report.iteration % state.cfg.logger.log_interval == 0)
-        if (const auto lines = state.timers->lines(iteration_timers(*state.timers), /*by_iteration=*/true))
-          state.say(*lines);
+      if (!state.cfg.logger.skip_train_metrics_log) log_iteration(state, report);
       call(callbacks.on_train_step_end, state, report);
     }
     if (state.checkpoints) state.checkpoints->poll(state);
-    if (data.validation && due(validation.eval_interval) && validation.eval_iters.value_or(0) > 0) {
+    if (data.validation && due(validation.eval_interval) && validation.eval_iters.value_or(0) > 0 &&
+        state.train_state.step >= validation.start_eval_at_iter.value_or(0)) {
       const LogPause pause(state);
       evaluate_and_print_results(state, "validation", forward_step, *data.validation(), *validation.eval_iters,
                                  callbacks);
