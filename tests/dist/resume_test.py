@@ -13,7 +13,7 @@ import unittest
 
 import torch
 import torch.distributed.checkpoint
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint import DefaultSavePlanner, FileSystemReader, FileSystemWriter
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from training_case import HALF, LARGER, MISTAKE, TrainingCase, command, environment  # noqa: E402
@@ -140,7 +140,8 @@ class Resume(TrainingCase):
             rounded_up += int((low < 0).sum())
             content[key], content[key.removeprefix(prefix)] = low, high.to(torch.int16).view(torch.bfloat16)
         self.assertGreater(rounded_up, 1000)
-        torch.distributed.checkpoint.save(content, storage_writer=FileSystemWriter(halves / folder), no_dist=True)
+        torch.distributed.checkpoint.save(content, storage_writer=FileSystemWriter(halves / folder), no_dist=True,
+                                          planner=DefaultSavePlanner(flatten_state_dict=False))
         for root in (whole, halves):
             self.pretrain("train.train_iters=3", f"checkpoint.save={root}", f"checkpoint.load={root}",
                           "scheduler.override_opt_param_scheduler=true", *HALF)
