@@ -93,10 +93,11 @@ TEST(RoundedUpdate, IsTheFormulaInFloat32WithRoundedMoments) {
       update_rounded(*rule, lists, {step, kLr, kDecay});
       reference.step(step, first, second);
       for (size_t i = 0; i < lists.parameters.size(); ++i) {
-        const std::string where = fmt::format("{} and {}, step {}, tensor {}", at::toString(first),
-                                              at::toString(second), step, i);
+        const std::string where =
+            fmt::format("{} and {}, step {}, tensor {}", at::toString(first), at::toString(second), step, i);
         EXPECT_TRUE(lists.state[0][i].scalar_type() == first && lists.state[1][i].scalar_type() == second);
-        // torch's fused step contracts products and sums: float32 may differ in the last place, what is rounded may not.
+        // torch's fused step contracts products and sums: float32 may differ in the last place, what is rounded may
+        // not.
         EXPECT_TRUE(at::allclose(lists.parameters[i], reference.parameters[i], 1e-6, 1e-7)) << where;
         const at::Tensor m = lists.state[0][i].to(at::kFloat), v = lists.state[1][i].to(at::kFloat);
         EXPECT_TRUE(at::equal(m, reference.first[i])) << where;
