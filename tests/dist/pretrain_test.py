@@ -216,7 +216,7 @@ class Pretrain(CliCase):
             run = subprocess.run([PROGRAM, *map(str, command), f"rerun_state_machine.spiky_loss_factor={factor}"], capture_output=True, text=True,
                                  timeout=240)
             self.assertEqual(run.returncode, DONE, run.stdout + run.stderr)
-            self.assertEqual(re.findall(r"^warning: iteration (\d+): lm loss is [\d.E+]+, [\d.]+ times the largest of the first 100", run.stdout, re.M),
+            self.assertEqual(re.findall(r"^warning: iteration (\d+): lm loss is [\d.E+-]+, [\d.]+ times the largest of the first 100", run.stdout, re.M),
                              expected, run.stdout)
 
     def timers(self, name, *overrides, ranks=1):

@@ -11,13 +11,21 @@ import sys
 import time
 import unittest
 
+import torch
+import torch.distributed.checkpoint
+from torch.distributed.checkpoint import DefaultSavePlanner, FileSystemReader, FileSystemWriter
+
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from training_case import HALF, LARGER, MISTAKE, TrainingCase, command, environment  # noqa: E402
 
 DROPOUT = ["model.hidden_dropout=0.1", "model.attention_dropout=0.1"]
 EXPERTS = ["model.qk_layernorm=true", "model.num_moe_experts=4", "model.moe_router_topk=2", "model.moe_ffn_hidden_size=48",
            "model.moe_router_load_balancing_type=aux_loss", "model.moe_aux_loss_coeff=0.01", "model.moe_grouped_gemm=true"]
+MOMENTS = ["optimizer.use_precision_aware_optimizer=true", "optimizer.exp_avg_dtype=torch.bfloat16",
+           "optimizer.exp_avg_sq_dtype=torch.bfloat16"]
 PLAIN = ["optimizer.use_distributed_optimizer=false", "ddp.use_distributed_optimizer=false"]
+# Of mixed precision, gradients in bfloat16.
+GRADIENTS = "mixed_precision.grad_reduce_in_fp32=false"
 # How many times a run is killed; 100 once, fewer in everyday's test.
 KILLS = int(os.environ.get("VIADUCT_KILLS", 6))
 
@@ -30,7 +38,7 @@ class Resume(TrainingCase):
     def test_same_layout(self):
         """Stopped after 3 of 6 iterations and started again: the same bits in every file of the last checkpoint."""
         tp, pp, ep = "model.tensor_model_parallel_size=2", "model.pipeline_model_parallel_size=2", "model.expert_model_parallel_size=2"
-        cases = [(1, [*DROPOUT]), (1, [*HALF, *PLAIN, *DROPOUT]), (2, [*HALF, "checkpoint.async_save=true"]),
+        cases = [(1, [*DROPOUT]), (1, [*HALF, *PLAIN, *DROPOUT]), (2, [*HALF, "checkpoint.async_save=true"]), (2, [*HALF, *MOMENTS, GRADIENTS]),
                  (2, [pp, *PLAIN]), (2, [*EXPERTS, ep, *HALF]), (4, [tp, pp, "model.sequence_parallel=true", *DROPOUT])]
         for ranks, more in cases:
             where = f"{ranks} ranks {' '.join(more)}"
@@ -83,6 +91,61 @@ class Resume(TrainingCase):
                     for iteration, values in found.items():
                         for a, b in zip(expected[iteration], values):
                             self.assertLessEqual(abs(a - b), 5e-6 * abs(a), f"{kind}, {ranks} {layout}, iteration {iteration}")
+
+    def test_moments_in_bfloat16(self):
+        """They are stored in float32, and a run with the other kind of moments goes on from them."""
+        def state(root, iteration):
+            folder = root / f"iter_{iteration:07}"
+            stored = FileSystemReader(folder).read_metadata().state_dict_metadata
+            tensors = {key: torch.empty(entry.size, dtype=entry.properties.dtype) for key, entry in stored.items()
+                       if key.startswith("optimizer.state.")}
+            torch.distributed.checkpoint.load(tensors, storage_reader=FileSystemReader(folder), no_dist=True)
+            return tensors
+
+        def is_rounded(tensors, name):
+            return all(torch.equal(values, values.bfloat16().float()) for key, values in tensors.items()
+                       if key.startswith(f"optimizer.state.{name}."))
+
+        both, first = MOMENTS, MOMENTS[:2]
+        for kind, more, other, expected in (("both", both, [], (True, True)), ("first", first, both, (True, False)),
+                                            ("none", [], both, (False, False))):
+            with self.subTest(kind):
+                root = self.folder / kind
+                self.pretrain("train.train_iters=2", f"checkpoint.save={root}", *HALF, *more)
+                tensors = state(root, 2)
+                self.assertEqual({values.dtype for values in tensors.values()}, {torch.float32})
+                self.assertEqual((is_rounded(tensors, "exp_avg"), is_rounded(tensors, "exp_avg_sq")), expected)
+                self.assertFalse(is_rounded(tensors, "param"))
+                self.assertTrue(all(values.abs().max() > 0 for key, values in tensors.items() if ".exp_avg_sq." in key))
+                self.pretrain("train.train_iters=3", f"checkpoint.save={root}", f"checkpoint.load={root}",
+                              "scheduler.override_opt_param_scheduler=true", *HALF, *other)
+                self.assertEqual(is_rounded(state(root, 3), "exp_avg_sq"), other == both)
+
+    def test_remainders(self):
+        """Main parameters of which the checkpoint has the 16 bits behind the weights', as TransformerEngine's FusedAdam keeps them."""
+        whole, halves = self.folder / "whole", self.folder / "halves"
+        self.pretrain("train.train_iters=2", f"checkpoint.save={whole}", *HALF)
+        folder = "iter_0000002"
+        shutil.copytree(whole, halves, ignore=lambda path, names: [name for name in names if name.endswith(".distcp") or name == ".metadata"])
+        stored = FileSystemReader(whole / folder).read_metadata().state_dict_metadata
+        content = {key: torch.empty(entry.size, dtype=entry.properties.dtype) if hasattr(entry, "size") else None
+                   for key, entry in stored.items()}
+        torch.distributed.checkpoint.load(content, storage_reader=FileSystemReader(whole / folder), no_dist=True)
+        prefix = "optimizer.state.param."
+        rounded_up = 0
+        for key in [key for key in content if key.startswith(prefix)]:
+            bits = content[key].view(torch.int32)
+            low = bits.to(torch.int16)
+            high = (bits >> 16) + (low < 0)
+            rounded_up += int((low < 0).sum())
+            content[key], content[key.removeprefix(prefix)] = low, high.to(torch.int16).view(torch.bfloat16)
+        self.assertGreater(rounded_up, 1000)
+        torch.distributed.checkpoint.save(content, storage_writer=FileSystemWriter(halves / folder), no_dist=True,
+                                          planner=DefaultSavePlanner(flatten_state_dict=False))
+        for root in (whole, halves):
+            self.pretrain("train.train_iters=3", f"checkpoint.save={root}", f"checkpoint.load={root}",
+                          "scheduler.override_opt_param_scheduler=true", *HALF)
+        self.check_same(whole, halves, 3, "from remainders")
 
     def test_killed(self):
         """kill -9 at any moment, of training or of a save in the background: the next start goes on from the newest

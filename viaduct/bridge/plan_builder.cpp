@@ -81,9 +81,9 @@ void PlanBuilder::add(const Shape& offset, const Shape& size, DType dtype, const
   plan_.targets.push_back(target);
 }
 
-void PlanBuilder::add_copy(const SourceChunk& place, uint32_t tensor, uint32_t chunk) {
+void PlanBuilder::add_copy(const SourceChunk& place, uint32_t tensor, uint32_t chunk, std::optional<DType> dtype) {
   TargetChunk target;
-  target.dtype = place.dtype;
+  target.dtype = dtype.value_or(place.dtype);
   target.size = place.size;
   target.tensor = tensor;
   target.chunk = chunk;

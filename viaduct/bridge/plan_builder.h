@@ -2,6 +2,7 @@
 // where the source stores its tensors.
 #pragma once
 
+#include <optional>
 #include <unordered_map>
 
 #include "viaduct/bridge/checkpoint.h"
@@ -21,8 +22,8 @@ class PlanBuilder {
   /// by finish().
   void add(const Shape& offset, const Shape& size, DType dtype, const layout::Pieces& pieces, uint32_t tensor,
            uint32_t chunk, float add = 0, uint32_t encoder = kNoEncoder);
-  /// Adds the next target chunk as a copy of this place, whole.
-  void add_copy(const SourceChunk& place, uint32_t tensor, uint32_t chunk);
+  /// Adds the next target chunk as a copy of this place, whole; in another type where `dtype` names one.
+  void add_copy(const SourceChunk& place, uint32_t tensor, uint32_t chunk, std::optional<DType> dtype = {});
 
   /// Each returns what the plan calls it by.
   uint32_t add_encoder(const Encoder& encoder);

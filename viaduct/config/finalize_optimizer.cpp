@@ -34,6 +34,15 @@ void check_precision_aware(FinalizeContext& context) {
   context.check(o.use_distributed_optimizer,
                 "optimizer.use_precision_aware_optimizer=True without the distributed optimizer",
                 "set optimizer.use_distributed_optimizer=true");
+  // What holds gradients is of the type that ddp says; main_grads_dtype only says it again, as for Megatron-LM.
+  const bool half = (model.bf16 || model.fp16) && !context.config.ddp.grad_reduce_in_fp32;
+  const DType gradients = half ? model.params_dtype : DType::kF32;
+  context.check(
+      o.main_grads_dtype == DType::kF32 || o.main_grads_dtype == gradients,
+      fmt::format("optimizer.main_grads_dtype is {}, but gradients are kept in {} with {}", o.main_grads_dtype,
+                  gradients, shown("ddp.grad_reduce_in_fp32", context.config.ddp.grad_reduce_in_fp32)),
+      "set ddp.grad_reduce_in_fp32=false (and mixed_precision.grad_reduce_in_fp32=false), or "
+      "optimizer.main_grads_dtype=torch.float32");
   context.check(o.bf16 == model.bf16 && o.fp16 == model.fp16,
                 fmt::format("optimizer.use_precision_aware_optimizer=True with {}, {} but {}, {}",
                             shown("optimizer.bf16", o.bf16), shown("optimizer.fp16", o.fp16),

@@ -47,6 +47,12 @@ bool is_set(const Yaml& value) {
   return true;
 }
 
+/// The name of a type or function of Python, which is a mapping; else null.
+const Yaml* python_name(const Yaml& value) {
+  const Yaml* call = value.is_mapping() ? value.find("_call_") : nullptr;
+  return call && call->is_bool() && !call->as_bool() ? value.find("_target_") : nullptr;
+}
+
 bool holds(std::string_view condition, const Yaml& value) {
   if (condition == "true") return value.is_bool() && value.as_bool();
   if (condition == "set") return is_set(value);
@@ -58,8 +64,10 @@ bool holds(std::string_view condition, const Yaml& value) {
     return value.is_number() && value.as_double() > limit;
   }
   VIADUCT_CHECK(words[0] == "not", "condition '{}'", condition);
-  if (!value.is_string()) return false;
-  return std::find(words.begin() + 1, words.end(), last_word(value.as_string())) == words.end();
+  const Yaml* name = python_name(value);
+  const Yaml& text = name ? *name : value;
+  if (!text.is_string()) return false;
+  return std::find(words.begin() + 1, words.end(), last_word(text.as_string())) == words.end();
 }
 
 }  // namespace
@@ -99,6 +107,7 @@ void check_mechanisms(const ConfigContainer& config, Violations& violations) {
     if (bar != row.what.npos) fix = row.what.substr(bar + 1);
     // Of a data set the name says more than the class.
     const Yaml* name = value->is_mapping() ? value->find("dataset_name") : nullptr;
+    if (!name) name = python_name(*value);
     violations.add(fmt::format("{}={}: {} is not built yet", row.path, python_text(name ? *name : *value),
                                row.what.substr(0, bar)),
                    fix);

@@ -133,7 +133,10 @@ class Estimator {
     const double parameter_bytes = static_cast<double>(element_size(config_.model.params_dtype));
     const bool full = parameter_bytes >= 4;
     const double gradient_bytes = full || config_.ddp.grad_reduce_in_fp32 ? 4 : parameter_bytes;
-    const double moments = config_.optimizer.optimizer == "sgd" ? 4 : 8;
+    const double moments = config_.optimizer.optimizer == "sgd"
+                               ? 4
+                               : static_cast<double>(element_size(config_.optimizer.exp_avg_dtype) +
+                                                     element_size(config_.optimizer.exp_avg_sq_dtype));
     const double state_bytes = moments + (full ? 0 : 4);
     const double replicas[2] = {static_cast<double>(sizes_.dp) * sizes_.cp,
                                 static_cast<double>(sizes_.expert_data_parallel_size())};

@@ -37,12 +37,12 @@ struct MemoryEstimate {
 /// Estimates for a finalized configuration (config/finalize.h) on `world_size` ranks.
 ///
 /// Weights count their type's bytes; gradients four bytes with ddp.grad_reduce_in_fp32 or fp32 parameters, else the
-/// type's; Adam's state two fp32 moments, SGD's one, and an fp32 copy of parameters of less precision. With the
-/// distributed optimizer its state is cut among the ranks that hold the same parameters (data and context parallel,
-/// of experts those of the same experts). With an adapter only its own parameters have gradients and state.
-/// Activations are those of the micro batches that the pipeline's schedule (1F1B, interleaved) has in flight
-/// (activation_memory.h), by the recompute settings, and the logits in fp32. Not counted: buffers of communication,
-/// workspaces, the allocator's loss, the CUDA context.
+/// type's; Adam's state two moments of exp_avg_dtype and exp_avg_sq_dtype, SGD's one in fp32, and an fp32 copy of
+/// parameters of less precision. With the distributed optimizer its state is cut among the ranks that hold the same
+/// parameters (data and context parallel, of experts those of the same experts). With an adapter only its own
+/// parameters have gradients and state. Activations are those of the micro batches that the pipeline's schedule
+/// (1F1B, interleaved) has in flight (activation_memory.h), by the recompute settings, and the logits in fp32. Not
+/// counted: buffers of communication, workspaces, the allocator's loss, the CUDA context.
 ///
 /// UserError when the layout does not fit the model.
 MemoryEstimate estimate_memory(const ArchSpec& arch, const config::ConfigContainer& config, int world_size);

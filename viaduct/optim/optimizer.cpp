@@ -11,19 +11,9 @@
 #include "viaduct/core/error.h"
 #include "viaduct/nn/gpt_model.h"
 #include "viaduct/nn/gradients.h"
+#include "viaduct/optim/rounded_update.h"
 
 namespace viaduct::optim {
-
-namespace {
-
-// The tensor itself where it is of this type.
-at::Tensor in_type(const at::Tensor& tensor, c10::ScalarType type) { return tensor.to(type); }
-
-void write_back(const at::Tensor& from, const at::Tensor& to) {
-  if (!from.is_same(to)) to.copy_(from);
-}
-
-}  // namespace
 
 Optimizer::Optimizer(const nn::ModelChunks& chunks, nn::ContextPtr context, OptimizerOptions options)
     : chunks_(chunks),
@@ -203,17 +193,11 @@ void Optimizer::update(const StepSettings& settings, double divisor) {
     UpdateLists lists;
     lists.state.resize(rule_->state_names().size());
     for (const size_t i : members) {
-      const c10::ScalarType type = slices_[i].main.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-      lists.parameters.push_back(in_type(slices_[i].main, type));
-      lists.gradients.push_back(in_type(gradient_of(i), type));
-      for (size_t s = 0; s < lists.state.size(); ++s) lists.state[s].push_back(in_type(slices_[i].state[s], type));
+      lists.parameters.push_back(slices_[i].main);
+      lists.gradients.push_back(gradient_of(i));
+      for (size_t s = 0; s < lists.state.size(); ++s) lists.state[s].push_back(slices_[i].state[s]);
     }
-    rule_->update(lists, {num_updates_, rates.first, rates.second, divisor});
-    for (size_t m = 0; m < members.size(); ++m) {
-      const OptimizerSlice& slice = slices_[members[m]];
-      write_back(lists.parameters[m], slice.main);
-      for (size_t s = 0; s < lists.state.size(); ++s) write_back(lists.state[s][m], slice.state[s]);
-    }
+    update_rounded(*rule_, std::move(lists), {num_updates_, rates.first, rates.second, divisor});
   }
 }
 

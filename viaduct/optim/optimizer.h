@@ -67,7 +67,7 @@ struct OptimizerSlice {
   int64_t size;
   /// The parameter, in main_params_dtype; where that is the parameter's own type, a view of it. [size]
   at::Tensor main;
-  /// By the update rule's state_names. [size]
+  /// By the update rule's state_names, in exp_avg_dtype and exp_avg_sq_dtype; computed with in float32. [size]
   std::vector<at::Tensor> state;
 };
 

@@ -18,6 +18,7 @@
 #include "viaduct/training/bucket_form.h"
 #include "viaduct/training/checkpoint_state.h"
 #include "viaduct/training/options.h"
+#include "viaduct/training/param_remainders.h"
 
 namespace viaduct::training {
 
@@ -96,9 +97,13 @@ void load_optimizer(GlobalState& state, const formats::TorchDistReader& reader) 
   }
   VIADUCT_USER_CHECK(has_tensor(stored, "optimizer.state."),
                      "{}: no optimizer state; checkpoint.load_optim=false begins with a new optimizer", origin);
-  read_boxes(reader.files(), stored,
-             optimizer_boxes(state.chunks(), *state.context, *state.optimizer, main_prefix(stored), keys,
-                             ReplicaWriters::kFirst));
+  const std::string prefix = main_prefix(stored);
+  std::vector<StateBox> boxes =
+      optimizer_boxes(state.chunks(), *state.context, *state.optimizer, prefix, keys, ReplicaWriters::kFirst);
+  const std::vector<StateBox> remainders = remainder_boxes(boxes, stored, prefix);
+  read_boxes(reader.files(), stored, boxes);
+  if (!remainders.empty()) read_boxes(reader.files(), stored, remainders);
+  for (const StateBox& box : remainders) undo_rounding(box);
   with_origin(origin, [&] { load_common_state(state, common, origin); });
 }
 

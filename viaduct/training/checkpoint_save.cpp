@@ -74,23 +74,22 @@ Part lay_out(const GlobalState& state, const SaveOptions& options) {
 
   Part part;
   bridge::StoredTensors memory;
-  std::vector<bridge::SourceChunk> places;
+  std::vector<std::pair<bridge::SourceChunk, DType>> places;             // and as what they are written
   std::vector<std::pair<uint32_t, uint32_t>> targets;                    // tensor and chunk
   std::unordered_map<std::string, std::pair<uint32_t, uint32_t>> known;  // key: its tensor, its next chunk
   const at::NoGradGuard no_grad;
   for (const StateBox& box : boxes) {
     if (!box.writes) continue;
-    const DType dtype = torchx::dtype_of(box.values.scalar_type());
-    formats::StoredTensor tensor{box.key, dtype, box.shape, {}};
+    formats::StoredTensor tensor{box.key, box.dtype, box.shape, {}};
     tensor.chunks.push_back({box.offset, box.size, 0, 0, {}});
     shard.add(std::move(tensor));
     const auto place = known.try_emplace(box.key, static_cast<uint32_t>(known.size()), 0u).first;
     targets.emplace_back(place->second.first, place->second.second++);
     bridge::SourceChunk source;
     source.file = static_cast<uint32_t>(part.tensors.size());
-    source.dtype = dtype;
+    source.dtype = torchx::dtype_of(box.values.scalar_type());
     source.size = box.size;
-    places.push_back(source);
+    places.emplace_back(source, box.dtype);
     // What is written while training goes on must not change any more.
     at::Tensor values = box.values.detach();
     values = values.is_cpu() && !options.background
@@ -101,7 +100,8 @@ Part lay_out(const GlobalState& state, const SaveOptions& options) {
     memory.files.emplace_back(box.key);
   }
   bridge::PlanBuilder builder(memory);
-  for (size_t i = 0; i < places.size(); ++i) builder.add_copy(places[i], targets[i].first, targets[i].second);
+  for (size_t i = 0; i < places.size(); ++i)
+    builder.add_copy(places[i].first, targets[i].first, targets[i].second, places[i].second);
   part.plan = builder.finish(shard.finish());
   part.index = shard.take_index();
   return part;

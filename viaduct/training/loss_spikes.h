@@ -5,7 +5,8 @@
 
 namespace viaduct::training {
 
-/// The largest of the first hundred losses is what later ones are measured by, as in upstream's rerun state machine.
+/// The largest of the first hundred losses is what later ones are measured by, as in upstream's rerun state
+/// machine.
 class LossSpikes {
  public:
   /// A spike is this many times the largest (rerun_state_machine.spiky_loss_factor).

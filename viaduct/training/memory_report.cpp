@@ -85,12 +85,13 @@ MemoryReport::MemoryReport(const config::Yaml& memory_keys, c10::Device device) 
   const std::map<std::string, double> known = device_statistics({});
   for (const auto& [statistic, name] : memory_keys.members()) {
     const std::string key = statistic.as_string();
-    VIADUCT_USER_CHECK(known.contains(key),
-                       "logger.memory_keys: '{}' is none of torch.cuda.memory_stats(): num_alloc_retries, num_ooms, or "
-                       "allocation, segment, active, inactive_split, allocated_bytes, reserved_bytes, active_bytes, "
-                       "inactive_split_bytes, requested_bytes, each with .all, .small_pool or .large_pool, and "
-                       ".current, .peak, .allocated or .freed",
-                       key);
+    VIADUCT_USER_CHECK(
+        known.contains(key),
+        "logger.memory_keys: '{}' is none of torch.cuda.memory_stats(): num_alloc_retries, num_ooms, or "
+        "allocation, segment, active, inactive_split, allocated_bytes, reserved_bytes, active_bytes, "
+        "inactive_split_bytes, requested_bytes, each with .all, .small_pool or .large_pool, and "
+        ".current, .peak, .allocated or .freed",
+        key);
     if (!device.is_cpu()) entries_.push_back({key, name.as_string()});
   }
 }

@@ -20,8 +20,8 @@ class MemoryReport {
   /// memory. UserError that lists torch's names for one that is none of them.
   MemoryReport(const config::Yaml& memory_keys, c10::Device device);
 
-  /// By name, in the order of the names; bytes as gigabytes (1e9), to five digits. Of every statistic the largest of
-  /// all ranks: which stage has it depends on the layout. Collective.
+  /// By name, in the order of the names; bytes as gigabytes (1e9), to five digits. Of every statistic the largest
+  /// of all ranks: which stage has it depends on the layout. Collective.
   std::vector<std::pair<std::string, double>> largest(const parallel::Group& world) const;
 
  private:

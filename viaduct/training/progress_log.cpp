@@ -88,7 +88,8 @@ void ProgressLog::append(const std::string& text) const {
   std::strftime(time.data(), time.size(), kTime, &parts);
   const char* job = std::getenv("SLURM_JOB_ID");
   std::ofstream out(file_, std::ios::app);
-  out << fmt::format("{}\tJob ID: {}\t# GPUs: {}\t{}\n", time.data(), job ? job : "", world_size_, text) << std::flush;
+  out << fmt::format("{}\tJob ID: {}\t# GPUs: {}\t{}\n", time.data(), job ? job : "", world_size_, text)
+      << std::flush;
   if (!out) throw_system(fmt::format("cannot write {}", file_.string()));
 }
 
@@ -98,10 +99,11 @@ void ProgressLog::saving(int64_t iteration, double flops, double tokens, bool ba
   };
   const double seconds = std::chrono::duration<double>(Clock::now() - start_).count();
   const auto [since, before] = first_job(read_text_file(file_, 1u << 30), world_size_);
-  append(fmt::format("{}\tIteration: {}\tJob throughput: {:.1f} MODEL_TFLOP/s/GPU\tCumulative throughput: {:.1f} "
-                     "MODEL_TFLOP/s/GPU\tFloating-point operations: {:.2e}\tTokens (in billions): {:.2f}",
-                     background ? kBegun : kSaved, iteration, rate(flops - flops_at_start_, seconds),
-                     rate(flops - before, static_cast<double>(std::time(nullptr)) - since), flops, tokens / 1e9));
+  append(
+      fmt::format("{}\tIteration: {}\tJob throughput: {:.1f} MODEL_TFLOP/s/GPU\tCumulative throughput: {:.1f} "
+                  "MODEL_TFLOP/s/GPU\tFloating-point operations: {:.2e}\tTokens (in billions): {:.2f}",
+                  background ? kBegun : kSaved, iteration, rate(flops - flops_at_start_, seconds),
+                  rate(flops - before, static_cast<double>(std::time(nullptr)) - since), flops, tokens / 1e9));
 }
 
 void ProgressLog::saved_in_background(int64_t iteration) {

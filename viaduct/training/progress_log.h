@@ -9,7 +9,8 @@
 namespace viaduct::training {
 
 /// Appends upstream's lines, which Megatron's tools read:
-///     2026-01-31 18:05:09 \t Job ID: 4711 \t # GPUs: 8 \t Saved checkpoint \t Iteration: 100 \t Job throughput: ...
+///     2026-01-31 18:05:09 \t Job ID: 4711 \t # GPUs: 8 \t Saved checkpoint \t Iteration: 100 \t Job throughput:
+///     ...
 /// Of the rank that logs.
 class ProgressLog {
  public:
@@ -33,9 +34,9 @@ class ProgressLog {
   Clock::time_point start_ = Clock::now();
 };
 
-/// When the first of the jobs with so many ranks began, in seconds since 1970, and the operations of the run at that
-/// time: of the lines of a progress.txt. Lines that are none of upstream's are passed over, as users write into the
-/// file. Zeros when there is no such job.
+/// When the first of the jobs with so many ranks began, in seconds since 1970, and the operations of the run at
+/// that time: of the lines of a progress.txt. Lines that are none of upstream's are passed over, as users write
+/// into the file. Zeros when there is no such job.
 std::pair<double, double> first_job(std::string_view lines, int world_size);
 
 }  // namespace viaduct::training

@@ -49,9 +49,9 @@ struct GlobalState {
   std::unique_ptr<ProgressLog> progress;           // of the first rank, where logger.log_progress asks
   std::optional<MemoryReport> memory;
   LossSpikes spikes{10};
-  int64_t first_iteration = 1;                     // that this job trains
-  bool memory_told = false;                        // on the console
-  std::vector<TokenizerFile> tokenizer_files;      // that checkpoints carry along; on the first rank
+  int64_t first_iteration = 1;                 // that this job trains
+  bool memory_told = false;                    // on the console
+  std::vector<TokenizerFile> tokenizer_files;  // that checkpoints carry along; on the first rank
 
   /// The chunks as modules.
   nn::ModelChunks chunks() const { return {model.begin(), model.end()}; }

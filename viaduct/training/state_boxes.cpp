@@ -77,8 +77,12 @@ class Dealer {
 StateBox state_box(const StoredPart& part, const std::string& key_prefix, const Box& local, at::Tensor values,
                    bool writes) {
   Box stored = part.stored(local);
-  return {key_prefix + part.key,  part.shape,        std::move(stored.offset),
-          std::move(stored.size), std::move(values), writes};
+  DType dtype = torchx::dtype_of(values.scalar_type());
+  // Whoever goes on, with moments in whatever type, finds what megatron-core's optimizers write.
+  if (key_prefix.starts_with("optimizer.state.") && element_size(dtype) < element_size(DType::kF32))
+    dtype = DType::kF32;
+  return {key_prefix + part.key, part.shape, std::move(stored.offset), std::move(stored.size), dtype,
+          std::move(values),     writes};
 }
 
 const parallel::Group& replicas_of(const parallel::Mesh& mesh, const models::Parameter& parameter) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "viaduct/core/dtype.h"
 #include "viaduct/core/shape.h"
 #include "viaduct/layout/piece.h"
 #include "viaduct/models/state_keys.h"
@@ -23,6 +24,9 @@ struct StateBox {
   Shape shape;      // its shape
   Shape offset;     // of the box in it
   Shape size;       // of the box
+  /// Of the tensor as it is written: float32 for moments in bfloat16, as megatron-core has it. Not used for
+  /// reading.
+  DType dtype;
   at::Tensor
       values;  // a view of what lives on this rank, of as many elements as the box in its order; may be written
   /// Does this rank write it? Of all ranks that have a box exactly one does.

@@ -120,10 +120,11 @@ void warn_of_spike(GlobalState& state, const std::map<std::string, double>& loss
   if (!state.cfg.rerun_state_machine.check_for_spiky_loss || losses.empty()) return;
   const auto& [name, loss] = *losses.begin();
   if (state.spikes.is_spike(loss))
-    state.say(fmt::format("warning: iteration {}: {} is {:.6E}, {:.1f} times the largest of the first 100, {:.6E} "
-                          "(rerun_state_machine.spiky_loss_factor is {})",
-                          state.train_state.step + 1, name, loss, loss / state.spikes.largest(), state.spikes.largest(),
-                          double{state.cfg.rerun_state_machine.spiky_loss_factor}));
+    state.say(
+        fmt::format("warning: iteration {}: {} is {:.6E}, {:.1f} times the largest of the first 100, {:.6E} "
+                    "(rerun_state_machine.spiky_loss_factor is {})",
+                    state.train_state.step + 1, name, loss, loss / state.spikes.largest(), state.spikes.largest(),
+                    double{state.cfg.rerun_state_machine.spiky_loss_factor}));
 }
 
 // What is said of an iteration. Collective.

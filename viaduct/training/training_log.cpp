@@ -61,8 +61,8 @@ void TrainingLog::add(const IterationReport& report) {
 void TrainingLog::print_line(const IterationReport& report) {
   const auto now = Clock::now();
   const double whole = std::chrono::duration<double>(now - line_begin_).count();
-  std::string line = fmt::format(" [{}] iteration {:8}/{:8} | consumed samples: {:12} |", now_here(), report.iteration,
-                                 options_.train_iterations, report.consumed_samples);
+  std::string line = fmt::format(" [{}] iteration {:8}/{:8} | consumed samples: {:12} |", now_here(),
+                                 report.iteration, options_.train_iterations, report.consumed_samples);
   if (report.skipped_samples > 0) line += fmt::format(" skipped samples: {:12} |", report.skipped_samples);
   line += fmt::format(" elapsed time per iteration (ms): {:.1f} |", whole / static_cast<double>(iterations_) * 1e3);
   // Of the whole interval: batches may grow within it.
@@ -150,8 +150,10 @@ void TrainingLog::write_throughput(const IterationReport& report) {
   add("batches_per_sec", static_cast<double>(window_.size() - 1));
   add("samples_per_sec", samples);
   add("tokens_per_sec", samples * static_cast<double>(options_.tokens_per_sample));
-  events_->add_scalar("throughput/micro_batch_size", static_cast<double>(options_.micro_batch_size), report.iteration);
-  events_->add_scalar("throughput/global_batch_size", static_cast<double>(report.global_batch_size), report.iteration);
+  events_->add_scalar("throughput/micro_batch_size", static_cast<double>(options_.micro_batch_size),
+                      report.iteration);
+  events_->add_scalar("throughput/global_batch_size", static_cast<double>(report.global_batch_size),
+                      report.iteration);
 }
 
 void TrainingLog::write_runtime(const IterationReport& report) {

@@ -97,9 +97,9 @@ class TrainingLog {
     Clock::time_point end;
     int64_t consumed_samples;
   };
-  std::deque<Passed> window_;    // the last throughput_window_size iterations
-  double line_samples_ = 0;      // since the last line
-  int64_t job_iterations_ = 0;   // since this began
+  std::deque<Passed> window_;   // the last throughput_window_size iterations
+  double line_samples_ = 0;     // since the last line
+  int64_t job_iterations_ = 0;  // since this began
   double runtime_seconds_ = 0;  // of options_.runtime_time_unit
 };
 

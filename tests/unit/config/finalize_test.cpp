@@ -191,6 +191,18 @@ TEST_F(Finalize, OverlapFollowsTheLayoutUnlessSet) {
   EXPECT_EQ(config.ddp.bucket_size, 128 << 20);
 }
 
+TEST_F(Finalize, GradientsAreOfTheTypeThatDdpSays) {
+  const std::vector<std::string> aware{"optimizer.use_precision_aware_optimizer=true",
+                                       "optimizer.use_distributed_optimizer=true", "mixed_precision=bf16_mixed",
+                                       "optimizer.main_grads_dtype=torch.bfloat16"};
+  EXPECT_THAT(error_of(aware, facts(4)),
+              HasSubstr("optimizer.main_grads_dtype is BF16, but gradients are kept in F32 with "
+                        "ddp.grad_reduce_in_fp32=True"));
+  std::vector<std::string> in_bf16 = aware;
+  in_bf16.emplace_back("mixed_precision.grad_reduce_in_fp32=false");
+  EXPECT_EQ(error_of(in_bf16, facts(4)), "no error");
+}
+
 TEST_F(Finalize, LayoutsThatDoNotFit) {
   EXPECT_THAT(error_of({"model.pipeline_model_parallel_size=4", "model.num_layers=6"}, facts(4)),
               HasSubstr("model.num_layers=6 is no multiple of 4"));

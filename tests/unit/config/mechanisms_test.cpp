@@ -92,6 +92,10 @@ TEST(Mechanisms, WhatIsBuiltIsAccepted) {
                      "model.mtp_num_layers=0",
                      "mixed_precision=fp16_mixed"}),
             "");
+  EXPECT_EQ(refused({"optimizer.use_precision_aware_optimizer=true", "optimizer.exp_avg_dtype=torch.bfloat16",
+                     "optimizer.exp_avg_sq_dtype=bf16", "optimizer.main_grads_dtype=torch.bfloat16",
+                     "optimizer.store_param_remainders=true", "ddp.grad_reduce_in_fp32=false"}),
+            "");
   EXPECT_EQ(
       refused({"+peft={_target_: LoRA, dim: 8, dropout: 0.1}", "dataset={_target_: FinetuningDatasetConfig}"}), "");
   EXPECT_EQ(refused({"+peft={_target_: CanonicalLoRA, target_modules: [linear_q]}"}), "");
@@ -107,6 +111,11 @@ TEST(Mechanisms, WhatIsNotBuiltSaysSo) {
       {"model.cpu_offloading=true", "activations in host memory"},
       {"dist.use_megatron_fsdp=true", "fully sharded data parallelism"},
       {"optimizer.optimizer=dist_muon", "this optimizer"},
+      {"optimizer.exp_avg_dtype=torch.float16",
+       "optimizer.exp_avg_dtype=torch.float16: a moment that needs a scale for each tensor (torch.float32 and "
+       "torch.bfloat16 do not) is not built yet"},
+      {"optimizer.exp_avg_sq_dtype=torch.uint8", "optimizer.exp_avg_sq_dtype=torch.uint8: a moment that needs"},
+      {"optimizer.main_params_dtype=torch.float16", "main parameters in less than torch.float32 is not built yet"},
       {"checkpoint.ckpt_format=fsdp_dtensor", "this format of checkpoints"},
       {"logger.wandb_project=x", "Weights & Biases"},
       {"+peft={_target_: DoRA}", "training this kind of adapter"},

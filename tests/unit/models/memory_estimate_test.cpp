@@ -83,6 +83,11 @@ TEST(MemoryEstimate, BytesOfAParameterAreThePublishedOnes) {
   // Megatron's table of the distributed optimizer: bf16 parameters, fp32 gradients: 6 + 12/d, without it 18.
   EXPECT_DOUBLE_EQ(bytes(1), 18);
   EXPECT_DOUBLE_EQ(bytes(4), 6 + 12.0 / 4);
+  config.optimizer.exp_avg_dtype = DType::kBF16;
+  EXPECT_DOUBLE_EQ(bytes(4), 6 + 10.0 / 4);
+  config.optimizer.exp_avg_sq_dtype = DType::kBF16;
+  EXPECT_DOUBLE_EQ(bytes(4), 6 + 8.0 / 4);
+  config.optimizer.exp_avg_dtype = config.optimizer.exp_avg_sq_dtype = DType::kF32;
   config.ddp.grad_reduce_in_fp32 = false;  // bf16 gradients: 4 + 12/d
   EXPECT_DOUBLE_EQ(bytes(4), 4 + 12.0 / 4);
   config.model.params_dtype = DType::kF32;  // fp32: 8 + 8/d

@@ -24,7 +24,8 @@ TEST(MemoryReport, TheProcessOnTheCpu) {
 }
 
 TEST(MemoryReport, NamesThatTorchDoesNotHaveAreRefused) {
-  EXPECT_NO_THROW(MemoryReport(Yaml::mapping({{"allocated_bytes.small_pool.peak", "small"}, {"num_ooms", "ooms"}}), at::kCPU));
+  EXPECT_NO_THROW(
+      MemoryReport(Yaml::mapping({{"allocated_bytes.small_pool.peak", "small"}, {"num_ooms", "ooms"}}), at::kCPU));
   EXPECT_THROW(MemoryReport(Yaml::mapping({{"allocated_bytes.all.most", "x"}}), at::kCPU), UserError);
   EXPECT_THROW(MemoryReport(Yaml("allocated_bytes.all.peak"), at::kCPU), UserError);
 }
