@@ -31,6 +31,8 @@ class MpRankLayout {
   MpRankLayout(const Path& iteration, const std::vector<formats::RankFolder>& ranks,
                const formats::PickleValue& args, const models::ArchSpec& arch);
 
+  /// How many pipeline stages there are.
+  int pp() const { return pp_; }
   /// The rank among the pipeline stages, and among the expert-parallel ranks.
   int pp_of(const formats::RankFolder& rank) const { return rank.pp(pp_ > 1); }
   int ep_of(const formats::RankFolder& rank) const { return rank.ep(pp_ > 1); }
