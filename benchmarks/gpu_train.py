@@ -43,7 +43,7 @@ def start_ranks(words, ranks):
 
 
 def ours(program, name, command, ranks, overrides):
-    """Tokens a second, and the seconds from the start of the processes to their first step."""
+    """Tokens a second, and the seconds from the start of the processes to the end of their first step."""
     train = pathlib.Path(program).with_name("viaduct-train")
     start = time.monotonic()
     runs, output = start_ranks([str(train), command, *overrides], ranks)
@@ -52,14 +52,14 @@ def ours(program, name, command, ranks, overrides):
         said.append(line)
         if found := LINE.search(line):
             if first is None:
-                first = time.monotonic() - start - float(found[2]) / 1000
+                first = time.monotonic() - start
             times.append(float(found[2]) / 1000)
             losses.append(float(found[3]))
     if any([run.wait() for run in runs]) or len(times) < STEPS:
         print(f"{name}: failed\n{''.join(said)[-3000:]}", flush=True)
         return None
     speed = GLOBAL * SEQUENCE / (sum(times[WARM:]) / len(times[WARM:]))
-    print(f"{name}: {speed:,.0f} tokens/s, {first:.1f} s to the first step, loss {losses[0]:.3f} to {losses[-1]:.3f}", flush=True)
+    print(f"{name}: {speed:,.0f} tokens/s, {first:.1f} s until the first step was made, loss {losses[0]:.3f} to {losses[-1]:.3f}", flush=True)
     return speed
 
 

@@ -67,7 +67,7 @@ class KilledRank(TrainingCase):
         self.assertEqual(status, MISTAKE, output)
         errors = re.findall(r"^viaduct: error: (.*)$", output, re.MULTILINE)
         self.assertEqual(len(errors), 1, output)
-        gone = (r"rank 1 \(host \S+, process \d+\) is gone: no sign of life for 5 s; it was last " if victim == 1 else
+        gone = (r"rank 1 \(host \S+, process \d+\) is gone: no sign of life for (?:5|60) s; it was last " if victim == 1 else
                 r"the store of rank 0 at 127\.0\.0\.1:\d+ is gone")  # rank 0 serves the store
         operation = r"\w[\w ]* of group \"[\w ]+\""
         self.assertRegex(errors[0], rf"^rank {1 - victim}(?:: {operation} among ranks 0, 1 failed| stops before {operation}): {gone}")

@@ -31,8 +31,11 @@ class MpRankLayout {
   MpRankLayout(const Path& iteration, const std::vector<formats::RankFolder>& ranks,
                const formats::PickleValue& args, const models::ArchSpec& arch);
 
-  /// The rank among the pipeline stages, and among the expert-parallel ranks.
+  /// How many pipeline stages there are.
+  int pp() const { return pp_; }
+  /// The rank among the pipeline stages.
   int pp_of(const formats::RankFolder& rank) const { return rank.pp(pp_ > 1); }
+  /// The rank among the expert-parallel ranks.
   int ep_of(const formats::RankFolder& rank) const { return rank.ep(pp_ > 1); }
 
   /// Into how many parts a parameter is cut, and which of them a rank holds.

@@ -133,13 +133,11 @@ class TorchFileReader : public TensorReader {
     VIADUCT_USER_CHECK(root.is(Kind::kDict), "{} does not hold a dict", origin_);
     for (size_t i = 0; i < root.size(); ++i) {
       const std::string key = key_text(root.key(i));
-      if (tensors && key.starts_with(*tensors)) {
-        walk(root.value(i), key, 1);
-      } else if (std::find(values.begin(), values.end(), key) != values.end()) {
-        parts.values.set_member(key, object_of(root.value(i)));
-      } else {
-        parts.other_keys.push_back(key);
-      }
+      const bool its_tensors = tensors && key.starts_with(*tensors);
+      const bool its_values = std::find(values.begin(), values.end(), key) != values.end();
+      if (its_tensors) walk(root.value(i), key, 1);
+      if (its_values) parts.values.set_member(key, object_of(root.value(i), its_tensors));
+      if (!its_tensors && !its_values) parts.other_keys.push_back(key);
     }
     parts.tensors = std::move(tensors_);
   }
@@ -202,7 +200,7 @@ class TorchFileReader : public TensorReader {
     tensors_.push_back(std::move(stored));
   }
 
-  PickleValue object_of(const PickleNode& node);
+  PickleValue object_of(const PickleNode& node, bool only_numbers);
 
   // A tensor inside of something that is not a dict or list would otherwise be lost without a word.
   void refuse_hidden(const PickleNode& start, const std::string& name) {
@@ -241,8 +239,10 @@ class TorchFileReader : public TensorReader {
 
 class ObjectBuilder {
  public:
-  ObjectBuilder(const ZipArchive& archive, const ZipArchive::ReadAt& read, std::string origin)
-      : read_(read), origin_(std::move(origin)), storages_(archive, origin_) {}
+  // only_numbers: tensors of more than one element are passed over.
+  ObjectBuilder(const ZipArchive& archive, const ZipArchive::ReadAt& read, std::string origin,
+                bool only_numbers = false)
+      : read_(read), origin_(std::move(origin)), storages_(archive, origin_), only_numbers_(only_numbers) {}
 
   PickleValue value(const PickleNode& node, size_t depth = 0) {
     VIADUCT_USER_CHECK(depth < kMaxDepth, "{}: the object is nested deeper than {} or refers to itself", origin_,
@@ -323,6 +323,7 @@ class ObjectBuilder {
 
   PickleValue tensor(const PickleNode& node) {
     const TorchTensor tensor = parse_named(node, origin_, "in it");
+    if (only_numbers_ && num_elements(tensor.shape) != 1) return {};
     const auto size = static_cast<uint64_t>(num_bytes(tensor.dtype, num_elements(tensor.shape)));
     bytes_ += size;
     VIADUCT_USER_CHECK(bytes_ <= kObjectLimit,
@@ -351,13 +352,14 @@ class ObjectBuilder {
   const ZipArchive::ReadAt& read_;
   std::string origin_;
   Storages storages_;
+  bool only_numbers_;
   size_t visits_ = 0;
   uint64_t bytes_ = 0;
 };
 
-PickleValue TorchFileReader::object_of(const PickleNode& node) {
+PickleValue TorchFileReader::object_of(const PickleNode& node, bool only_numbers) {
   const ZipArchive::ReadAt read = [this](uint64_t offset, std::span<std::byte> to) { file_.read(offset, to); };
-  return ObjectBuilder(archive_, read, origin_).value(node);
+  return ObjectBuilder(archive_, read, origin_, only_numbers).value(node);
 }
 
 PickleValue read_object_of(const ZipArchive& archive, const ZipArchive::ReadAt& read, std::string_view origin) {

@@ -32,8 +32,9 @@ struct TorchFileParts {
   std::vector<std::string> other_keys;  // of the outermost dict, not looked into
 };
 
-/// Tensors of the keys that begin with `tensors` (none: no tensors), values of the keys `values`. Classes that are
-/// not known are kept as names. UserError as open_torch_file, and when the file holds no dict.
+/// Tensors of the keys that begin with `tensors` (none: no tensors), values of the keys `values`. Of a key that is
+/// among both, tensors with more than one element are None in its value. Classes that are not known are kept as
+/// names. UserError as open_torch_file, and when the file holds no dict.
 TorchFileParts read_torch_parts(const Path& path, std::optional<std::string_view> tensors,
                                 std::span<const std::string_view> values);
 

@@ -114,12 +114,19 @@ TorchTensor parse_tensor_call(const PickleNode& node) {
     call = call.arguments().item(0);
   }
   VIADUCT_USER_CHECK(call.is(Kind::kCall), "a tensor that is no call");
-  const std::string_view function = call.callable().text();
+  std::string_view function = call.callable().text();
+  PickleNode arguments = call.arguments();
+  // A tensor with attributes of its own: the function that makes it, its class, what the function is called with.
+  if (call.is_call_of("torch._tensor._rebuild_from_type_v2") && arguments.size() >= 3 &&
+      arguments.item(0).is(Kind::kGlobal) && arguments.item(1).is(Kind::kGlobal) &&
+      arguments.item(1).text() == "torch.Tensor" && arguments.item(2).is(Kind::kTuple)) {
+    function = arguments.item(0).text();
+    arguments = arguments.item(2);
+  }
   const bool v3 = function == "torch._utils._rebuild_tensor_v3";
   VIADUCT_USER_CHECK(
       v3 || function == "torch._utils._rebuild_tensor_v2" || function == "torch._utils._rebuild_tensor",
       "a tensor made by {} (quantized, sparse or a subclass) is not supported", function);
-  const PickleNode arguments = call.arguments();
   VIADUCT_USER_CHECK(arguments.size() >= (v3 ? 7u : 4u), "{} with {} arguments", function, arguments.size());
   const Storage storage = storage_of(arguments.item(0));
   TorchTensor tensor;

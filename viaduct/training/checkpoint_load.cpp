@@ -17,6 +17,7 @@
 #include "viaduct/torchx/tensor.h"
 #include "viaduct/training/bucket_form.h"
 #include "viaduct/training/checkpoint_state.h"
+#include "viaduct/training/mp_rank_form.h"
 #include "viaduct/training/options.h"
 #include "viaduct/training/param_remainders.h"
 
@@ -81,6 +82,29 @@ topology::Parallelism layout_of(const Path& folder) {
   return sizes;
 }
 
+// Boxes and common state of an optimizer whose tensors are those of the whole model.
+void load_optimizer(GlobalState& state, const std::string& origin, const std::vector<Path>& files,
+                    const Stored& stored, models::LayerKeys keys, const PickleValue& common) {
+  VIADUCT_USER_CHECK(has_tensor(stored, "optimizer.state."),
+                     "{}: no optimizer state; checkpoint.load_optim=false begins with a new optimizer", origin);
+  const std::string prefix = main_prefix(stored);
+  std::vector<StateBox> boxes =
+      optimizer_boxes(state.chunks(), *state.context, *state.optimizer, prefix, keys, ReplicaWriters::kFirst);
+  const std::vector<StateBox> remainders = remainder_boxes(boxes, stored, prefix);
+  read_boxes(files, stored, boxes);
+  if (!remainders.empty()) read_boxes(files, stored, remainders);
+  for (const StateBox& box : remainders) undo_rounding(box);
+  with_origin(origin, [&] { load_common_state(state, common, origin); });
+}
+
+void load_optimizer(GlobalState& state, const Path& ranks, const PickleValue& args) {
+  const std::string origin = ranks.string();
+  const models::LayerKeys keys = models::layer_keys_for(state.context->arch);
+  MpRankState stored;
+  with_origin(origin, [&] { stored = read_mp_ranks(ranks, args, state.context->arch, keys, state.mesh->sizes()); });
+  load_optimizer(state, origin, stored.files, stored.tensors, keys, stored.common);
+}
+
 void load_optimizer(GlobalState& state, const formats::TorchDistReader& reader) {
   const std::string origin = reader.folder().string();
   const models::ArchSpec& arch = state.context->arch;
@@ -95,16 +119,12 @@ void load_optimizer(GlobalState& state, const formats::TorchDistReader& reader) 
     });
     common.set_member("optimizer", bucket_groups(reader));
   }
-  VIADUCT_USER_CHECK(has_tensor(stored, "optimizer.state."),
-                     "{}: no optimizer state; checkpoint.load_optim=false begins with a new optimizer", origin);
-  const std::string prefix = main_prefix(stored);
-  std::vector<StateBox> boxes =
-      optimizer_boxes(state.chunks(), *state.context, *state.optimizer, prefix, keys, ReplicaWriters::kFirst);
-  const std::vector<StateBox> remainders = remainder_boxes(boxes, stored, prefix);
-  read_boxes(reader.files(), stored, boxes);
-  if (!remainders.empty()) read_boxes(reader.files(), stored, remainders);
-  for (const StateBox& box : remainders) undo_rounding(box);
-  with_origin(origin, [&] { load_common_state(state, common, origin); });
+  load_optimizer(state, origin, reader.files(), stored, keys, common);
+}
+
+std::string new_rng_line(const GlobalState& state) {
+  return fmt::format("random states: from rng.seed {} (the checkpoint has none of this layout)",
+                     state.cfg.rng.seed);
 }
 
 // How the rng states come; a line for the console.
@@ -115,9 +135,7 @@ std::string load_rng(GlobalState& state, const formats::TorchDistReader& reader)
     state.mesh->world.all_reduce(found, parallel::Reduce::kMin);
     return found.item<int>() != 0;
   }();
-  if (!own || !all)
-    return fmt::format("random states: from rng.seed {} (the checkpoint has none of this layout)",
-                       state.cfg.rng.seed);
+  if (!own || !all) return new_rng_line(state);
   load_rng_entry(state, reader.read_value(*own), reader.folder().string());
   return "random states: the checkpoint's";
 }
@@ -211,10 +229,12 @@ void load_training_state(GlobalState& state, const IterationFolder& checkpoint, 
     state.say(fmt::format("{}: its weights alone, training begins at iteration 1", folder));
     return;
   }
+  const bool of_ranks = checkpoint.form == formats::MegatronForm::kRankFolders;
   VIADUCT_USER_CHECK(
-      checkpoint.form == formats::MegatronForm::kTorchDist || !config.load_optim,
-      "{}: optimizer state is read from torch_dist checkpoints only. checkpoint.finetune=true begins "
-      "a run with its weights, checkpoint.load_optim=false goes on with a new optimizer",
+      checkpoint.form == formats::MegatronForm::kTorchDist || of_ranks || !config.load_optim,
+      "{}: optimizer state is read from checkpoints of the formats torch_dist and torch only. "
+      "checkpoint.finetune=true begins a run with its weights, checkpoint.load_optim=false goes on with a new "
+      "optimizer",
       folder);
   std::string rng_line;
   nn::agree(state.mesh->world, state.device, [&] {
@@ -236,15 +256,16 @@ void load_training_state(GlobalState& state, const IterationFolder& checkpoint, 
       state.train_state.consumed_valid_samples = argument("consumed_valid_samples");
     }
   });
-  if (checkpoint.form != formats::MegatronForm::kTorchDist) return;
   std::unique_ptr<formats::TorchDistReader> reader;
   nn::agree(state.mesh->world, state.device, [&] {
-    reader = formats::TorchDistReader::open(checkpoint.folder);
-    if (config.load_optim) load_optimizer(state, *reader);
+    if (checkpoint.form == formats::MegatronForm::kTorchDist)
+      reader = formats::TorchDistReader::open(checkpoint.folder);
+    if (config.load_optim && reader) load_optimizer(state, *reader);
+    if (config.load_optim && of_ranks) load_optimizer(state, checkpoint.folder, args);
   });
   if (config.load_optim) state.optimizer->main_parameters_changed();
   state.optimizer->finish_gathering();
-  if (config.load_rng) rng_line = load_rng(state, *reader);
+  if (config.load_rng) rng_line = reader ? load_rng(state, *reader) : new_rng_line(state);
   state.say(fmt::format("{}: goes on after iteration {}, {} samples{}", folder, state.train_state.step,
                         state.train_state.consumed_train_samples,
                         config.load_optim ? "" : ", with a new optimizer (load_optim=false)"));

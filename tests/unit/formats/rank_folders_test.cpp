@@ -70,12 +70,12 @@ TEST(RankFolders, Errors) {
 TEST(RankFolders, PartsOfARanksFile) {
   const ScratchFolder root;
   const PickleValue tensor = PickleTensor{DType::kU8, {3}, "abc"};
-  const PickleValue content =
-      PickleValue::dict({{"model0", PickleValue::dict({{"a.weight", tensor}, {"a._extra_state", PickleValue()}})},
-                         {"model1", PickleValue::dict({{"a.weight", tensor}})},
-                         {"optimizer", PickleValue::dict({{"exp_avg", tensor}})},
-                         {"args", PickleValue::object("some.unknown.Class", {1}, {}, {}, {})},
-                         {"iteration", 4}});
+  const PickleValue content = PickleValue::dict(
+      {{"model0", PickleValue::dict({{"a.weight", tensor}, {"a._extra_state", PickleValue()}})},
+       {"model1", PickleValue::dict({{"a.weight", tensor}})},
+       {"optimizer", PickleValue::dict({{"exp_avg", tensor}, {"step", PickleTensor{DType::kU8, {}, "s"}}})},
+       {"args", PickleValue::object("some.unknown.Class", {1}, {}, {}, {})},
+       {"iteration", 4}});
   const Path file = root.file("mp_rank_00/model_optim_rng.pt", write_torch_file(content, "model_optim_rng"));
   static constexpr std::array<std::string_view, 3> kWanted = {"args", "iteration", "absent"};
   const TorchFileParts parts = read_torch_parts(file, "model", kWanted);
@@ -87,6 +87,13 @@ TEST(RankFolders, PartsOfARanksFile) {
   EXPECT_EQ(parts.values.find("absent"), nullptr);
   EXPECT_THAT(parts.other_keys, ElementsAre("optimizer"));
   EXPECT_TRUE(read_torch_parts(file, std::nullopt, kWanted).tensors.empty());
+  // Of a key that is wanted both ways the value is without the elements of what is more than a number.
+  static constexpr std::array<std::string_view, 1> kOptimizer = {"optimizer"};
+  const TorchFileParts both = read_torch_parts(file, "optimizer", kOptimizer);
+  ASSERT_EQ(both.tensors.size(), 2u);
+  EXPECT_EQ(both.tensors[0].name, "optimizer.exp_avg");
+  EXPECT_TRUE(both.values.at("optimizer").at("exp_avg").is_none());
+  EXPECT_EQ(both.values.at("optimizer").at("step").as_tensor().bytes, "s");
   const auto reader = open_rank_folders(root.path());
   EXPECT_EQ(reader->tensors().at(0).name, "mp_rank_00/model0.a.weight");
   EXPECT_EQ(read_tensor(*reader, reader->tensors()[1]).size(), 3u);
