@@ -39,6 +39,7 @@ RUNS = {
     "bf16_experts": (2, f"{UNTIED} {HALF} {EXPERTS} {EP}"),
     "fp32_experts": (1, f"{UNTIED} {LOCAL} {EXPERTS}".replace("--moe-grouped-gemm ", "")),
     "bf16_tied_sharded": (2, f"{HALF} {SHARDED} --vocab-size 47"),
+    "bf16_tied_pp2_buckets": (2, f"{HALF} {SHARDED} {PP}"),
     "bf16_sharded": (4, f"{UNTIED} {HALF} {SHARDED} {TP} --overlap-grad-reduce --ddp-bucket-size 700"),
     "bf16_experts_sharded": (4, f"{UNTIED} {HALF} {SHARDED} {EXPERTS} {EP} {PP} --vocab-size 47"),
 }
@@ -114,7 +115,7 @@ def train(oracle, name, folder):
     checkpointing.save_checkpoint(2, model, optimizer, scheduler, 0)
     args.ckpt_format, args.use_dist_ckpt, args.save = "torch_dist", True, str(folder / "expected")
     # megatron-core 0.19 writes wrong elements in the form fully_reshardable where a buffer has several buckets.
-    args.dist_ckpt_optim_fully_reshardable = not args.overlap_grad_reduce
+    args.dist_ckpt_optim_fully_reshardable = not args.overlap_grad_reduce and "buckets" not in name
     checkpointing.save_checkpoint(2, model, optimizer, scheduler, 0)
 
 

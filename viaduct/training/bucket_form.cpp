@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <map>
 
+#include "viaduct/config/megatron_args.h"
+#include "viaduct/config/run_config.h"
 #include "viaduct/core/error.h"
+#include "viaduct/training/options.h"
 #include "viaduct/training/rank_state.h"
 #include "viaduct/training/state_boxes.h"
 
@@ -63,6 +66,11 @@ class Unpacking {
     std::vector<const bridge::RankParameter*> order;
     for (const bridge::RankParameter& held : rank.held())
       if (belongs(rank.parameter(held), held, key)) order.push_back(&held);
+    // The copy of a tied embedding is the output layer of its stage, and comes last there.
+    const auto is_output = [&](const bridge::RankParameter* held) {
+      return arch_.embedding.tied && rank.stage() > 0 && rank.parameter(*held).place == models::Place::kFirstStage;
+    };
+    std::ranges::stable_partition(order, [&](const auto* held) { return !is_output(held); });
     std::ranges::reverse(order);
     size_t next = 0;
     for (const StoredTensor* bucket : buckets) {
@@ -183,6 +191,21 @@ std::vector<StoredTensor> without_buckets(const formats::TorchDistReader& reader
     unpacking.add({std::get<0>(key), std::get<1>(key), std::get<2>(key), 0, std::get<3>(key)}, buckets);
   }
   return unpacking.take();
+}
+
+topology::Parallelism bucket_layout(const Path& folder, const formats::PickleValue& args) {
+  const Path file = folder / "run_config.yaml";
+  const bool has_file = std::filesystem::exists(file);
+  VIADUCT_USER_CHECK(
+      has_file || config::is_namespace(args),
+      "{}: its optimizer is stored by buckets, and neither a run_config.yaml nor Megatron-LM's arguments say for "
+      "which layout; checkpoint.load_optim=false begins with a new optimizer",
+      folder.string());
+  topology::Parallelism sizes = parallelism_of(has_file ? config::read_run_config(file).model
+                                                        : config::model_config_from_args(args, folder.string()));
+  sizes.dp = std::max(sizes.dp, sizes.ep * sizes.etp);
+  while (sizes.tp * sizes.cp * sizes.dp % (sizes.ep * sizes.etp) != 0) ++sizes.dp;
+  return sizes;
 }
 
 formats::PickleValue bucket_groups(const formats::TorchDistReader& reader) {

@@ -21,6 +21,10 @@ std::vector<formats::StoredTensor> without_buckets(const formats::TorchDistReade
                                                    const models::ArchSpec& arch, models::LayerKeys keys,
                                                    const topology::Parallelism& sizes);
 
+/// The layout that a checkpoint of this form was written for: as run_config.yaml in its folder says, or else
+/// Megatron-LM's arguments in it. UserError when neither is there.
+topology::Parallelism bucket_layout(const Path& folder, const formats::PickleValue& args);
+
 /// The optimizer's groups, which are beside the buckets; None when they are not there.
 formats::PickleValue bucket_groups(const formats::TorchDistReader& reader);
 

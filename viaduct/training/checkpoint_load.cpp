@@ -9,7 +9,6 @@
 #include "viaduct/bridge/executor.h"
 #include "viaduct/bridge/plan_builder.h"
 #include "viaduct/bridge/verify.h"
-#include "viaduct/config/run_config.h"
 #include "viaduct/core/error.h"
 #include "viaduct/formats/torch_dist.h"
 #include "viaduct/nn/agree.h"
@@ -68,20 +67,6 @@ models::LayerKeys keys_of(const models::ArchSpec& arch, const Stored& stored) {
   return models::layer_keys_for(arch);
 }
 
-// The layout that a checkpoint was written for.
-topology::Parallelism layout_of(const Path& folder) {
-  const Path file = folder / "run_config.yaml";
-  VIADUCT_USER_CHECK(
-      std::filesystem::exists(file),
-      "{}: its optimizer is stored by buckets, and there is no run_config.yaml that says for which layout; "
-      "checkpoint.load_optim=false begins with a new optimizer",
-      folder.string());
-  topology::Parallelism sizes = parallelism_of(config::read_run_config(file).model);
-  sizes.dp = std::max(sizes.dp, sizes.ep * sizes.etp);
-  while (sizes.tp * sizes.cp * sizes.dp % (sizes.ep * sizes.etp) != 0) ++sizes.dp;
-  return sizes;
-}
-
 // Boxes and common state of an optimizer whose tensors are those of the whole model.
 void load_optimizer(GlobalState& state, const std::string& origin, const std::vector<Path>& files,
                     const Stored& stored, models::LayerKeys keys, const PickleValue& common) {
@@ -105,14 +90,14 @@ void load_optimizer(GlobalState& state, const Path& ranks, const PickleValue& ar
   load_optimizer(state, origin, stored.files, stored.tensors, keys, stored.common);
 }
 
-void load_optimizer(GlobalState& state, const formats::TorchDistReader& reader) {
+void load_optimizer(GlobalState& state, const formats::TorchDistReader& reader, const PickleValue& args) {
   const std::string origin = reader.folder().string();
   const models::ArchSpec& arch = state.context->arch;
   const models::LayerKeys keys = keys_of(arch, reader.tensors());
   Stored stored = reader.tensors();
   PickleValue common = reader.common_state();
   if (has_buckets(reader)) {
-    const topology::Parallelism sizes = layout_of(reader.folder());
+    const topology::Parallelism sizes = bucket_layout(reader.folder(), args);
     with_origin(origin, [&] {
       for (formats::StoredTensor& tensor : without_buckets(reader, arch, keys, sizes))
         stored.push_back(std::move(tensor));
@@ -260,7 +245,7 @@ void load_training_state(GlobalState& state, const IterationFolder& checkpoint, 
   nn::agree(state.mesh->world, state.device, [&] {
     if (checkpoint.form == formats::MegatronForm::kTorchDist)
       reader = formats::TorchDistReader::open(checkpoint.folder);
-    if (config.load_optim && reader) load_optimizer(state, *reader);
+    if (config.load_optim && reader) load_optimizer(state, *reader, args);
     if (config.load_optim && of_ranks) load_optimizer(state, checkpoint.folder, args);
   });
   if (config.load_optim) state.optimizer->main_parameters_changed();

@@ -38,6 +38,8 @@ class RankState {
   const models::Parameter& parameter(const bridge::RankParameter& held) const {
     return parameters_.at(static_cast<size_t>(held.parameter));
   }
+  /// Which pipeline stage it is of.
+  int stage() const { return place_.pp; }
   /// Parameters that are none of the model itself (an adapter's), by the chunk and the name there; a tensor may
   /// stand for several.
   void add(int chunk, const std::string& name, models::Parameter parameter);

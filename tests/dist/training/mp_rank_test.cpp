@@ -23,9 +23,16 @@ using topology::Parallelism;
 using Tensors = std::map<std::string, at::Tensor>;
 
 const std::vector<std::string>& runs() {
-  static const std::vector<std::string> all{"fp32",         "fp32_experts",      "bf16_tp2",
-                                            "bf16_vpp2",    "bf16_tied_tp2_pp2", "bf16_experts",
-                                            "bf16_sharded", "bf16_tied_sharded", "bf16_experts_sharded"};
+  static const std::vector<std::string> all{"fp32",
+                                            "fp32_experts",
+                                            "bf16_tp2",
+                                            "bf16_vpp2",
+                                            "bf16_tied_tp2_pp2",
+                                            "bf16_experts",
+                                            "bf16_sharded",
+                                            "bf16_tied_sharded",
+                                            "bf16_experts_sharded",
+                                            "bf16_tied_pp2_buckets"};
   return all;
 }
 
@@ -119,12 +126,16 @@ void compare(const Tensors& expected, const Tensors& saved, const std::string& w
 TEST(MpRank, StateOfMegatronLmUnderEveryLayout) {
   const Path scratch = Path(::testing::TempDir()) / fmt::format("viaduct-mp-rank-test-{}", test::world().size());
   int cases = 0;
-  for (const std::string& run : runs()) {
-    const Path source = test::torch_training(run, "megatron");
+  std::vector<std::pair<std::string, std::string>> sources;
+  for (const std::string& run : runs()) sources.emplace_back(run, "megatron");
+  // The optimizer by buckets, and Megatron-LM's arguments alone to say for which layout.
+  sources.emplace_back("bf16_tied_pp2_buckets", "expected");
+  for (const auto& [run, form] : sources) {
+    const Path source = test::torch_training(run, form);
     for (const Layout& layout : layouts(run)) {
       const Parallelism& p = layout.sizes;
-      const std::string where = fmt::format("{} tp{} pp{} ep{} etp{} dp{}{}: ", run, p.tp, p.pp, p.ep, p.etp, p.dp,
-                                            layout.distributed_optimizer ? " distributed" : "");
+      const std::string where = fmt::format("{}/{} tp{} pp{} ep{} etp{} dp{}{}: ", run, form, p.tp, p.pp, p.ep,
+                                            p.etp, p.dp, layout.distributed_optimizer ? " distributed" : "");
       const auto state = training::setup(config_of(source, run, layout), test::world());
       EXPECT_EQ(state->train_state.step, 2) << where;
       EXPECT_EQ(state->train_state.consumed_train_samples, 8) << where;
@@ -144,7 +155,7 @@ TEST(MpRank, StateOfMegatronLmUnderEveryLayout) {
     std::filesystem::remove_all(scratch);
     fmt::print(
         "torch format: {} training checkpoints of Megatron-LM, {} layouts on {} ranks, every element the same\n",
-        runs().size(), cases, test::world().size());
+        sources.size(), cases, test::world().size());
   }
 }
 

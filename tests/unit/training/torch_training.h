@@ -38,7 +38,9 @@ inline ListedTensors torch_training_expected(const std::string& run, const model
   std::vector<formats::StoredTensor> tensors = reader->tensors();
   if (training::has_buckets(*reader)) {
     std::erase_if(tensors, [](const formats::StoredTensor& t) { return t.name.starts_with("optimizer."); });
-    const topology::Parallelism sizes{.tp = 2, .dp = 2};  // the only such run's
+    const formats::PickleValue* args = reader->common_state().find("args");
+    const topology::Parallelism sizes =
+        training::bucket_layout(reader->folder(), args ? *args : formats::PickleValue());
     for (formats::StoredTensor& tensor :
          training::without_buckets(*reader, arch, models::layer_keys_for(arch), sizes))
       tensors.push_back(std::move(tensor));
