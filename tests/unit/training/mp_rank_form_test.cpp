@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <fstream>
 #include <functional>
@@ -84,7 +85,7 @@ class MpRankForm : public ::testing::Test {
   // A copy of a run's checkpoint in which a file of the last rank is changed.
   void damage(const std::string& run, const std::string& file, const Keys& keys, const Change& change) {
     const Path source = test::torch_training(run, "megatron");
-    folder_ = Path(::testing::TempDir()) / "viaduct-mp-rank-form" / source.filename();
+    folder_ = Path(::testing::TempDir()) / fmt::format("viaduct-mp-rank-form-{}", ::getpid()) / source.filename();
     std::filesystem::remove_all(folder_.parent_path());
     std::filesystem::create_directories(folder_.parent_path());
     std::filesystem::copy(source, folder_, std::filesystem::copy_options::recursive);
