@@ -8,6 +8,13 @@ bool given(const OptString& text) { return text && !text->empty(); }
 
 void check_logger(FinalizeContext& context) {
   const LoggerConfig& log = context.config.logger;
+  context.check(
+      log.throughput_window_size > 0,
+      fmt::format("{} is not positive", shown("logger.throughput_window_size", log.throughput_window_size)),
+      "set it to 1 or more");
+  context.check(!log.log_memory_interval || *log.log_memory_interval > 0,
+                fmt::format("{} is not positive", shown("logger.log_memory_interval", log.log_memory_interval)),
+                "set it to 1 or more, or to null");
   context.check(log.log_interval > 0,
                 fmt::format("{} is not positive", shown("logger.log_interval", log.log_interval)),
                 "set it to 1 or more");

@@ -14,6 +14,8 @@ namespace viaduct {
 std::string human_bytes(uint64_t bytes);
 /// "1.3 s", "2 min 05 s".
 std::string human_seconds(double seconds);
+/// "2026-01-31 18:05:09": now, in the machine's time zone.
+std::string local_time();
 /// "model.layers.3." with every "*" of `pattern` replaced by the next of `numbers`.
 std::string fill_pattern(std::string_view pattern, std::span<const int64_t> numbers);
 /// The candidate nearest to `name` by edit distance, when it is near enough to be worth a "did you mean".

@@ -61,10 +61,8 @@ void CheckpointManager::finish(GlobalState& state) {
   state.say(fmt::format(" saved iteration {} to {} in {:.2f} s", last_, save->root().string(), seconds()));
   if (!config_.async_save) tell_progress(state);
   nn::agree(state.mesh->world, state.device, [&] {
-    if (state.progress && config_.async_save) state.progress->saved_in_background(last_);
-  });
-  nn::agree(state.mesh->world, state.device, [&] {
     if (state.mesh->world.rank() != 0) return;
+    if (state.progress && config_.async_save) state.progress->saved_in_background(last_);
     for (const Path& folder : remove_old_iterations(save->root(), last_, config_.most_recent_k.value_or(-1),
                                                     config_.save_retain_interval))
       state.say(fmt::format(" removed {}", folder.string()));

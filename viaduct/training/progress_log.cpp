@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdlib>
 #include <ctime>
 #include <fstream>
@@ -12,12 +11,12 @@
 #include <vector>
 
 #include "viaduct/core/error.h"
+#include "viaduct/core/strings.h"
 
 namespace viaduct::training {
 
 namespace {
 
-constexpr const char* kTime = "%Y-%m-%d %H:%M:%S";  // in the machine's time zone
 constexpr std::string_view kStart = "Starting job", kSaved = "Saved checkpoint", kBegun = "Saving async checkpoint",
                            kDone = "Saved async checkpoint";
 
@@ -42,7 +41,7 @@ std::optional<double> number_of(const std::string& field, std::string_view name)
 
 std::optional<double> seconds_of(const std::string& time) {
   std::tm parts{};
-  const char* end = ::strptime(time.c_str(), kTime, &parts);
+  const char* end = ::strptime(time.c_str(), "%Y-%m-%d %H:%M:%S", &parts);
   if (!end || *end) return std::nullopt;
   parts.tm_isdst = -1;  // whether it was summer is not said
   return static_cast<double>(std::mktime(&parts));
@@ -81,14 +80,9 @@ ProgressLog::ProgressLog(Path folder, int world_size, double flops)
 }
 
 void ProgressLog::append(const std::string& text) const {
-  const std::time_t now = std::time(nullptr);
-  std::tm parts{};
-  ::localtime_r(&now, &parts);
-  std::array<char, 32> time{};
-  std::strftime(time.data(), time.size(), kTime, &parts);
   const char* job = std::getenv("SLURM_JOB_ID");
   std::ofstream out(file_, std::ios::app);
-  out << fmt::format("{}\tJob ID: {}\t# GPUs: {}\t{}\n", time.data(), job ? job : "", world_size_, text)
+  out << fmt::format("{}\tJob ID: {}\t# GPUs: {}\t{}\n", local_time(), job ? job : "", world_size_, text)
       << std::flush;
   if (!out) throw_system(fmt::format("cannot write {}", file_.string()));
 }

@@ -210,11 +210,17 @@ std::unique_ptr<GlobalState> setup(config::ConfigContainer config, parallel::Pro
   }
   state->say_times({kLoadPretrained, kLoad});
   if (state->cfg.checkpoint.save) state->checkpoints = std::make_unique<CheckpointManager>(state->cfg.checkpoint);
-  if (state->cfg.logger.log_progress && !state->cfg.checkpoint.save)
+  const config::LoggerConfig& logger = state->cfg.logger;
+  if (logger.log_progress && !state->cfg.checkpoint.save)
     state->say("logger.log_progress: no progress.txt, as checkpoint.save is not set");
-  if (state->cfg.logger.log_progress && state->cfg.checkpoint.save && world.rank() == 0)
-    state->progress = std::make_unique<ProgressLog>(*state->cfg.checkpoint.save, world.size(),
-                                                    state->train_state.floating_point_operations_so_far);
+  if (logger.log_timers_to_tensorboard && !timers.measures(1))
+    state->say(
+        "logger.log_timers_to_tensorboard: no part of an iteration is measured; set logger.timing_log_level=1");
+  nn::agree(state->mesh->world, state->device, [&] {
+    if (world.rank() == 0 && logger.log_progress && state->cfg.checkpoint.save)
+      state->progress = std::make_unique<ProgressLog>(*state->cfg.checkpoint.save, world.size(),
+                                                      state->train_state.floating_point_operations_so_far);
+  });
   state->first_iteration = state->train_state.step + 1;
   return state;
 }

@@ -2,34 +2,16 @@
 
 #include <fmt/format.h>
 
-#include <array>
 #include <cmath>
-#include <ctime>
 
-#include "viaduct/core/error.h"
 #include "viaduct/core/json.h"
+#include "viaduct/core/strings.h"
 
 namespace viaduct::training {
 
-namespace {
-
-// "2026-01-31 18:05:09", in the machine's time zone.
-std::string now_here() {
-  const std::time_t now = std::time(nullptr);
-  std::tm parts{};
-  ::localtime_r(&now, &parts);
-  std::array<char, 32> text{};
-  return {text.data(), std::strftime(text.data(), text.size(), "%Y-%m-%d %H:%M:%S", &parts)};
-}
-
-}  // namespace
-
 TrainingLog::TrainingLog(TrainingLogOptions options) : options_(std::move(options)) {
   const std::map<std::string_view, double> units{{"seconds", 1}, {"minutes", 60}, {"hours", 3600}, {"days", 86400}};
-  const auto unit = units.find(options_.runtime_time_unit);
-  VIADUCT_USER_CHECK(unit != units.end(), "logger.runtime_time_unit is '{}': seconds, minutes, hours or days",
-                     options_.runtime_time_unit);
-  runtime_seconds_ = unit->second;
+  runtime_seconds_ = units.at(options_.runtime_time_unit);
   if (options_.tensorboard_dir) {
     std::filesystem::create_directories(*options_.tensorboard_dir);
     events_ = std::make_unique<formats::EventWriter>(*options_.tensorboard_dir);
@@ -61,7 +43,7 @@ void TrainingLog::add(const IterationReport& report) {
 void TrainingLog::print_line(const IterationReport& report) {
   const auto now = Clock::now();
   const double whole = std::chrono::duration<double>(now - line_begin_).count();
-  std::string line = fmt::format(" [{}] iteration {:8}/{:8} | consumed samples: {:12} |", now_here(),
+  std::string line = fmt::format(" [{}] iteration {:8}/{:8} | consumed samples: {:12} |", local_time(),
                                  report.iteration, options_.train_iterations, report.consumed_samples);
   if (report.skipped_samples > 0) line += fmt::format(" skipped samples: {:12} |", report.skipped_samples);
   line += fmt::format(" elapsed time per iteration (ms): {:.1f} |", whole / static_cast<double>(iterations_) * 1e3);

@@ -62,7 +62,7 @@ struct TrainingLogOptions {
 /// Of the rank that logs.
 class TrainingLog {
  public:
-  /// Creates the folder of event files. SystemError when it cannot; UserError for a runtime_time_unit that is none.
+  /// Creates the folder of event files. SystemError when it cannot.
   explicit TrainingLog(TrainingLogOptions options);
   /// Averages losses over the interval, and says it at its end.
   void add(const IterationReport& report);

@@ -9,6 +9,7 @@
 #include <map>
 
 #include "tests/dist/dist_world.h"
+#include "tests/dist/training/run_layout.h"
 #include "tests/model/golden_dir.h"
 #include "viaduct/bridge/provider.h"
 #include "viaduct/core/error.h"
@@ -69,16 +70,7 @@ std::vector<Layout> layouts() {
 config::ConfigContainer config_of(const Path& iteration, const Layout& layout) {
   config::ConfigContainer config =
       config::ConfigContainer::from_yaml(iteration / "run_config.yaml", config::UnknownKeys::kKeep);
-  config::ModelConfig& model = config.model;
-  model.tensor_model_parallel_size = layout.sizes.tp;
-  model.pipeline_model_parallel_size = layout.sizes.pp;
-  model.expert_model_parallel_size = layout.sizes.ep;
-  model.expert_tensor_parallel_size = layout.sizes.etp;
-  model.sequence_parallel = layout.sizes.tp > 1;
-  config.optimizer.use_distributed_optimizer = config.ddp.use_distributed_optimizer = layout.distributed_optimizer;
-  config.checkpoint.load = iteration.string();
-  config.checkpoint.save = std::nullopt;
-  config.tokenizer = {};
+  test::set_layout(config, iteration, layout.sizes, layout.distributed_optimizer);
   return config;
 }
 

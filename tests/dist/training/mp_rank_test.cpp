@@ -8,6 +8,7 @@
 #include <map>
 
 #include "tests/dist/dist_world.h"
+#include "tests/dist/training/run_layout.h"
 #include "tests/unit/training/torch_training.h"
 #include "viaduct/bridge/provider.h"
 #include "viaduct/models/state_keys.h"
@@ -64,18 +65,9 @@ config::ConfigContainer config_of(const Path& iteration, const std::string& run,
       formats::resolve_iteration(base) / "run_config.yaml", config::UnknownKeys::kKeep);
   const int64_t positions = config.model.seq_length;
   config.model = bridge::provider_in_layout(*bridge::open_checkpoint(iteration), {});
-  config::ModelConfig& model = config.model;
-  model.seq_length = positions;  // the data's
-  model.tensor_model_parallel_size = layout.sizes.tp;
-  model.pipeline_model_parallel_size = layout.sizes.pp;
-  model.expert_model_parallel_size = layout.sizes.ep;
-  model.expert_tensor_parallel_size = layout.sizes.etp;
-  model.sequence_parallel = layout.sizes.tp > 1;
-  config.optimizer.use_distributed_optimizer = config.ddp.use_distributed_optimizer = layout.distributed_optimizer;
+  config.model.seq_length = positions;  // the data's
   config.scheduler.use_checkpoint_opt_param_scheduler = true;
-  config.checkpoint.load = iteration.string();
-  config.checkpoint.save = std::nullopt;
-  config.tokenizer = {};
+  test::set_layout(config, iteration, layout.sizes, layout.distributed_optimizer);
   return config;
 }
 

@@ -191,6 +191,15 @@ TEST_F(Finalize, OverlapFollowsTheLayoutUnlessSet) {
   EXPECT_EQ(config.ddp.bucket_size, 128 << 20);
 }
 
+TEST_F(Finalize, IntervalsOfTheLogArePositive) {
+  for (const std::string field : {"log_memory_interval", "throughput_window_size"}) {
+    EXPECT_THAT(error_of({"logger." + field + "=0"}, facts(4)),
+                HasSubstr("logger." + field + "=0 is not positive"));
+    EXPECT_EQ(error_of({"logger." + field + "=1"}, facts(4)), "no error");
+  }
+  EXPECT_THROW(error_of({"logger.runtime_time_unit=weeks"}, facts(4)), UserError);
+}
+
 TEST_F(Finalize, GradientsAreOfTheTypeThatDdpSays) {
   const std::vector<std::string> aware{"optimizer.use_precision_aware_optimizer=true",
                                        "optimizer.use_distributed_optimizer=true", "mixed_precision=bf16_mixed",

@@ -82,6 +82,10 @@ const formats::StoredTensor* find(const formats::TensorReader& reader, const std
 
 class MpRankForm : public ::testing::Test {
  protected:
+  void TearDown() override {
+    if (!folder_.empty()) std::filesystem::remove_all(folder_.parent_path());
+  }
+
   // A copy of a run's checkpoint in which a file of the last rank is changed.
   void damage(const std::string& run, const std::string& file, const Keys& keys, const Change& change) {
     const Path source = test::torch_training(run, "megatron");
